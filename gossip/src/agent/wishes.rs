@@ -1,0 +1,89 @@
+//! What the node wants the mesh to know of it: written by handles from any thread, read by the driver.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use crate::id::{BackendId, PoolName};
+use crate::state::key;
+use crate::state::{NodeRecord, PoolSummary, StateError, Verdict};
+
+/// The latest wishes; a later one replaces an earlier one that was not yet carried out.
+#[derive(Debug)]
+pub(super) struct Wishes {
+    state: Mutex<OwnState>,
+    loads: ArcSwap<Vec<(BackendId, u32)>>,
+    changed: Notify,
+}
+
+/// What this node says of itself.
+#[derive(Debug, Clone)]
+pub(super) struct OwnState {
+    pub(super) record: NodeRecord,
+    pub(super) verdicts: Arc<BTreeMap<PoolName, Vec<Verdict>>>,
+    pub(super) summaries: Arc<BTreeMap<PoolName, PoolSummary>>,
+}
+
+impl Wishes {
+    pub(super) fn new(record: NodeRecord) -> Self {
+        let state = OwnState { record, verdicts: Arc::default(), summaries: Arc::default() };
+        Self { state: Mutex::new(state), loads: ArcSwap::default(), changed: Notify::new() }
+    }
+
+    pub(super) fn record(&self, change: impl FnOnce(&mut NodeRecord)) {
+        change(&mut self.lock().record);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn verdicts(&self, mut verdicts: BTreeMap<PoolName, Vec<Verdict>>) -> Result<(), StateError> {
+        let mut refused = None;
+        verdicts.retain(|pool, vector| match key::verdicts_entry(pool, vector) {
+            Ok(_) => true,
+            Err(error) => {
+                refused.get_or_insert(error);
+                false
+            }
+        });
+        self.lock().verdicts = Arc::new(verdicts);
+        self.changed.notify_one();
+        refused.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn summaries(&self, summaries: BTreeMap<PoolName, PoolSummary>) {
+        self.lock().summaries = Arc::new(summaries);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn set_loads(&self, loads: Vec<(BackendId, u32)>) {
+        self.loads.store(Arc::new(loads));
+    }
+
+    pub(super) fn loads(&self) -> Arc<Vec<(BackendId, u32)>> {
+        self.loads.load_full()
+    }
+
+    pub(super) fn own(&self) -> OwnState {
+        self.lock().clone()
+    }
+
+    /// Waits for a change. Cancel-safe.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, OwnState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OwnState {
+    /// All of it as entries.
+    pub(super) fn entries(&self) -> BTreeMap<String, String> {
+        let verdicts =
+            self.verdicts.iter().filter_map(|(pool, vector)| key::verdicts_entry(pool, vector).ok());
+        let summaries = self.summaries.iter().map(|(pool, summary)| key::summary_entry(pool, summary));
+        key::record_entries(&self.record).into_iter().chain(verdicts).chain(summaries).collect()
+    }
+}

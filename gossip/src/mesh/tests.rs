@@ -1,0 +1,352 @@
+//! Two and three real endpoints on loopback.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::endpoint::bind_pair;
+use super::tls::Identity;
+use super::tunnel::Tunnels;
+use super::*;
+use crate::clock::{Clock, Wall};
+use crate::keyring::Keyring;
+
+const CHANNEL: Channel = Channel { id: 200, name: "test", max_bytes: 100_000, queue: 4 };
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Node {
+    name: NodeName,
+    addr: SocketAddr,
+    mesh: Mesh,
+    identity: std::sync::Arc<Identity>,
+    tunnels: Tunnels,
+    streams: tokio::sync::mpsc::Receiver<tunnel::TunnelAccept>,
+}
+
+fn node(name: &str, ring: &Keyring) -> Node {
+    node_at(name, ring, Clock::system())
+}
+
+/// A node whose certificate lives by another clock than its timers.
+fn node_at(name: &str, ring: &Keyring, clock: Clock) -> Node {
+    let name: NodeName = name.parse().unwrap();
+    let identity = Identity::new(name.clone(), ring.clone(), clock).unwrap();
+    let [mesh, tunnel] = bind_pair("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = mesh.local_addr().unwrap();
+    let mesh = Mesh::start(name.clone(), identity.clone(), Clock::system(), mesh).unwrap();
+    let (tunnels, streams) = Tunnels::start(identity.clone(), tunnel).unwrap();
+    Node { name, addr, mesh, identity, tunnels, streams }
+}
+
+fn introduce(nodes: &[&Node]) {
+    let member = |node: &&Node| MemberAddr { name: node.name.clone(), addr: node.addr, generation: 1 };
+    let members = nodes.iter().map(member).collect::<Vec<_>>();
+    for node in nodes {
+        node.mesh.set_members(&members);
+    }
+}
+
+async fn connected(from: &Node, to: &NodeName) {
+    let wait = async {
+        while from.mesh.rtt(to).is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.expect("they connect");
+}
+
+fn tunnel_addr(node: &Node) -> SocketAddr {
+    SocketAddr::new(node.addr.ip(), node.addr.port() + 1)
+}
+
+#[tokio::test]
+async fn the_three_ways_to_speak() {
+    let ring = Keyring::generate();
+    let (a, b) = (node("a", &ring), node("b", &ring));
+    introduce(&[&a, &b]);
+    let mut inbound = b.mesh.listen(CHANNEL);
+    connected(&a, &b.name).await;
+
+    a.mesh.datagram(&b.name, CHANNEL, Bytes::from_static(b"one")).unwrap();
+    let Inbound::Datagram { from, bytes } = timeout(PATIENCE, inbound.recv()).await.unwrap().unwrap() else {
+        panic!("a datagram arrives as one")
+    };
+    assert_eq!((from.name, from.addr, &bytes[..]), (a.name.clone(), a.addr, &b"one"[..]));
+
+    let large = Bytes::from(vec![7; CHANNEL.max_bytes]);
+    a.mesh.message(&b.name, CHANNEL, large.clone()).unwrap();
+    let Inbound::Message { bytes, .. } = timeout(PATIENCE, inbound.recv()).await.unwrap().unwrap() else {
+        panic!("a message arrives as one")
+    };
+    assert_eq!(bytes, large);
+
+    let echo = tokio::spawn(async move {
+        while let Some(Inbound::Exchange { bytes, reply, .. }) = inbound.recv().await {
+            match &bytes[..] {
+                b"drop" => drop(reply),
+                b"keep" => std::mem::forget(reply),
+                b"much" => reply.send(Bytes::from(vec![0; CHANNEL.max_bytes + 1])),
+                // From a thread that no runtime knows.
+                _ => drop(std::thread::spawn(move || reply.send(bytes))),
+            }
+        }
+    });
+    let ask =
+        |text: &'static [u8], patience| a.mesh.exchange(&b.name, CHANNEL, Bytes::from_static(text), patience);
+    assert_eq!(ask(b"hello", PATIENCE).await, Ok(Bytes::from_static(b"hello")));
+    assert_eq!(ask(b"drop", PATIENCE).await, Err(ExchangeError::Refused(b.name.clone())));
+    assert_eq!(ask(b"much", PATIENCE).await, Err(ExchangeError::Refused(b.name.clone())));
+    assert_eq!(ask(b"keep", Duration::from_millis(50)).await, Err(ExchangeError::TimedOut(b.name.clone())));
+    echo.abort();
+}
+
+#[test]
+fn an_exchange_works_from_another_runtime() {
+    let mesh = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let ring = Keyring::generate();
+    let (a, b) = mesh.block_on(async { (node("a", &ring), node("b", &ring)) });
+    let mut inbound = b.mesh.listen(CHANNEL);
+    mesh.spawn(async move {
+        while let Some(Inbound::Exchange { bytes, reply, .. }) = inbound.recv().await {
+            reply.send(bytes);
+        }
+    });
+    introduce(&[&a, &b]);
+    let worker = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // The first waits for the dial that is under way, the others use what stands.
+    for _ in 0..3 {
+        let answer = worker.block_on(a.mesh.exchange(&b.name, CHANNEL, Bytes::from_static(b"x"), PATIENCE));
+        assert_eq!(answer, Ok(Bytes::from_static(b"x")));
+    }
+}
+
+#[tokio::test]
+async fn limits_hold_at_both_ends() {
+    let ring = Keyring::generate();
+    let (a, b) = (node("a", &ring), node("b", &ring));
+    introduce(&[&a, &b]);
+    let narrow = Channel { max_bytes: 10, ..CHANNEL };
+    let mut inbound = b.mesh.listen(narrow);
+    connected(&a, &b.name).await;
+    let eleven = Bytes::from_static(b"0123456789a");
+    let too_large = |sent| matches!(sent, Err(SendError::TooLarge { bytes: 11, max: 10, .. }));
+    assert!(too_large(a.mesh.message(&b.name, narrow, eleven.clone())));
+    assert!(too_large(a.mesh.datagram(&b.name, narrow, eleven.clone())));
+    let beyond_path = a.mesh.datagram(&b.name, CHANNEL, Bytes::from(vec![0; 70_000]));
+    assert!(matches!(beyond_path, Err(SendError::TooLarge { .. })), "{beyond_path:?}");
+    a.mesh.datagram(&b.name, CHANNEL, Bytes::from(vec![0; 11])).unwrap();
+
+    // A sender that knows no limit: the receiver cuts the stream and stays well.
+    a.mesh.message(&b.name, CHANNEL, eleven.clone()).unwrap();
+    let refused = a.mesh.exchange(&b.name, CHANNEL, eleven, PATIENCE).await;
+    assert_eq!(refused, Err(ExchangeError::Refused(b.name.clone())));
+    let unknown = Channel { id: 201, ..CHANNEL };
+    let refused = a.mesh.exchange(&b.name, unknown, Bytes::new(), PATIENCE).await;
+    assert_eq!(refused, Err(ExchangeError::Refused(b.name.clone())));
+
+    // A flood: what the queue does not hold is dropped and counted.
+    for _ in 0..500 {
+        let _ = a.mesh.message(&b.name, narrow, Bytes::from_static(b"flood"));
+    }
+    let counted = async {
+        while b.mesh.dropped() < 490 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, counted).await.expect("the flood is dropped");
+    let mut kept = 0;
+    while inbound.try_recv().is_ok() {
+        kept += 1;
+    }
+    assert!(kept <= narrow.queue, "{kept}");
+}
+
+#[tokio::test]
+async fn a_stranger_is_refused_in_the_handshake() {
+    let a = node("a", &Keyring::generate());
+    let stranger = node("b", &Keyring::generate());
+    introduce(&[&a, &stranger]);
+    let mut inbound = a.mesh.listen(CHANNEL);
+    let refused = stranger.mesh.exchange(&a.name, CHANNEL, Bytes::new(), PATIENCE).await;
+    assert_eq!(refused, Err(SendError::NotConnected("a".into()).into()));
+    let refused = stranger.tunnels.open(&a.name, tunnel_addr(&a)).await.unwrap_err();
+    assert_eq!(refused.to_string(), "it holds another mesh key");
+    assert!(inbound.try_recv().is_err());
+    assert!(a.mesh.links().iter().all(|link| link.peer.is_none()));
+}
+
+#[tokio::test]
+async fn who_dials_a_name_gets_that_name_or_nobody() {
+    let ring = Keyring::generate();
+    let (a, b) = (node("a", &ring), node("b", &ring));
+    let c: NodeName = "c".parse().unwrap();
+    a.mesh.set_members(&[MemberAddr { name: c.clone(), addr: b.addr, generation: 1 }]);
+    let refused = a.mesh.exchange(&c, CHANNEL, Bytes::new(), PATIENCE).await;
+    assert_eq!(refused, Err(SendError::NotConnected("c".into()).into()));
+    let refused = a.tunnels.open(&c, tunnel_addr(&b)).await.unwrap_err();
+    assert_eq!(refused.to_string(), "it is another node");
+}
+
+/// A node that died may have left its address to another one.
+#[tokio::test]
+async fn the_next_node_at_an_address_is_reached_and_gets_nothing_meant_for_the_last() {
+    let ring = Keyring::generate();
+    let (a, b) = (node("a", &ring), node("b", &ring));
+    let mut inbound = b.mesh.listen(CHANNEL);
+    let dead: NodeName = "dead".parse().unwrap();
+    a.mesh.set_members(&[MemberAddr { name: dead.clone(), addr: b.addr, generation: 1 }]);
+    a.mesh.message(&dead, CHANNEL, Bytes::from_static(b"for the dead")).unwrap();
+    a.mesh.message_to_addr(b.addr, CHANNEL, b"for whoever is there").unwrap();
+    let got = timeout(PATIENCE, inbound.recv()).await.expect("nothing arrives").unwrap();
+    assert!(
+        matches!(&got, Inbound::Message { bytes, .. } if &bytes[..] == b"for whoever is there"),
+        "{got:?}"
+    );
+    let dead = a.mesh.exchange(&dead, CHANNEL, Bytes::new(), PATIENCE).await;
+    assert!(dead.is_err(), "{dead:?}");
+}
+
+#[tokio::test]
+async fn keys_rotate_under_running_nodes() {
+    let mut ring = Keyring::generate();
+    let old = ring.clone();
+    let a = node("a", &old);
+    let new = ring.install_new().unwrap();
+    ring.use_key(new).unwrap();
+    let b = node("b", &ring);
+    introduce(&[&a, &b]);
+    // In TLS 1.3 the dialling side learns only after its own part of the handshake that it is refused.
+    assert!(b.mesh.exchange(&a.name, CHANNEL, Bytes::new(), PATIENCE).await.is_err());
+    assert!(a.mesh.links().iter().all(|link| link.peer.is_none()));
+    // The new key is installed at `a`, which goes on showing the old one.
+    let mut both = old.clone();
+    both.install(&ring.export(new).unwrap()).unwrap();
+    a.identity.set_keyring(both).unwrap();
+    connected(&a, &b.name).await;
+    connected(&b, &a.name).await;
+}
+
+#[tokio::test]
+async fn certificates_end_and_are_renewed_and_forgive_a_day() {
+    let ring = Keyring::generate();
+    let [day_0, later] = [(); 2].map(|()| Clock::simulated(Wall(1_700_000_000_000)));
+    let (a, b) = (node_at("a", &ring, day_0.clone()), node_at("b", &ring, later.clone()));
+    later.advance(Duration::from_secs(5 * 24 * 3600));
+    introduce(&[&a, &b]);
+    assert!(b.mesh.exchange(&a.name, CHANNEL, Bytes::new(), PATIENCE).await.is_err(), "a's has ended for b");
+    day_0.advance(Duration::from_secs(4 * 24 * 3600 + 7200));
+    a.identity.renew().unwrap();
+    b.identity.renew().unwrap();
+    connected(&b, &a.name).await;
+    connected(&a, &b.name).await;
+}
+
+#[tokio::test]
+async fn who_is_not_there_is_not_waited_for() {
+    let ring = Keyring::generate();
+    let a = node("a", &ring);
+    let b: NodeName = "b".parse().unwrap();
+    let not_connected = || SendError::NotConnected("b".into());
+    assert_eq!(a.mesh.message(&b, CHANNEL, Bytes::new()), Err(not_connected()));
+    let asked = a.mesh.exchange(&b, CHANNEL, Bytes::new(), PATIENCE).await;
+    assert_eq!(asked, Err(not_connected().into()));
+    a.mesh.stop();
+    assert_eq!(a.mesh.datagram(&b, CHANNEL, Bytes::new()), Err(SendError::Stopped));
+}
+
+#[tokio::test]
+async fn tunnels_carry_streams_with_half_close_and_reset() {
+    let ring = Keyring::generate();
+    let (a, mut b) = (node("a", &ring), node("b", &ring));
+    let mut near = a.tunnels.open(&b.name, tunnel_addr(&b)).await.unwrap();
+    near.write_all(b"question").await.unwrap();
+    near.shutdown().await.unwrap();
+    let accepted = timeout(PATIENCE, b.streams.recv()).await.unwrap().unwrap();
+    assert_eq!(accepted.from.name, a.name);
+    let mut far = accepted.stream;
+    let mut question = String::new();
+    far.read_to_string(&mut question).await.unwrap();
+    assert_eq!(question, "question");
+    let answer = vec![9; 3_000_000];
+    let written = answer.clone();
+    let writing = tokio::spawn(async move {
+        far.write_all(&written).await.unwrap();
+        far.shutdown().await.unwrap();
+    });
+    let mut read = Vec::new();
+    timeout(PATIENCE, near.read_to_end(&mut read)).await.unwrap().unwrap();
+    assert_eq!(read, answer);
+    writing.await.unwrap();
+    assert!(a.tunnels.rtt(&b.name).is_some());
+
+    let mut near = a.tunnels.open(&b.name, tunnel_addr(&b)).await.unwrap();
+    near.write_all(b"x").await.unwrap();
+    let mut far = timeout(PATIENCE, b.streams.recv()).await.unwrap().unwrap().stream;
+    assert_eq!(far.read_u8().await.unwrap(), b'x');
+    drop(near);
+    assert!(timeout(PATIENCE, far.read_u8()).await.unwrap().is_err());
+
+    // The far end starts anew: the next open dials again.
+    b.tunnels.stop();
+    b.tunnels.stopped(PATIENCE).await;
+    let addr = tunnel_addr(&b);
+    drop(b.tunnels);
+    drop(far);
+    let socket = std::net::UdpSocket::bind(addr).unwrap();
+    let (_tunnels, mut streams) = Tunnels::start(b.identity.clone(), socket).unwrap();
+    let again = async {
+        loop {
+            if let Ok(mut near) = a.tunnels.open(&b.name, addr).await
+                && near.write_all(b"again").await.is_ok()
+                && near.shutdown().await.is_ok()
+                && let Ok(Some(_)) = timeout(Duration::from_millis(200), streams.recv()).await
+            {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.expect("tunnels come back");
+}
+
+/// Users that do not read what they asked for hold up themselves alone.
+#[tokio::test]
+async fn streams_that_nobody_reads_hold_up_no_other() {
+    let ring = Keyring::generate();
+    let (a, mut b) = (node("a", &ring), node("b", &ring));
+    let (addr, to) = (tunnel_addr(&b), b.name.clone());
+    let serve = async {
+        loop {
+            let tunnel::TunnelAccept { mut stream, .. } = b.streams.recv().await.unwrap();
+            tokio::spawn(async move {
+                if stream.read_u8().await.unwrap() == b'!' {
+                    // For ever: nobody takes it.
+                    while stream.write_all(&[0; 65536]).await.is_ok() {}
+                }
+                stream.write_u8(b'.').await.unwrap();
+                stream.shutdown().await.unwrap();
+            });
+        }
+    };
+    let ask = async {
+        let mut unread = Vec::new();
+        for _ in 0..64 {
+            let mut stream = a.tunnels.open(&to, addr).await.unwrap();
+            stream.write_u8(b'!').await.unwrap();
+            // It flows.
+            stream.read_u8().await.unwrap();
+            unread.push(stream);
+        }
+        // Time in which the windows fill.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mut other = a.tunnels.open(&to, addr).await.unwrap();
+        other.write_u8(b'?').await.unwrap();
+        assert_eq!(timeout(PATIENCE, other.read_u8()).await.expect("the others hold it up").unwrap(), b'.');
+    };
+    tokio::select! {
+        asked = timeout(2 * PATIENCE, ask) => asked.expect("the unread ones hold each other up"),
+        () = serve => {}
+    }
+}
