@@ -1,0 +1,414 @@
+//! The warm copy on disk (I11), and the only file that names sled.
+//!
+//! ```text
+//!   DATA/store/   meta         "format" → 1
+//!                 pins-1       home 4 ‖ sid 16 → version 1 ‖ pin 45      big endian: a bucket is a range
+//!                 expiry-1     minute 4 ‖ home 4 ‖ sid 16 → ()
+//!                 revisions-1  epoch 8 ‖ hash 32 → the encoded revision
+//!                 intents-1    a hash of the target → the encoded entry
+//! ```
+//!
+//! Everything here blocks; the writer's thread and the start are the only callers. sled answers damage with an error or a
+//! panic; both are caught, and then the store is set aside under a dated name and written anew from RAM.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gossip::clock::Wall;
+use gossip::id::{SessionId, Tag};
+
+use crate::pin::Pin;
+use crate::placement::{BUCKETS, bucket_of};
+use crate::table::{HOMES_MAX, Record, Table};
+
+const FORMAT: &[u8] = &[1];
+const PIN_VERSION: u8 = 1;
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+const SET_ASIDE_MAX: usize = 3;
+const SWEEP_MAX: usize = 10_000;
+
+/// A part of the store that is no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Shelf {
+    /// The history of revisions.
+    Revisions,
+    /// The intents.
+    Intents,
+}
+
+/// What lay on the shelves.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Shelves {
+    /// Keys and values of the history of revisions.
+    pub(crate) revisions: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Keys and values of the intents.
+    pub(crate) intents: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Why the store does not open or does not write.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DiskError {
+    /// Another process holds it.
+    #[error("the store is in use by another process")]
+    InUse,
+    /// No space is left: the store may be sound.
+    #[error("the disk is full")]
+    Full,
+    /// The folder cannot be used.
+    #[error("{0}")]
+    Io(io::Error),
+    /// What lies there cannot be read.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+}
+
+impl From<sled::Error> for DiskError {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => Self::InUse,
+            sled::Error::Io(error)
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                Self::Full
+            }
+            sled::Error::Io(error) => Self::Io(error),
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}
+
+/// The open store.
+#[derive(Debug)]
+pub(crate) struct Store {
+    db: sled::Db,
+    pins: sled::Tree,
+    expiry: sled::Tree,
+    revisions: sled::Tree,
+    intents: sled::Tree,
+}
+
+/// A store that was opened, one way or the other.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// Ready to be written to.
+    pub(crate) store: Store,
+    /// What was on the shelves.
+    pub(crate) shelves: Shelves,
+    /// Where the former store lies now and why, when it could not be used. Then the new one is empty, and what could be
+    /// read of the old one is in the table and on `shelves`.
+    pub(crate) set_aside: Option<(PathBuf, String)>,
+}
+
+/// Opens the store in the data folder and merges its sessions into `table`; sets a damaged one aside.
+///
+/// # Errors
+/// When it is in use, when the disk is full, and when not even a fresh store can be made.
+pub(crate) fn open(data: &Path, table: &Table, now: Wall) -> Result<Opened, DiskError> {
+    let path = data.join("store");
+    let mut shelves = Shelves::default();
+    let why = match caught(|| {
+        let store = Store::open_patiently(&path)?;
+        store.load(table, &mut shelves, now)?;
+        Ok(store)
+    }) {
+        Ok(store) => return Ok(Opened { store, shelves, set_aside: None }),
+        Err(error @ (DiskError::InUse | DiskError::Full)) => return Err(error),
+        Err(error) => error.to_string(),
+    };
+    let aside = set_aside(data, "corrupt", now)?;
+    let store = caught(|| Store::open(&path))?;
+    for (shelf, items) in [(Shelf::Revisions, &shelves.revisions), (Shelf::Intents, &shelves.intents)] {
+        caught(|| items.iter().try_for_each(|(key, value)| store.keep(shelf, key, Some(value))))?;
+    }
+    Ok(Opened { store, shelves, set_aside: Some((aside, why)) })
+}
+
+/// Moves the store away under a dated name; the oldest of several such is deleted.
+///
+/// # Errors
+/// When the data folder cannot be written.
+pub(crate) fn set_aside(data: &Path, why: &str, now: Wall) -> Result<PathBuf, DiskError> {
+    let mut aside = data.join(format!("store.{why}-{}", date(now)));
+    let mut more = 1;
+    while aside.exists() {
+        more += 1;
+        aside = data.join(format!("store.{why}-{}-{more}", date(now)));
+    }
+    std::fs::rename(data.join("store"), &aside).map_err(DiskError::Io)?;
+    let is_aside = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("store.corrupt-") || name.starts_with("store.oversized-")
+    };
+    let mut old: Vec<_> = std::fs::read_dir(data)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(is_aside)
+        .collect();
+    old.sort_by_key(|path| path.to_string_lossy().split_once('-').map(|(_, date)| date.to_owned()));
+    for path in old.iter().rev().skip(SET_ASIDE_MAX).filter(|path| **path != aside) {
+        // What cannot be deleted stays; it is in nobody's way.
+        let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    }
+    Ok(aside)
+}
+
+impl Store {
+    /// sled's own threads let go of a closed store a moment after it was dropped, and a process that is restarted may
+    /// meet its predecessor: a lock is tried again for a second.
+    fn open_patiently(path: &Path) -> Result<Self, DiskError> {
+        for _ in 0..20 {
+            match Self::open(path) {
+                Err(DiskError::InUse) => std::thread::park_timeout(Duration::from_millis(50)),
+                opened => return opened,
+            }
+        }
+        Self::open(path)
+    }
+
+    fn open(path: &Path) -> Result<Self, DiskError> {
+        let fresh = !path.exists();
+        let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+        let db = config.open()?;
+        let meta = db.open_tree("meta")?;
+        if fresh {
+            meta.insert("format", FORMAT)?;
+            db.flush()?;
+        } else if meta.get("format")?.is_none_or(|format| format != FORMAT) {
+            return Err(DiskError::Damaged("its format is of another version".into()));
+        }
+        Ok(Self {
+            pins: db.open_tree("pins-1")?,
+            expiry: db.open_tree("expiry-1")?,
+            revisions: db.open_tree("revisions-1")?,
+            intents: db.open_tree("intents-1")?,
+            db,
+        })
+    }
+
+    /// Reads all there is: the shelves first, since nobody else may have them.
+    fn load(&self, table: &Table, shelves: &mut Shelves, now: Wall) -> Result<(), DiskError> {
+        shelves.revisions = all(&self.revisions)?;
+        shelves.intents = all(&self.intents)?;
+        let mut strange = 0_u64;
+        for row in &self.pins {
+            let (key, value) = row?;
+            match decode(&key, &value) {
+                // An expired one is refused here and swept from the disk later.
+                Some(record) => drop(table.merge(record, now)),
+                None => strange += 1,
+            }
+        }
+        if strange > 0 {
+            return Err(DiskError::Damaged(format!("{strange} records cannot be read")));
+        }
+        Ok(())
+    }
+
+    /// Makes the disk say of a session what the table says.
+    ///
+    /// # Errors
+    /// When the disk cannot be written; a retry later may succeed.
+    pub(crate) fn save(&self, table: &Table, home: Tag, id: SessionId, now: Wall) -> Result<(), DiskError> {
+        let key = key(home, &id);
+        let held = table.find(home, &id, now);
+        let before = match &held {
+            Some(pin) => self.pins.insert(key, &[&[PIN_VERSION], &pin.encode()[..]].concat()[..])?,
+            None => self.pins.remove(key)?,
+        };
+        let before = before.and_then(|value| decode(&key, &value)).map(|record| expiry_key(&record));
+        let after = held.map(|pin| expiry_key(&Record { home, pin }));
+        if before != after {
+            if let Some(before) = before {
+                self.expiry.remove(before)?;
+            }
+            if let Some(after) = after {
+                self.expiry.insert(after, &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for a whole bucket.
+    ///
+    /// # Errors
+    /// As [`Store::save`].
+    pub(crate) fn save_bucket(
+        &self,
+        table: &Table,
+        home: Tag,
+        bucket: u16,
+        now: Wall,
+    ) -> Result<(), DiskError> {
+        let mut first = [0; 20];
+        first[..4].copy_from_slice(&home.0.to_be_bytes());
+        first[4..6].copy_from_slice(&(bucket << 4).to_be_bytes());
+        let mut last = [0xff; 20];
+        last[..4].copy_from_slice(&home.0.to_be_bytes());
+        last[4..6].copy_from_slice(&((bucket << 4) | 0xf).to_be_bytes());
+        for row in self.pins.range(first..=last) {
+            if let Some((home, id)) = split_key(&row?.0) {
+                self.save(table, home, id, now)?;
+            }
+        }
+        table.pins(home, bucket, now).iter().try_for_each(|pin| self.save(table, home, pin.id, now))
+    }
+
+    /// Writes something on a shelf, or takes it away.
+    ///
+    /// # Errors
+    /// As [`Store::save`].
+    pub(crate) fn keep(&self, shelf: Shelf, key: &[u8], value: Option<&Vec<u8>>) -> Result<(), DiskError> {
+        let tree = match shelf {
+            Shelf::Revisions => &self.revisions,
+            Shelf::Intents => &self.intents,
+        };
+        match value {
+            Some(value) => tree.insert(key, &value[..])?,
+            None => tree.remove(key)?,
+        };
+        Ok(())
+    }
+
+    /// Drops what has expired; at most 10,000 records a call.
+    ///
+    /// # Errors
+    /// As [`Store::save`].
+    pub(crate) fn sweep(&self, table: &Table, now: Wall) -> Result<(), DiskError> {
+        let minute = (now.seconds() / 60) as u32;
+        for row in self.expiry.range(..minute.to_be_bytes().to_vec()).take(SWEEP_MAX) {
+            let (entry, _) = row?;
+            self.expiry.remove(&entry)?;
+            if let Some((home, id)) = entry.get(4..).and_then(split_key) {
+                self.save(table, home, id, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all that was written is on the medium.
+    ///
+    /// # Errors
+    /// As [`Store::save`].
+    pub(crate) fn sync(&self) -> Result<(), DiskError> {
+        self.db.flush()?;
+        Ok(())
+    }
+
+    /// Its size.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub(crate) fn size_bytes(&self) -> Result<u64, DiskError> {
+        Ok(self.db.size_on_disk()?)
+    }
+
+    /// Gives the store up for a fresh one, which holds the shelves; the sessions are the caller's to write.
+    ///
+    /// # Errors
+    /// When the old one cannot be read or moved, or no new one be made.
+    pub(crate) fn replace(self, data: &Path, now: Wall) -> Result<(Self, PathBuf), DiskError> {
+        let shelves = Shelves { revisions: all(&self.revisions)?, intents: all(&self.intents)? };
+        self.sync()?;
+        drop(self);
+        let aside = set_aside(data, "oversized", now)?;
+        let store = Self::open(&data.join("store"))?;
+        for (shelf, items) in [(Shelf::Revisions, &shelves.revisions), (Shelf::Intents, &shelves.intents)] {
+            items.iter().try_for_each(|(key, value)| store.keep(shelf, key, Some(value)))?;
+        }
+        Ok((store, aside))
+    }
+}
+
+/// All buckets that hold anything: what a fresh store lacks.
+pub(crate) fn all_buckets(table: &Table) -> Vec<(Tag, u16)> {
+    let homes = table.homes().into_iter().take(HOMES_MAX);
+    let buckets = homes.flat_map(|home| (0..BUCKETS).map(move |bucket| (home, bucket)));
+    buckets.filter(|(home, bucket)| table.bucket_len(*home, *bucket) > 0).collect()
+}
+
+/// Runs what calls sled; a panic in it is damage.
+pub(crate) fn caught<T>(call: impl FnOnce() -> Result<T, DiskError>) -> Result<T, DiskError> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+        Err(DiskError::Damaged(text.chars().take(200).collect()))
+    })
+}
+
+fn all(tree: &sled::Tree) -> Result<Vec<(Vec<u8>, Vec<u8>)>, DiskError> {
+    tree.iter()
+        .map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(Into::into))
+        .collect()
+}
+
+fn key(home: Tag, id: &SessionId) -> [u8; 20] {
+    let mut key = [0; 20];
+    key[..4].copy_from_slice(&home.0.to_be_bytes());
+    key[4..].copy_from_slice(&id.0);
+    key
+}
+
+fn split_key(key: &[u8]) -> Option<(Tag, SessionId)> {
+    let (home, id) = key.split_first_chunk::<4>()?;
+    Some((Tag(u32::from_be_bytes(*home)), SessionId(id.try_into().ok()?)))
+}
+
+fn expiry_key(record: &Record) -> [u8; 24] {
+    let mut entry = [0; 24];
+    entry[..4].copy_from_slice(&(record.pin.expires / 60).to_be_bytes());
+    entry[4..].copy_from_slice(&key(record.home, &record.pin.id));
+    entry
+}
+
+fn decode(key: &[u8], value: &[u8]) -> Option<Record> {
+    let (home, id) = split_key(key)?;
+    let pin = Pin::decode(value.strip_prefix(&[PIN_VERSION])?).ok()?;
+    (pin.id == id && bucket_of(&id) < BUCKETS).then_some(Record { home, pin })
+}
+
+fn date(now: Wall) -> String {
+    let date = time::OffsetDateTime::from_unix_timestamp(now.seconds() as i64)
+        .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    let (year, month, day) = date.to_calendar_date();
+    let (hour, minute, second) = date.to_hms();
+    format!("{year:04}{:02}{day:02}T{hour:02}{minute:02}{second:02}Z", u8::from(month))
+}
+
+#[cfg(test)]
+pub(crate) fn pretend_to_be_of_the_future(path: &Path) {
+    let store = Store::open(path).unwrap();
+    store.db.open_tree("meta").unwrap().insert("format", &[99]).unwrap();
+    store.sync().unwrap();
+}
+
+#[cfg(test)]
+mod tests {
+    use gossip::clock::Hlc;
+
+    use super::*;
+    use crate::pin::Assignment;
+
+    #[test]
+    fn the_format_is_the_same_for_ever() {
+        let assignment = Assignment { hlc: Hlc(2), node: Tag(3), pool: Tag(4), backend: None, weak: false };
+        let pin = Pin { id: SessionId([7; 16]), assignment, expires: 600 };
+        let record = Record { home: Tag(0x0102_0304), pin };
+        let golden = [&[1, 2, 3, 4][..], &[7; 16]].concat();
+        assert_eq!(key(record.home, &pin.id)[..], golden);
+        assert_eq!(expiry_key(&record)[..], [&[0, 0, 0, 10][..], &golden].concat());
+        let value = [&[1][..], &pin.encode()].concat();
+        assert_eq!(decode(&golden, &value), Some(record));
+        assert_eq!(decode(&golden, &[&[2][..], &pin.encode()].concat()), None);
+        assert_eq!(decode(&[0; 20], &value), None);
+        assert_eq!(decode(&golden[1..], &value), None);
+    }
+
+    #[test]
+    fn old_stores_carry_their_date() {
+        assert_eq!(date(Wall(1_790_000_000_000)), "20260921T141320Z");
+    }
+}

@@ -1,0 +1,197 @@
+//! Operators' runtime orders: a small map that every node holds and that outlives revisions.
+//!
+//! ```text
+//!   set, clear ─▶ merged here ─▶ watch      message to all peers ─▶ merged there
+//!   every 5 s with one peer at random: digests; where they differ, all entries one way and what is newer back
+//! ```
+
+mod task;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gossip::clock::Clock;
+use gossip::id::NodeName;
+use gossip::state::ClusterView;
+use tokio::sync::watch;
+
+use crate::disk::Shelf;
+pub use crate::intent::{Aspect, Intent, IntentMap, Order, Target};
+use crate::intent::{Entries, Entry, SPLIT_MAX, Told};
+use crate::transport::{INTENTS, Network};
+use crate::writer::Writer;
+
+/// How long an order waits for the disk: what is longer is written when the disk is well again.
+const DISK_WAIT: Duration = Duration::from_secs(1);
+
+/// Why an order was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IntentError {
+    /// The map is full: clear orders that are no longer needed.
+    #[error("too many orders are in force; clear some with --reset")]
+    Full,
+    /// A split of no pools, or of more than 64.
+    #[error("a split names 1 to 64 pools")]
+    Split,
+    /// The store has stopped.
+    #[error("the node is shutting down")]
+    Stopped,
+}
+
+/// The orders. Cheap to clone.
+#[derive(Clone)]
+pub struct Intents(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) me: NodeName,
+    pub(crate) clock: Clock,
+    pub(crate) network: Network,
+    pub(crate) view: watch::Receiver<Arc<ClusterView>>,
+    pub(crate) writer: Arc<Writer>,
+    entries: Mutex<Entries>,
+    current: watch::Sender<Arc<IntentMap>>,
+    stopped: AtomicBool,
+}
+
+impl Intents {
+    /// With what lay on the shelf.
+    pub(crate) fn new(
+        me: NodeName,
+        clock: Clock,
+        network: Network,
+        view: watch::Receiver<Arc<ClusterView>>,
+        writer: Arc<Writer>,
+        shelf: &[(Vec<u8>, Vec<u8>)],
+    ) -> Self {
+        let mut entries = Entries::default();
+        let now = clock.mesh_wall();
+        for (_, bytes) in shelf {
+            match Entry::decode(bytes) {
+                Ok(entry) => {
+                    entries.merge(entry, now);
+                }
+                Err(error) => tracing::warn!(%error, "an intent on disk cannot be read"),
+            }
+        }
+        let current = watch::Sender::new(Arc::new(entries.in_force()));
+        let (entries, stopped) = (Mutex::new(entries), AtomicBool::new(false));
+        Self(Arc::new(Inner { me, clock, network, view, writer, entries, current, stopped }))
+    }
+
+    /// Gives an order; it replaces the target's order of the same aspect. Returns when this node holds it; the others
+    /// get it at once or, when they cannot be reached, by repair.
+    ///
+    /// # Errors
+    /// See [`IntentError`]; nothing has changed then.
+    pub async fn set(&self, target: Target, order: Order) -> Result<(), IntentError> {
+        if let Order::Split(pools) = &order
+            && !(1..=SPLIT_MAX).contains(&pools.len())
+        {
+            return Err(IntentError::Split);
+        }
+        let aspect = order.aspect();
+        self.tell(target, aspect, Some(order)).await
+    }
+
+    /// Takes an order back. Whether there was one.
+    ///
+    /// # Errors
+    /// See [`IntentError`]; nothing has changed then.
+    pub async fn clear(&self, target: Target, aspect: Aspect) -> Result<bool, IntentError> {
+        let there = self.0.lock().find(&target, aspect).is_some_and(|entry| entry.order.is_some());
+        if there {
+            self.tell(target, aspect, None).await?;
+        }
+        Ok(there)
+    }
+
+    /// The orders in force.
+    pub fn list(&self) -> Arc<IntentMap> {
+        self.0.current.borrow().clone()
+    }
+
+    /// Follows them.
+    pub fn watch(&self) -> watch::Receiver<Arc<IntentMap>> {
+        self.0.current.subscribe()
+    }
+
+    async fn tell(&self, target: Target, aspect: Aspect, order: Option<Order>) -> Result<(), IntentError> {
+        let Inner { me, clock, network, view, writer, .. } = &*self.0;
+        if self.0.stopped.load(Ordering::Relaxed) {
+            return Err(IntentError::Stopped);
+        }
+        let entry = Entry { target, aspect, order, at: clock.hlc(), by: me.clone() };
+        if self.0.merge(vec![entry.clone()]).full {
+            return Err(IntentError::Full);
+        }
+        let message = task::put(&[entry]);
+        for name in view.borrow().members.keys().filter(|name| *name != me) {
+            network.tell(name, INTENTS, message.clone());
+        }
+        // A full disk delays an order by no more than this; it holds all the same.
+        let _ = tokio::time::timeout(DISK_WAIT, writer.flush()).await;
+        Ok(())
+    }
+
+    /// Runs the exchange with the peers until `stop` changes or its sender is gone.
+    pub(crate) async fn run(self, stop: watch::Receiver<bool>) {
+        task::run(self.0.clone(), stop).await;
+        self.0.stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Outcome {
+    full: bool,
+}
+
+impl Inner {
+    fn merge(&self, new: Vec<Entry>) -> Outcome {
+        let mut entries = self.lock();
+        let now = self.clock.mesh_wall();
+        let (mut outcome, mut news) = (Outcome::default(), false);
+        for entry in new {
+            let (key, bytes, at) = (shelf_key(&entry.target, entry.aspect), entry.encode(), entry.at);
+            match entries.merge(entry, now) {
+                Told::News => {
+                    news = true;
+                    // What was merged is not too far ahead.
+                    let _ = self.clock.observe(at);
+                    self.writer.keep(Shelf::Intents, key, Some(bytes));
+                }
+                Told::Ignored => {}
+                Told::Full => outcome.full = true,
+            }
+        }
+        if news {
+            self.current.send_replace(Arc::new(entries.in_force()));
+        }
+        outcome
+    }
+
+    fn sweep(&self) {
+        let stale = self.lock().sweep(self.clock.mesh_wall());
+        for (target, aspect) in stale {
+            self.writer.keep(Shelf::Intents, shelf_key(&target, aspect), None);
+        }
+    }
+
+    // Nothing panics under the lock, and a map stays a map.
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Intents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Intents").field(&self.list()).finish()
+    }
+}
+
+/// The same for all entries of one key: the encoding of an entry with nothing else in it.
+fn shelf_key(target: &Target, aspect: Aspect) -> Vec<u8> {
+    let by = NodeName::new("x").expect("x is a name");
+    let bare = Entry { target: target.clone(), aspect, order: None, at: gossip::clock::Hlc::ZERO, by };
+    blake3::hash(&bare.encode()).as_bytes().to_vec()
+}

@@ -1,0 +1,32 @@
+//! Sessions, revisions and intents: what the mesh must not forget.
+//!
+//! ```text
+//!   proxy            admin, app                       pure: cookie  pin  placement  wire  digest
+//!     │ Sessions       │ Revisions, Intents                   replica/  revision  intent
+//!     ▼                ▼
+//!   task ── replica ── table (RAM, the authority) ──▶ disk (sled, a warm copy; one writer thread)
+//!     │                                      ▲
+//!     └── transport ── gossip::mesh ── the other nodes
+//! ```
+//!
+//! This crate knows no HTTP and no DNS. It keeps no clock of its own and judges no node: who lives is what
+//! `gossip`'s view says.
+pub mod cookie;
+pub mod digest;
+mod disk;
+pub mod intent;
+pub mod intents;
+pub mod pin;
+pub mod placement;
+pub mod replica;
+pub mod revision;
+pub mod revisions;
+pub mod sessions;
+mod start;
+pub mod table;
+mod task;
+mod transport;
+pub mod wire;
+mod writer;
+
+pub use start::{StartError, Storage, StorageConfig, Validate};

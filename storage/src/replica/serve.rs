@@ -1,0 +1,101 @@
+//! The answers to what other nodes ask.
+use std::collections::HashSet;
+
+use super::{Now, Replica, add};
+use crate::pin::Pin;
+use crate::placement::bucket_of;
+use crate::table::{Merged, Record};
+use crate::wire::{BATCH_MAX, KEYS_MAX, Request, Response};
+use gossip::clock::Hlc;
+use gossip::id::Tag;
+
+impl Replica {
+    /// Answers a question; `None` for what has no answer.
+    pub fn request(&mut self, request: Request, now: Now) -> Option<Response> {
+        Some(match request {
+            Request::Put(records) => self.put(&records, now).1,
+            Request::HandOff(records) => {
+                let (changed, ack) = self.put(&records, now);
+                add(&self.counters.repaired, changed);
+                ack
+            }
+            Request::Get(home, id) => Response::Found(self.table.find(home, &id, now.wall)),
+            Request::Repin { record, replaces } => {
+                let (accepted, held) = self.cast(record, replaces, now)?;
+                Response::Vote { accepted, held }
+            }
+            Request::Refresh(entries) => {
+                for (home, id, expires) in entries {
+                    self.refresh_here(home, id, expires, now);
+                }
+                return None;
+            }
+            Request::Digest(home, entries) => {
+                let differ = |(bucket, theirs): &(u16, _)| self.table.fingerprint(home, *bucket) != *theirs;
+                let differ: Vec<_> =
+                    entries.iter().filter(|entry| differ(entry)).map(|(bucket, _)| *bucket).collect();
+                Response::Differ(differ)
+            }
+            Request::Keys(home, buckets) => Response::Keys(self.keys(home, &buckets, now)),
+            Request::Pull(home, ids) => {
+                let ids: HashSet<_> = ids.into_iter().take(BATCH_MAX).collect();
+                Response::Pins(ids.iter().filter_map(|id| self.table.find(home, id, now.wall)).collect())
+            }
+            Request::Count => Response::Count(self.mates.count(&self.table)),
+        })
+    }
+
+    /// This node's vote on a proposal to replace the assignment made at `replaces`: whether it takes it, and what it
+    /// holds after. `None` when it cannot hold such a record at all.
+    pub(super) fn cast(&mut self, record: Record, replaces: Hlc, now: Now) -> Option<(bool, Pin)> {
+        let held = self.table.find(record.home, &record.pin.id, now.wall);
+        match held {
+            Some(held) if held.assignment.hlc > replaces && held.assignment != record.pin.assignment => {
+                self.seen = self.seen.max(held.assignment.hlc);
+                Some((false, held))
+            }
+            _ => {
+                let held = self.take(record, now).held()?;
+                Some((held.assignment == record.pin.assignment, held))
+            }
+        }
+    }
+
+    fn put(&mut self, records: &[Record], now: Now) -> (u64, Response) {
+        let mut changed = 0;
+        let mut refused = Vec::new();
+        for (at, record) in records.iter().enumerate() {
+            match self.take(*record, now) {
+                Merged::Changed(_) => changed += 1,
+                Merged::Known(_) => {}
+                Merged::Refused | Merged::Full => refused.push(at as u16),
+            }
+        }
+        (changed, Response::Ack { refused })
+    }
+
+    /// Whole buckets as long as there is room; a first bucket that is larger than the room is cut: what seems to lack
+    /// then is sent once too often, no more.
+    fn keys(&self, home: Tag, buckets: &[u16], now: Now) -> Vec<(u16, Vec<(gossip::id::SessionId, u64)>)> {
+        let mut room = KEYS_MAX;
+        let mut answer = Vec::new();
+        for bucket in buckets {
+            let mut pins = self.table.pins(home, *bucket, now.wall);
+            if pins.len() > room && !answer.is_empty() {
+                break;
+            }
+            pins.sort_unstable_by_key(|pin| pin.id);
+            pins.truncate(room);
+            room -= pins.len();
+            answer.push((*bucket, pins.iter().map(|pin| (pin.id, pin.fingerprint())).collect()));
+        }
+        answer
+    }
+
+    pub(super) fn refresh_here(&mut self, home: Tag, id: gossip::id::SessionId, expires: u32, now: Now) {
+        if let Some(pin) = self.table.find(home, &id, now.wall) {
+            debug_assert_eq!(bucket_of(&pin.id), bucket_of(&id));
+            self.take(Record { home, pin: Pin { expires, ..pin } }, now);
+        }
+    }
+}

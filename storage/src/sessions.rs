@@ -1,0 +1,221 @@
+//! The face of the store that the proxy sees.
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arc_swap::ArcSwap;
+use gossip::clock::{Clock, Hlc};
+use gossip::id::{BackendId, RegionName, SessionId, Tag};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::pin::{Assignment, Pin};
+use crate::placement::{BUCKETS, bucket_of};
+use crate::replica::{Command, Counters, Mates, WAIT_MAX};
+use crate::table::{Record, Table};
+use crate::task::{Order, Waiter};
+use crate::writer::Writer;
+
+/// The sessions of the mesh, as this node reaches them. Cheap to clone, usable from any tokio runtime.
+///
+/// Look-ups of what this node holds are done here, at once; all else goes to the store's task over a bounded queue. A
+/// task that stalls or a queue that is full looks like replicas that cannot be reached.
+#[derive(Clone)]
+pub struct Sessions {
+    shared: Arc<Shared>,
+    orders: mpsc::Sender<Order>,
+}
+
+/// What the face shares with the store's task.
+pub(crate) struct Shared {
+    pub(crate) table: Arc<Table>,
+    pub(crate) mates: ArcSwap<Mates>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) clock: Clock,
+    pub(crate) writer: Arc<Writer>,
+    /// This node's region.
+    pub(crate) home: Tag,
+}
+
+/// What became of a new pin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// Another node holds it too (or this node is the whole mesh: then there is nobody to ask).
+    Acknowledged,
+    /// No other node answered in time (I3); counted, and sent again by repair.
+    Degraded,
+}
+
+/// What became of a proposal to move a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repinned {
+    /// A majority of the bucket's replicas took it: two of three.
+    Committed(Pin),
+    /// Another assignment is already there, newer than the one to replace: use that one. It may be the end of the
+    /// session: then its backend is `None`.
+    Superseded(Pin),
+    /// The replicas cannot be reached: use the proposal, it is marked weak.
+    Weak(Pin),
+}
+
+/// What happened since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Records this node holds, as a replica or waiting to be handed on.
+    pub held: u64,
+    /// Commits that no other node acknowledged in time (I3).
+    pub degraded: u64,
+    /// Re-pins that became weak.
+    pub weak: u64,
+    /// Records that repair brought or sent.
+    pub repaired: u64,
+    /// Records refused: expired, or from too far in the future.
+    pub refused: u64,
+    /// Records refused because the table is full.
+    pub full: u64,
+    /// Whether the copy on disk lags behind because the disk is full, slow or broken.
+    pub disk_behind: bool,
+}
+
+impl Sessions {
+    pub(crate) fn new(shared: Arc<Shared>, orders: mpsc::Sender<Order>) -> Self {
+        Self { shared, orders }
+    }
+
+    /// What this node itself holds of a session. Never waits.
+    pub fn local(&self, id: &SessionId) -> Option<Pin> {
+        let Shared { table, clock, home, .. } = &*self.shared;
+        table.find_anywhere(*home, id, clock.mesh_wall())
+    }
+
+    /// Stores a new pin at its home's replicas and resolves when one other node has acknowledged it, or after I3's
+    /// bound. Starts at once, not when first polled; dropping the future stops nothing.
+    pub fn commit(
+        &self,
+        home: &RegionName,
+        pin: Pin,
+    ) -> impl Future<Output = Committed> + Send + 'static + use<> {
+        let record = Record { home: Tag::of(home.as_str()), pin };
+        let shared = self.shared.clone();
+        if shared.mates.load().is_mine(record.home, bucket_of(&pin.id)) {
+            // Here, not in the task: the next request on this node may come sooner than the task.
+            shared.table.merge(record, shared.clock.mesh_wall());
+        }
+        let (waiter, committed) = oneshot::channel();
+        self.order(Command::Commit(record), Waiter::Commit(waiter));
+        async move {
+            match timeout(WAIT_MAX, committed).await {
+                Ok(Ok(committed)) => committed,
+                _ => {
+                    shared.counters.degraded.fetch_add(1, Ordering::Relaxed);
+                    Committed::Degraded
+                }
+            }
+        }
+    }
+
+    /// The pin as its home's replicas know it: this node's own copy when it is one of them, else the first answer.
+    /// At most 250 ms; `None` when nobody who answered has it.
+    pub async fn find(&self, home: &RegionName, id: SessionId) -> Option<Pin> {
+        let home = Tag::of(home.as_str());
+        let own = self.shared.table.find(home, &id, self.shared.clock.mesh_wall());
+        if own.is_some() && self.shared.mates.load().is_mine(home, bucket_of(&id)) {
+            return own;
+        }
+        let (waiter, found) = oneshot::channel();
+        self.order(Command::Find(home, id), Waiter::Find(waiter));
+        match timeout(WAIT_MAX, found).await {
+            Ok(Ok(found)) => found,
+            _ => own,
+        }
+    }
+
+    /// Proposes to move a session from the assignment made at `replaces` (compare and set). At most 250 ms.
+    ///
+    /// The time of the proposal must be a fresh one of the node's clock: replicas compare it with `replaces`.
+    pub async fn repin(&self, home: &RegionName, proposal: Pin, replaces: Hlc) -> Repinned {
+        let record = Record { home: Tag::of(home.as_str()), pin: proposal };
+        let (waiter, repinned) = oneshot::channel();
+        self.order(Command::Repin { record, replaces }, Waiter::Repin(waiter));
+        match timeout(WAIT_MAX, repinned).await {
+            Ok(Ok(repinned)) => repinned,
+            _ => {
+                self.shared.counters.weak.fetch_add(1, Ordering::Relaxed);
+                let assignment = Assignment { weak: true, ..proposal.assignment };
+                Repinned::Weak(Pin { assignment, ..proposal })
+            }
+        }
+    }
+
+    /// Moves the expiry; in the background.
+    pub fn refresh(&self, home: &RegionName, id: SessionId, expires: u32) {
+        self.order(Command::Refresh(Tag::of(home.as_str()), id, expires), Waiter::Nobody);
+    }
+
+    /// Ends a session: it is assigned to nothing until `expires`, when no cookie of it can be valid any more. In the
+    /// background.
+    pub fn end(&self, home: &RegionName, id: SessionId, expires: u32) {
+        let assignment = Assignment {
+            hlc: self.shared.clock.hlc(),
+            node: Tag::of(self.shared.mates.load().me.as_str()),
+            pool: Tag::default(),
+            backend: None,
+            weak: false,
+        };
+        drop(self.commit(home, Pin { id, assignment, expires }));
+    }
+
+    /// The sessions this node answers for (it is the first living replica of their bucket), by backend. Their sum
+    /// over all nodes is the mesh's. Walks everything held: for operators, not for requests.
+    pub fn counts(&self) -> BTreeMap<BackendId, u64> {
+        let Shared { table, clock, mates, .. } = &*self.shared;
+        let (mates, now) = (mates.load(), clock.mesh_wall());
+        let mut counts = BTreeMap::new();
+        for home in table.homes() {
+            for bucket in (0..BUCKETS).filter(|bucket| table.bucket_len(home, *bucket) > 0) {
+                if mates.is_first(home, bucket) {
+                    let pins = table.pins(home, bucket, now);
+                    let backends = pins.iter().filter_map(|pin| pin.assignment.backend);
+                    backends.for_each(|backend| *counts.entry(backend).or_default() += 1);
+                }
+            }
+        }
+        counts
+    }
+
+    /// The sessions of the whole mesh: asks every living node; those that do not answer in 250 ms are left out.
+    pub async fn count_mesh(&self) -> u64 {
+        let (waiter, count) = oneshot::channel();
+        self.order(Command::Count, Waiter::Count(waiter));
+        match timeout(WAIT_MAX * 2, count).await {
+            Ok(Ok(count)) => count,
+            _ => self.shared.mates.load().count(&self.shared.table),
+        }
+    }
+
+    /// What happened so far, for metrics.
+    pub fn stats(&self) -> Stats {
+        let Counters { degraded, weak, repaired, refused, full } = &*self.shared.counters;
+        Stats {
+            held: self.shared.table.held(),
+            degraded: degraded.load(Ordering::Relaxed),
+            weak: weak.load(Ordering::Relaxed),
+            repaired: repaired.load(Ordering::Relaxed),
+            refused: refused.load(Ordering::Relaxed),
+            full: full.load(Ordering::Relaxed),
+            disk_behind: self.shared.writer.is_behind(),
+        }
+    }
+
+    /// A full queue or a task that has ended drops the waiter, which tells its owner.
+    fn order(&self, command: Command, waiter: Waiter) {
+        let _ = self.orders.try_send((command, waiter));
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions").field("held", &self.shared.table.held()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,235 @@
+//! Starting and stopping the whole of it: the only wiring.
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use gossip::clock::Clock;
+use gossip::id::{NodeName, RegionName, Tag};
+use gossip::keyring::Keyring;
+use gossip::mesh::Mesh;
+use gossip::state::ClusterView;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::cookie::Cookies;
+use crate::disk::{self, DiskError, Shelves};
+use crate::intents::Intents;
+use crate::placement::Placement;
+use crate::replica::Counters;
+use crate::revisions::{self, RevisionTask, RevisionTaskConfig, Revisions};
+use crate::sessions::{Sessions, Shared};
+use crate::table::Table;
+use crate::task::{self, COMMANDS_MAX, Driver};
+use crate::transport::Network;
+use crate::writer::{STORE_MAX_BYTES, Writer, WriterConfig};
+
+/// How long a shutdown waits for the disk.
+const FLUSH_WAIT: Duration = Duration::from_secs(5);
+
+/// Says whether a body of `services.toml` is valid; the error is for people, with lines.
+pub type Validate = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// What the store needs to know.
+#[derive(Clone)]
+pub struct StorageConfig {
+    /// The data folder; must exist and be this node's alone.
+    pub data: PathBuf,
+    /// This node.
+    pub me: NodeName,
+    /// Its region: the home of the sessions made here.
+    pub region: RegionName,
+    /// The mesh, already started.
+    pub mesh: Mesh,
+    /// Who is there.
+    pub view: watch::Receiver<Arc<ClusterView>>,
+    /// For the cookies' keys.
+    pub keyring: Keyring,
+    /// The node's clock.
+    pub clock: Clock,
+    /// Checks a configuration body before it is stored.
+    pub validate: Validate,
+}
+
+/// Why the store does not start. A corrupt or oversized store is no reason: it is set aside (I11). Nor is a full disk.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another process has the store open.
+    #[error("{} is in use by another process", .0.display())]
+    InUse(PathBuf),
+    /// The data folder cannot be read or written.
+    #[error("cannot use {}: {source}", path.display())]
+    Io {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// The running store. Dropping it stops its tasks; [`Storage::shutdown`] also writes what is not yet on disk.
+pub struct Storage {
+    sessions: Sessions,
+    cookies: Cookies,
+    revisions: Revisions,
+    intents: Intents,
+    writer: Arc<Writer>,
+    tasks: JoinSet<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl Storage {
+    /// Opens the store (setting a broken one aside), loads it and starts the tasks on the current tokio runtime.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub async fn start(config: StorageConfig) -> Result<Self, StartError> {
+        let network = Arc::new(config.mesh.clone());
+        let cookies = Cookies::new(&config.keyring);
+        let parts = Parts {
+            data: config.data,
+            me: config.me,
+            region: config.region,
+            network,
+            view: config.view,
+            clock: config.clock,
+            validate: config.validate,
+        };
+        Self::start_on(parts, cookies).await
+    }
+
+    async fn start_on(parts: Parts, cookies: Cookies) -> Result<Self, StartError> {
+        let Parts { data, me, region, network, view, clock, validate } = parts;
+        let table = Arc::new(Table::default());
+        let (writer, shelves) = open(&data, &table, &clock).await?;
+        let writer = Arc::new(writer);
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+
+        let history = revisions::load(&data, &shelves.revisions, &validate);
+        let (revision_task, revisions) = RevisionTask::new(
+            RevisionTaskConfig {
+                data,
+                me: me.clone(),
+                clock: clock.clone(),
+                network: network.clone(),
+                view: view.clone(),
+                writer: writer.clone(),
+                validate,
+            },
+            history,
+        );
+        tasks.spawn(revision_task.run(stopped.clone()));
+
+        let intents = Intents::new(
+            me.clone(),
+            clock.clone(),
+            network.clone(),
+            view.clone(),
+            writer.clone(),
+            &shelves.intents,
+        );
+        tasks.spawn(intents.clone().run(stopped.clone()));
+
+        let mates = task::mates(&view.borrow(), &me, &region, &Placement::default());
+        let shared = Arc::new(Shared {
+            table,
+            mates: ArcSwap::from_pointee(mates),
+            counters: Arc::new(Counters::default()),
+            clock,
+            writer: writer.clone(),
+            home: Tag::of(region.as_str()),
+        });
+        let (orders_tx, orders) = mpsc::channel(COMMANDS_MAX);
+        let sessions = Sessions::new(shared.clone(), orders_tx);
+        tasks.spawn(Driver { region, shared, network, view, orders }.run(stopped));
+
+        Ok(Self { sessions, cookies, revisions, intents, writer, tasks, stop })
+    }
+
+    /// The sessions.
+    pub fn sessions(&self) -> Sessions {
+        self.sessions.clone()
+    }
+
+    /// The cookies.
+    pub fn cookies(&self) -> Cookies {
+        self.cookies.clone()
+    }
+
+    /// The configuration's revisions.
+    pub fn revisions(&self) -> Revisions {
+        self.revisions.clone()
+    }
+
+    /// The operators' runtime orders.
+    pub fn intents(&self) -> Intents {
+        self.intents.clone()
+    }
+
+    /// Stops the tasks and returns when all is on disk, at the latest after 5 s.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
+        let writer = self.writer.clone();
+        let stopped = tokio::task::spawn_blocking(move || writer.stop());
+        if tokio::time::timeout(FLUSH_WAIT, stopped).await.is_err() {
+            tracing::error!("the store could not be written before the end");
+        }
+    }
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Storage").field("sessions", &self.sessions).finish_non_exhaustive()
+    }
+}
+
+/// A [`StorageConfig`] with any network.
+struct Parts {
+    data: PathBuf,
+    me: NodeName,
+    region: RegionName,
+    network: Network,
+    view: watch::Receiver<Arc<ClusterView>>,
+    clock: Clock,
+    validate: Validate,
+}
+
+/// Opens and loads off the runtime's threads, and starts the writer.
+async fn open(data: &Path, table: &Arc<Table>, clock: &Clock) -> Result<(Writer, Shelves), StartError> {
+    let io_error = |source| StartError::Io { path: data.into(), source };
+    if !data.is_dir() {
+        return Err(io_error(io::Error::from(io::ErrorKind::NotADirectory)));
+    }
+    let (folder, records, now) = (data.to_path_buf(), table.clone(), clock.mesh_wall());
+    let opened = tokio::task::spawn_blocking(move || disk::open(&folder, &records, now));
+    let opened = opened.await.map_err(|error| io_error(io::Error::other(error)))?;
+    let (store, shelves, all) = match opened {
+        Ok(opened) => {
+            if let Some((aside, why)) = &opened.set_aside {
+                tracing::error!(aside = %aside.display(), why, "the store is damaged and was set aside; peers refill it");
+            }
+            (Some(opened.store), opened.shelves, opened.set_aside.is_some())
+        }
+        Err(DiskError::InUse) => return Err(StartError::InUse(data.join("store"))),
+        Err(DiskError::Io(source)) => return Err(io_error(source)),
+        Err(error @ (DiskError::Full | DiskError::Damaged(_))) => {
+            tracing::error!(%error, "starting without a store; peers know the sessions, will try again");
+            (None, Shelves::default(), false)
+        }
+    };
+    let config = WriterConfig {
+        data: data.into(),
+        table: table.clone(),
+        clock: clock.clone(),
+        max_bytes: STORE_MAX_BYTES,
+    };
+    let writer = Writer::start(config, store, all).map_err(io_error)?;
+    Ok((writer, shelves))
+}
+
+#[cfg(test)]
+mod tests;

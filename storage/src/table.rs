@@ -1,0 +1,316 @@
+//! The records this node holds, in RAM: the authority (I11).
+//!
+//! One map a bucket behind its own lock, held for the time of one look-up or merge, so that workers read while the
+//! store's task writes and rarely meet. Which records a node *should* hold is not decided here.
+//!
+//! Bounded: [`PINS_MAX`] records and [`HOMES_MAX`] homes; beyond, new sessions are refused and counted, known ones go on.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use arc_swap::ArcSwap;
+use gossip::clock::Wall;
+use gossip::id::{SessionId, Tag};
+
+use crate::digest::Fingerprint;
+use crate::pin::Pin;
+use crate::placement::{BUCKETS, bucket_of};
+
+/// The most records one node holds.
+pub const PINS_MAX: u64 = 4_000_000;
+
+/// The most homes one node holds records of.
+pub const HOMES_MAX: usize = 256;
+
+/// A record and the region that keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// The home region.
+    pub home: Tag,
+    /// The record.
+    pub pin: Pin,
+}
+
+/// What became of a record that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Merged {
+    /// It was new or brought something new; this is held now.
+    Changed(Pin),
+    /// It said nothing that was not known; this is held.
+    Known(Pin),
+    /// It is expired or from too far in the future.
+    Refused,
+    /// There is no room.
+    Full,
+}
+
+impl Merged {
+    /// What is held after it.
+    pub fn held(self) -> Option<Pin> {
+        match self {
+            Self::Changed(pin) | Self::Known(pin) => Some(pin),
+            Self::Refused | Self::Full => None,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    pins: HashMap<SessionId, Pin>,
+    fingerprint: Fingerprint,
+}
+
+#[derive(Debug)]
+struct HomeTable {
+    home: Tag,
+    buckets: Vec<RwLock<Bucket>>,
+}
+
+/// The records.
+#[derive(Debug)]
+pub struct Table {
+    homes: ArcSwap<Vec<Arc<HomeTable>>>,
+    held: AtomicU64,
+    pins_max: u64,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::with_room(PINS_MAX)
+    }
+}
+
+impl Table {
+    /// For at most `pins_max` records.
+    pub fn with_room(pins_max: u64) -> Self {
+        Self { homes: ArcSwap::default(), held: AtomicU64::new(0), pins_max }
+    }
+
+    /// Records held.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// The record of a session that has its home there, unless it is expired.
+    pub fn find(&self, home: Tag, id: &SessionId, now: Wall) -> Option<Pin> {
+        let pin = self.bucket(home, bucket_of(id), |bucket| bucket.pins.get(id).copied()).flatten();
+        pin.filter(|pin| !pin.is_expired(now))
+    }
+
+    /// The record of a session wherever its home is, `first` before others.
+    pub fn find_anywhere(&self, first: Tag, id: &SessionId, now: Wall) -> Option<Pin> {
+        self.find(first, id, now).or_else(|| {
+            let homes = self.homes.load();
+            homes.iter().filter(|table| table.home != first).find_map(|table| self.find(table.home, id, now))
+        })
+    }
+
+    /// Takes a record in.
+    pub fn merge(&self, record: Record, now: Wall) -> Merged {
+        if !record.pin.is_acceptable(now) {
+            return Merged::Refused;
+        }
+        let Some(home) = self.home_or_new(record.home) else {
+            return Merged::Full;
+        };
+        let mut bucket = write(&home.buckets[usize::from(bucket_of(&record.pin.id))]);
+        let bucket = &mut *bucket;
+        match bucket.pins.get_mut(&record.pin.id) {
+            Some(held) => {
+                let merged = held.merge(record.pin);
+                if merged == *held {
+                    return Merged::Known(merged);
+                }
+                bucket.fingerprint.remove(held);
+                bucket.fingerprint.add(&merged);
+                *held = merged;
+                Merged::Changed(merged)
+            }
+            None => {
+                // Threads that meet here may overshoot the bound by one each; it is no exact number.
+                if self.held() >= self.pins_max {
+                    return Merged::Full;
+                }
+                bucket.pins.insert(record.pin.id, record.pin);
+                bucket.fingerprint.add(&record.pin);
+                self.held.fetch_add(1, Ordering::Relaxed);
+                Merged::Changed(record.pin)
+            }
+        }
+    }
+
+    /// Moves the expiry of a session that is held; what is held then when that changed something.
+    pub fn refresh(&self, home: Tag, id: &SessionId, expires: u32, now: Wall) -> Option<Pin> {
+        let pin = self.find(home, id, now)?;
+        match self.merge(Record { home, pin: Pin { expires, ..pin } }, now) {
+            Merged::Changed(pin) => Some(pin),
+            _ => None,
+        }
+    }
+
+    /// Drops the expired records of a bucket.
+    pub fn sweep(&self, home: Tag, bucket: u16, now: Wall) {
+        self.remove_if(home, bucket, |pin| pin.is_expired(now));
+    }
+
+    /// Drops these records of a bucket where they are still as given: what was handed to others.
+    pub fn remove_unchanged(&self, home: Tag, bucket: u16, handed: &HashMap<SessionId, Pin>) {
+        self.remove_if(home, bucket, |pin| handed.get(&pin.id) == Some(pin));
+    }
+
+    /// The fingerprint of a bucket.
+    pub fn fingerprint(&self, home: Tag, bucket: u16) -> Fingerprint {
+        self.bucket(home, bucket, |bucket| bucket.fingerprint).unwrap_or_default()
+    }
+
+    /// The records of a bucket that are not expired.
+    pub fn pins(&self, home: Tag, bucket: u16, now: Wall) -> Vec<Pin> {
+        let live =
+            |bucket: &Bucket| bucket.pins.values().filter(|pin| !pin.is_expired(now)).copied().collect();
+        self.bucket(home, bucket, live).unwrap_or_default()
+    }
+
+    /// How many records a bucket holds.
+    pub fn bucket_len(&self, home: Tag, bucket: u16) -> usize {
+        self.bucket(home, bucket, |bucket| bucket.pins.len()).unwrap_or_default()
+    }
+
+    /// The homes this node holds records of, or once did.
+    pub fn homes(&self) -> Vec<Tag> {
+        self.homes.load().iter().map(|table| table.home).collect()
+    }
+
+    fn bucket<T>(&self, home: Tag, bucket: u16, look: impl FnOnce(&Bucket) -> T) -> Option<T> {
+        let homes = self.homes.load();
+        let table = homes.iter().find(|table| table.home == home)?;
+        Some(look(&read(table.buckets.get(usize::from(bucket))?)))
+    }
+
+    fn remove_if(&self, home: Tag, bucket: u16, mut gone: impl FnMut(&Pin) -> bool) {
+        let homes = self.homes.load();
+        let Some(table) = homes.iter().find(|table| table.home == home) else {
+            return;
+        };
+        let Some(bucket) = table.buckets.get(usize::from(bucket)) else {
+            return;
+        };
+        if read(bucket).pins.is_empty() {
+            return;
+        }
+        let mut bucket = write(bucket);
+        let Bucket { pins, fingerprint } = &mut *bucket;
+        let before = pins.len();
+        pins.retain(|_, pin| {
+            let gone = gone(pin);
+            if gone {
+                fingerprint.remove(pin);
+            }
+            !gone
+        });
+        self.held.fetch_sub((before - pins.len()) as u64, Ordering::Relaxed);
+        if pins.capacity() > 64 && pins.len() < pins.capacity() / 4 {
+            pins.shrink_to_fit();
+        }
+    }
+
+    fn home_or_new(&self, home: Tag) -> Option<Arc<HomeTable>> {
+        let find = |homes: &[Arc<HomeTable>]| homes.iter().find(|table| table.home == home).cloned();
+        if let Some(table) = find(&self.homes.load()) {
+            return Some(table);
+        }
+        let buckets = (0..BUCKETS).map(|_| RwLock::default()).collect();
+        let new = Arc::new(HomeTable { home, buckets });
+        self.homes.rcu(|homes| {
+            let mut next = Vec::clone(homes);
+            if find(&next).is_none() && next.len() < HOMES_MAX {
+                next.push(new.clone());
+            }
+            next
+        });
+        find(&self.homes.load())
+    }
+}
+
+// A panic under one of these locks is impossible short of a failed allocation; what it guards stays usable.
+fn read(bucket: &RwLock<Bucket>) -> RwLockReadGuard<'_, Bucket> {
+    bucket.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(bucket: &RwLock<Bucket>) -> RwLockWriteGuard<'_, Bucket> {
+    bucket.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use gossip::clock::Hlc;
+    use gossip::id::BackendId;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pin::Assignment;
+
+    const NOW: Wall = Wall(1_790_000_000_000);
+
+    fn record(id: u8, hlc: u64, expires_in: u32) -> Record {
+        let assignment = Assignment {
+            hlc: Hlc::from_millis(NOW.0 - 1000 + hlc),
+            node: Tag(1),
+            pool: Tag(2),
+            backend: Some(BackendId(3)),
+            weak: false,
+        };
+        let id = SessionId([id; 16]);
+        Record { home: Tag(9), pin: Pin { id, assignment, expires: 1_790_000_000 + expires_in } }
+    }
+
+    proptest! {
+        #[test]
+        fn the_fingerprint_depends_on_what_is_held_alone(
+            steps in proptest::collection::vec((0u8..3, 0u64..4, 0u32..4), 1..30), rotate in 0usize..30,
+        ) {
+            let (a, b) = (Table::default(), Table::default());
+            let records: Vec<_> = steps.iter().map(|(id, hlc, expires)| record(*id, *hlc, *expires)).collect();
+            for record in &records {
+                a.merge(*record, NOW);
+            }
+            let mut other = records.clone();
+            other.rotate_left(rotate % records.len());
+            for record in other.iter().chain(&records) {
+                b.merge(*record, NOW);
+            }
+            prop_assert_eq!(a.held(), b.held());
+            for id in 0..3 {
+                let bucket = bucket_of(&SessionId([id; 16]));
+                prop_assert_eq!(a.fingerprint(Tag(9), bucket), b.fingerprint(Tag(9), bucket));
+                let mut sum = Fingerprint::default();
+                a.pins(Tag(9), bucket, NOW).iter().for_each(|pin| sum.add(pin));
+                prop_assert_eq!(a.fingerprint(Tag(9), bucket), sum);
+            }
+        }
+    }
+
+    #[test]
+    fn swept_and_handed_records_leave_no_trace() {
+        let table = Table::default();
+        table.merge(record(1, 0, 5), NOW);
+        table.merge(record(1, 9, 5), NOW);
+        let bucket = bucket_of(&SessionId([1; 16]));
+        let stale = HashMap::from([(SessionId([1; 16]), record(1, 0, 5).pin)]);
+        table.remove_unchanged(Tag(9), bucket, &stale);
+        assert_eq!(table.held(), 1);
+        let later = Wall(NOW.0 + 6000);
+        assert_eq!(table.find(Tag(9), &SessionId([1; 16]), later), None);
+        table.sweep(Tag(9), bucket, later);
+        assert_eq!((table.held(), table.fingerprint(Tag(9), bucket)), (0, Fingerprint(0)));
+    }
+
+    #[test]
+    fn a_full_table_refuses_strangers_and_keeps_its_own() {
+        let table = Table::with_room(1);
+        assert!(matches!(table.merge(record(1, 0, 5), NOW), Merged::Changed(_)));
+        assert_eq!(table.merge(record(2, 0, 5), NOW), Merged::Full);
+        assert!(matches!(table.merge(record(1, 1, 5), NOW), Merged::Changed(_)));
+        assert_eq!(table.merge(record(1, 1, 5), Wall(NOW.0 + 6000)), Merged::Refused);
+    }
+}

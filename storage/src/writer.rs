@@ -1,0 +1,332 @@
+//! The one thread that writes to disk. Nobody waits for it but a flush.
+//!
+//! ```text
+//!   anybody ──mark──▶ what is not yet on disk ──≤ 1,000 or 50 ms──▶ writer thread ──▶ disk
+//!                     (ids, not values: the table has those)
+//! ```
+//!
+//! Because only the *names* of changed records wait, a session refreshed a hundred times is written once, and what waits
+//! is bounded: beyond [`IDS_MAX`] sessions whole buckets are marked instead. When the disk is full or broken the thread
+//! says so once, tries again with growing pauses, and RAM goes on (I1, I11). It ends with the last [`Writer`].
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use gossip::clock::Clock;
+use gossip::id::{SessionId, Tag};
+use tokio::sync::oneshot;
+
+use crate::disk::{self, DiskError, Shelf, Store};
+use crate::placement::bucket_of;
+use crate::table::Table;
+
+const BATCH_MAX: usize = 1000;
+const BATCH_WAIT: Duration = Duration::from_millis(50);
+const BUCKETS_A_BATCH: usize = 32;
+const IDS_MAX: usize = 65_536;
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+const CHORES_EVERY: Duration = Duration::from_secs(60);
+
+/// Where a store over this size is set aside and written anew. sled gives space back late.
+pub(crate) const STORE_MAX_BYTES: u64 = 4 << 30;
+
+/// The handle to the thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+    behind: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    ids: HashSet<(Tag, SessionId)>,
+    buckets: HashSet<(Tag, u16)>,
+    kept: BTreeMap<(Shelf, Vec<u8>), Option<Vec<u8>>>,
+    flushes: Vec<oneshot::Sender<()>>,
+    stop: bool,
+}
+
+/// What one turn writes.
+#[derive(Debug, Default)]
+struct Batch {
+    ids: Vec<(Tag, SessionId)>,
+    buckets: Vec<(Tag, u16)>,
+    kept: BTreeMap<(Shelf, Vec<u8>), Option<Vec<u8>>>,
+}
+
+/// What the thread needs.
+pub(crate) struct WriterConfig {
+    /// The data folder.
+    pub(crate) data: PathBuf,
+    /// The records.
+    pub(crate) table: Arc<Table>,
+    /// For expiry.
+    pub(crate) clock: Clock,
+    /// See [`STORE_MAX_BYTES`].
+    pub(crate) max_bytes: u64,
+}
+
+impl Writer {
+    /// Starts the thread; without a store it keeps trying to open one. `all` marks everything in the table: for a fresh
+    /// store.
+    ///
+    /// # Errors
+    /// When the system has no more threads.
+    pub(crate) fn start(config: WriterConfig, store: Option<Store>, all: bool) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared { behind: AtomicBool::new(store.is_none()), ..Shared::default() });
+        if all {
+            lock(&shared.waiting).buckets.extend(disk::all_buckets(&config.table));
+        }
+        let config_max = config.max_bytes;
+        let mut thread =
+            Thread { config, shared: shared.clone(), store, pause: PAUSE_MIN, limit: config_max };
+        let thread = std::thread::Builder::new().name("store".into()).spawn(move || thread.run())?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// A session's record has changed.
+    pub(crate) fn save(&self, home: Tag, id: SessionId) {
+        self.mark(|waiting| {
+            if waiting.ids.len() < IDS_MAX || waiting.ids.contains(&(home, id)) {
+                waiting.ids.insert((home, id));
+            } else {
+                waiting.buckets.insert((home, bucket_of(&id)));
+            }
+        });
+    }
+
+    /// Something on a shelf has changed or, with `None`, is gone.
+    pub(crate) fn keep(&self, shelf: Shelf, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.mark(|waiting| drop(waiting.kept.insert((shelf, key), value)));
+    }
+
+    /// Resolves when all that was marked before is on disk. Waits as long as the disk is full or broken.
+    pub(crate) async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        self.mark(|waiting| waiting.flushes.push(done));
+        // A thread that is gone drops the sender: then there is nothing to wait for.
+        let _ = flushed.await;
+    }
+
+    /// Whether the last attempt to write failed.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.shared.behind.load(Ordering::Relaxed)
+    }
+
+    /// Writes what waits, once, and ends the thread. Blocks.
+    pub(crate) fn stop(&self) {
+        self.mark(|waiting| waiting.stop = true);
+        let thread = lock(&self.thread).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the store's thread has panicked");
+        }
+    }
+
+    fn mark(&self, change: impl FnOnce(&mut Waiting)) {
+        let mut waiting = lock(&self.shared.waiting);
+        let was_idle = waiting.is_empty();
+        change(&mut waiting);
+        if was_idle || waiting.is_urgent() {
+            self.shared.changed.notify_one();
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        lock(&self.shared.waiting).stop = true;
+        self.shared.changed.notify_one();
+    }
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+            && self.buckets.is_empty()
+            && self.kept.is_empty()
+            && self.flushes.is_empty()
+            && !self.stop
+    }
+
+    fn is_urgent(&self) -> bool {
+        self.stop || !self.flushes.is_empty() || self.ids.len() >= BATCH_MAX
+    }
+
+    fn take(&mut self) -> Batch {
+        let ids: Vec<_> = self.ids.iter().take(BATCH_MAX).copied().collect();
+        for id in &ids {
+            self.ids.remove(id);
+        }
+        let buckets: Vec<_> = self.buckets.iter().take(BUCKETS_A_BATCH).copied().collect();
+        for bucket in &buckets {
+            self.buckets.remove(bucket);
+        }
+        Batch { ids, buckets, kept: std::mem::take(&mut self.kept) }
+    }
+
+    /// Puts back what could not be written, behind what has changed since.
+    fn put_back(&mut self, batch: Batch) {
+        for (home, id) in batch.ids {
+            if self.ids.len() < IDS_MAX {
+                self.ids.insert((home, id));
+            } else {
+                self.buckets.insert((home, bucket_of(&id)));
+            }
+        }
+        self.buckets.extend(batch.buckets);
+        for (key, value) in batch.kept {
+            self.kept.entry(key).or_insert(value);
+        }
+    }
+}
+
+struct Thread {
+    config: WriterConfig,
+    shared: Arc<Shared>,
+    store: Option<Store>,
+    pause: Duration,
+    /// The size at which the store is written anew.
+    limit: u64,
+}
+
+impl Thread {
+    fn run(&mut self) {
+        let shared = self.shared.clone();
+        loop {
+            let (batch, flushes, stop) = self.gather();
+            match self.write(&batch) {
+                Ok(()) => {
+                    if self.shared.behind.swap(false, Ordering::Relaxed) {
+                        tracing::info!("the store is written again");
+                    }
+                    self.pause = PAUSE_MIN;
+                    let mut waiting = lock(&shared.waiting);
+                    if waiting.ids.is_empty() && waiting.buckets.is_empty() && waiting.kept.is_empty() {
+                        self.measure();
+                        for flush in flushes {
+                            // Who no longer waits need not know.
+                            let _ = flush.send(());
+                        }
+                        if stop {
+                            return;
+                        }
+                    } else {
+                        waiting.flushes.extend(flushes);
+                    }
+                }
+                Err(error) => {
+                    if !self.shared.behind.swap(true, Ordering::Relaxed) {
+                        tracing::error!(%error, "cannot write the store; sessions go on in memory, will try again");
+                    }
+                    let mut waiting = lock(&shared.waiting);
+                    waiting.put_back(batch);
+                    waiting.flushes.extend(flushes);
+                    if stop {
+                        return;
+                    }
+                    let pause = self.pause;
+                    self.pause = (pause * 2).min(PAUSE_MAX);
+                    let paused = shared.changed.wait_timeout_while(waiting, pause, |waiting| !waiting.stop);
+                    drop(paused.unwrap_or_else(PoisonError::into_inner));
+                }
+            }
+        }
+    }
+
+    /// Waits for something to write, then a little for more. An empty batch is for the chores.
+    fn gather(&self) -> (Batch, Vec<oneshot::Sender<()>>, bool) {
+        let changed = &self.shared.changed;
+        let waiting = lock(&self.shared.waiting);
+        let rest = if self.store.is_some() { CHORES_EVERY } else { self.pause };
+        let waiting = changed.wait_timeout_while(waiting, rest, |waiting| waiting.is_empty());
+        let (waiting, idle) = waiting.unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = waiting;
+        if !idle.timed_out() {
+            let more = changed.wait_timeout_while(waiting, BATCH_WAIT, |waiting| !waiting.is_urgent());
+            waiting = more.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        (waiting.take(), std::mem::take(&mut waiting.flushes), waiting.stop)
+    }
+
+    fn write(&mut self, batch: &Batch) -> Result<(), DiskError> {
+        let WriterConfig { data, table, clock, .. } = &self.config;
+        let now = clock.mesh_wall();
+        let store = match &self.store {
+            Some(store) => store,
+            None => {
+                let opened = disk::open(data, table, now)?;
+                lock(&self.shared.waiting).buckets.extend(disk::all_buckets(table));
+                self.store.insert(opened.store)
+            }
+        };
+        let written = disk::caught(|| {
+            for (home, id) in &batch.ids {
+                store.save(table, *home, *id, now)?;
+            }
+            for (home, bucket) in &batch.buckets {
+                store.save_bucket(table, *home, *bucket, now)?;
+            }
+            for ((shelf, key), value) in &batch.kept {
+                store.keep(*shelf, key, value.as_ref())?;
+            }
+            store.sweep(table, now)?;
+            store.sync()?;
+            Ok(store.size_bytes()? > self.limit)
+        });
+        match written {
+            Ok(false) => Ok(()),
+            Ok(true) => self.replace(),
+            Err(DiskError::Damaged(why)) => {
+                // What RAM holds is worth more than what lies there.
+                self.store = None;
+                let aside = disk::set_aside(&self.config.data, "corrupt", now)?;
+                tracing::error!(aside = %aside.display(), why, "the store is damaged and was set aside");
+                Err(DiskError::Damaged(why))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn replace(&mut self) -> Result<(), DiskError> {
+        let Some(store) = self.store.take() else {
+            return Ok(());
+        };
+        let now = self.config.clock.mesh_wall();
+        let (store, aside) = disk::caught(|| store.replace(&self.config.data, now))?;
+        tracing::warn!(aside = %aside.display(), "the store was too large and is written anew");
+        self.store = Some(store);
+        self.limit = u64::MAX;
+        lock(&self.shared.waiting).buckets.extend(disk::all_buckets(&self.config.table));
+        Ok(())
+    }
+
+    /// After a fresh store has been filled: what fills half the limit by itself raises it, or it would be written anew
+    /// for ever.
+    fn measure(&mut self) {
+        if self.limit == u64::MAX
+            && let Some(Ok(size)) = self.store.as_ref().map(Store::size_bytes)
+        {
+            self.limit = self.config.max_bytes.max(size * 2);
+        }
+    }
+}
+
+// The thread never panics under the lock, and what it guards stays usable if one ever did.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
