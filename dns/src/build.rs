@@ -1,0 +1,317 @@
+//! From a zone's specification to the zone: everything checked, every error kept.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::name::{Name, suffixes};
+use crate::spec::{
+    Place, Policy, SpecError, SteerSpec, ZoneSpec, parse_contact, parse_label, parse_record_in,
+    parse_zone_name,
+};
+use crate::zone::{Kind, Node, Set, Steer, Zone};
+
+/// The longest TTL (RFC 2181 §8).
+const MAX_TTL: u64 = (1 << 31) - 1;
+/// Nodes in one answer.
+const MAX_ANSWERS: usize = 8;
+/// Aliases followed in one answer, and so the longest chain that can be configured.
+pub(crate) const MAX_CHAIN: usize = 8;
+/// The bytes of one set that fit a message of 64 KiB with room for everything else.
+const MAX_SET_BYTES: usize = 60_000;
+
+/// SOA timers for secondaries, which a mesh does not have; values as RIPE-203 advises.
+const SOA_REFRESH: u32 = 86_400;
+const SOA_RETRY: u32 = 7_200;
+const SOA_EXPIRE: u32 = 3_600_000;
+
+/// Builds one zone. `None` when its name is none; `errors` holds what is wrong with it otherwise.
+pub(crate) fn zone(spec: &ZoneSpec, serial: u32, errors: &mut Vec<SpecError>) -> Option<Zone> {
+    let origin = match parse_zone_name(&spec.name) {
+        Ok(origin) => origin,
+        Err(message) => {
+            errors.push(SpecError { place: Place::Zone { zone: spec.name.clone(), key: "" }, message });
+            return None;
+        }
+    };
+    let mut builder = Builder { spec, errors, ttl: 0, nodes: HashMap::new(), placed: Vec::new(), origin };
+    builder.ttl = builder.seconds(spec.ttl, Place::Zone { zone: spec.name.clone(), key: "ttl" });
+    builder.ensure(&builder.origin.clone());
+    let primary = builder.nameservers();
+    let soa = builder.soa(primary, serial);
+    builder.records();
+    builder.steers();
+    builder.check_aliases();
+    builder.check_cuts();
+    Some(Zone { negative_ttl: builder.ttl, nodes: builder.nodes, origin: builder.origin, soa })
+}
+
+struct Builder<'a> {
+    spec: &'a ZoneSpec,
+    errors: &'a mut Vec<SpecError>,
+    origin: Name,
+    ttl: u32,
+    nodes: HashMap<Box<[u8]>, Node>,
+    /// Every record with the place it came from, for the checks of the whole.
+    placed: Vec<(Place, Name, Kind)>,
+}
+
+impl Builder<'_> {
+    fn wrong(&mut self, place: Place, message: impl Into<String>) {
+        self.errors.push(SpecError { place, message: message.into() });
+    }
+
+    fn zone_place(&self, key: &'static str) -> Place {
+        Place::Zone { zone: self.spec.name.clone(), key }
+    }
+
+    fn seconds(&mut self, ttl: Duration, place: Place) -> u32 {
+        if ttl.as_secs() > MAX_TTL || (ttl.subsec_nanos() != 0) {
+            self.wrong(place, format!("must be whole seconds, at most {MAX_TTL}"));
+        }
+        ttl.as_secs().min(MAX_TTL) as u32
+    }
+
+    /// The node of a name, made if need be, with all names between it and the apex.
+    fn ensure(&mut self, name: &Name) -> &mut Node {
+        let apex_bytes = self.origin.wire().len();
+        let mut ancestor = name.parent();
+        while let Some(between) = ancestor.filter(|between| between.wire().len() >= apex_bytes) {
+            ancestor = between.parent();
+            match self.nodes.entry(between.folded().into()) {
+                Entry::Occupied(_) => break,
+                Entry::Vacant(entry) => {
+                    entry.insert(Node { name: between, sets: Vec::new(), steer: None });
+                }
+            }
+        }
+        self.nodes.entry(name.folded().into()).or_insert_with(|| Node {
+            name: name.clone(),
+            sets: Vec::new(),
+            steer: None,
+        })
+    }
+
+    fn insert(&mut self, place: Place, name: &Name, kind: Kind, ttl: u32, data: Arc<[u8]>) {
+        let sets = &mut self.ensure(name).sets;
+        let problem = match sets.iter_mut().find(|set| set.kind == kind) {
+            None => {
+                sets.push(Set { kind, ttl, data: vec![data] });
+                None
+            }
+            Some(set) if set.data.contains(&data) => Some("stands here twice".to_owned()),
+            // RFC 2181 §5.2.
+            Some(set) if set.ttl != ttl => Some(format!(
+                "has a TTL of {ttl} s, another record of this name and type one of {} s; they must be equal",
+                set.ttl
+            )),
+            Some(set) => {
+                set.data.push(data);
+                let bytes: usize = set.data.iter().map(|data| data.len() + 12).sum();
+                (bytes > MAX_SET_BYTES)
+                    .then(|| "makes the records of this name and type too many for one answer".to_owned())
+            }
+        };
+        if let Some(problem) = problem {
+            self.wrong(place.clone(), problem);
+        }
+        self.placed.push((place, name.clone(), kind));
+    }
+
+    /// NS and glue. Returns the first name server.
+    fn nameservers(&mut self) -> Option<Name> {
+        let mut primary = None;
+        if self.spec.nameservers.is_empty() {
+            self.wrong(self.zone_place("nameserver"), "needs at least one: ns1 = [\"198.51.100.10\"]");
+        }
+        for (label, addresses) in &self.spec.nameservers {
+            let place = Place::Nameserver { zone: self.spec.name.clone(), label: label.clone() };
+            let name = match parse_label(&self.origin, label) {
+                Ok(name) if name.labels().next() == Some(b"*") => {
+                    self.wrong(place, "is a wildcard, which cannot be a name server");
+                    continue;
+                }
+                Ok(name) => name,
+                Err(message) => {
+                    self.wrong(place, message);
+                    continue;
+                }
+            };
+            if addresses.is_empty() {
+                self.wrong(place.clone(), "needs at least one address");
+            }
+            let (origin, ttl) = (self.origin.clone(), self.ttl);
+            self.insert(place.clone(), &origin, Kind::NS, ttl, name.wire().into());
+            for address in addresses {
+                let (kind, data): (Kind, Arc<[u8]>) = match address {
+                    IpAddr::V4(address) => (Kind::A, Arc::new(address.octets())),
+                    IpAddr::V6(address) => (Kind::AAAA, Arc::new(address.octets())),
+                };
+                self.insert(place.clone(), &name, kind, ttl, data);
+            }
+            primary = primary.or(Some(name));
+        }
+        primary
+    }
+
+    fn soa(&mut self, primary: Option<Name>, serial: u32) -> Set {
+        let contact = parse_contact(&self.spec.contact).unwrap_or_else(|message| {
+            self.wrong(self.zone_place("contact"), message);
+            Name::root()
+        });
+        let mut data = Vec::new();
+        data.extend_from_slice(primary.unwrap_or_else(Name::root).wire());
+        data.extend_from_slice(contact.wire());
+        for number in [serial, SOA_REFRESH, SOA_RETRY, SOA_EXPIRE, self.ttl] {
+            data.extend_from_slice(&number.to_be_bytes());
+        }
+        let soa = Set { kind: Kind::SOA, ttl: self.ttl, data: vec![data.into()] };
+        let origin = self.origin.clone();
+        self.ensure(&origin).sets.push(soa.clone());
+        soa
+    }
+
+    fn records(&mut self) {
+        for (index, record) in self.spec.records.iter().enumerate() {
+            let place = |key| Place::Record { zone: self.spec.name.clone(), index, key };
+            let (name, parsed) =
+                match parse_record_in(&self.origin, &record.name, &record.kind, &record.value) {
+                    Ok(parsed) => parsed,
+                    Err(error) => {
+                        self.wrong(place(error.key), error.message);
+                        continue;
+                    }
+                };
+            let (value_place, ttl_place) = (place("value"), place("ttl"));
+            if parsed.kind == Kind::NS && name.labels().next() == Some(b"*") {
+                self.wrong(place("name"), "is a wildcard, which cannot be delegated (RFC 4592 §4.2)");
+                continue;
+            }
+            let ttl = record.ttl.map_or(self.ttl, |ttl| self.seconds(ttl, ttl_place));
+            self.insert(value_place, &name, parsed.kind, ttl, parsed.data);
+        }
+    }
+
+    fn steers(&mut self) {
+        for steer in &self.spec.steers {
+            let place = |key| Place::Steer { zone: self.spec.name.clone(), label: steer.label.clone(), key };
+            let (label_place, answers_place, order_place) = (place(""), place("answers"), place("order"));
+            let name = match parse_label(&self.origin, &steer.label) {
+                Ok(name) => name,
+                Err(message) => {
+                    self.wrong(label_place, message);
+                    continue;
+                }
+            };
+            if !(1..=MAX_ANSWERS).contains(&steer.answers) {
+                self.wrong(answers_place, format!("must be from 1 to {MAX_ANSWERS}"));
+            }
+            self.check_order(steer, order_place);
+            let made = Steer {
+                service: steer.service.clone(),
+                policy: steer.policy.clone(),
+                answers: steer.answers,
+                ttl: self.ttl,
+            };
+            let node = self.ensure(&name);
+            let problem = if node.steer.is_some() {
+                Some("is steered twice")
+            } else if node.set(Kind::CNAME).is_some() {
+                Some("is an alias (CNAME) too; an alias can have no other data")
+            } else if node.set(Kind::A).or(node.set(Kind::AAAA)).is_some() {
+                Some("has static addresses too (a record or a name server); steered names have none")
+            } else {
+                None
+            };
+            node.steer = Some(made);
+            if let Some(problem) = problem {
+                self.wrong(label_place, problem);
+            }
+        }
+    }
+
+    fn check_order(&mut self, steer: &SteerSpec, place: Place) {
+        let Policy::Failover(order) = &steer.policy else { return };
+        if order.is_empty() {
+            self.wrong(place, "needs at least one region");
+        } else if let Some(twice) =
+            order.iter().enumerate().find(|(index, region)| order[..*index].contains(region))
+        {
+            self.wrong(place, format!("names {} twice", twice.1));
+        }
+    }
+
+    /// RFC 2181 §10.1: an alias stands alone. And none runs in a circle.
+    fn check_aliases(&mut self) {
+        for (place, name, kind) in self.placed.clone() {
+            if kind != Kind::CNAME {
+                continue;
+            }
+            let Some(node) = self.nodes.get(name.folded().as_slice()) else { continue };
+            let Some(set) = node.set(Kind::CNAME) else { continue };
+            if node.sets.len() > 1 {
+                self.wrong(
+                    place,
+                    "is an alias (CNAME) beside other records of this name; an alias stands alone",
+                );
+            } else if set.data.len() > 1 {
+                self.wrong(place, "is one of several aliases (CNAME) of this name; there can be one");
+            } else if self.chain_is_too_long(set) {
+                self.wrong(place, format!("begins a chain of more than {MAX_CHAIN} aliases, or a circle"));
+            }
+        }
+    }
+
+    fn chain_is_too_long(&self, first: &Set) -> bool {
+        let mut set = first;
+        for _ in 0..MAX_CHAIN {
+            let Some(target) = set.data.first() else { return false };
+            let next = self.nodes.get(target.to_ascii_lowercase().as_slice());
+            match next.and_then(|node| node.set(Kind::CNAME)) {
+                None => return false,
+                Some(next) => set = next,
+            }
+        }
+        true
+    }
+
+    /// Below a delegation only its glue can stand (RFC 1034 §4.2.1).
+    fn check_cuts(&mut self) {
+        for (place, name, kind) in self.placed.clone() {
+            let allowed = matches!(kind, Kind::A | Kind::AAAA);
+            match self.cut_above(&name) {
+                Some(cut) if cut == name && (allowed || matches!(kind, Kind::NS | Kind::DS)) => {}
+                Some(cut) if cut != name && allowed => {}
+                Some(cut) => {
+                    self.wrong(place, format!("lies in {cut}, which is delegated by its NS records"))
+                }
+                None => {}
+            }
+        }
+        for steer in &self.spec.steers {
+            let Ok(name) = parse_label(&self.origin, &steer.label) else { continue };
+            if let Some(cut) = self.cut_above(&name) {
+                let place =
+                    Place::Steer { zone: self.spec.name.clone(), label: steer.label.clone(), key: "" };
+                self.wrong(place, format!("lies in {cut}, which is delegated by its NS records"));
+            }
+        }
+    }
+
+    /// The highest delegation at or above a name, below the apex.
+    fn cut_above(&self, name: &Name) -> Option<Name> {
+        let folded = name.folded();
+        let apex_bytes = self.origin.wire().len();
+        suffixes(&folded)
+            .take_while(|suffix| suffix.len() > apex_bytes)
+            .filter_map(|suffix| self.nodes.get(suffix))
+            .filter(|node| node.set(Kind::NS).is_some())
+            .last()
+            .map(|node| node.name.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! Where an address is: a MaxMind database, and distances on the globe. The only file that names maxminddb.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use maxminddb::{Reader, WithinOptions, geoip2};
+use serde::Serialize;
+
+/// The mean radius of the Earth, in kilometres.
+const EARTH_KM: f64 = 6371.0;
+/// How many records are looked at for coordinates before a database is held to have none.
+const SAMPLE: usize = 10_000;
+
+/// Degrees north and east.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Location {
+    /// −90 to 90.
+    pub latitude: f64,
+    /// −180 to 180.
+    pub longitude: f64,
+}
+
+impl Location {
+    /// The great-circle distance in kilometres (haversine), exact enough to order regions.
+    pub fn distance_km(&self, other: &Self) -> f64 {
+        let [north, other_north] = [self.latitude.to_radians(), other.latitude.to_radians()];
+        let half_north = (other_north - north) / 2.0;
+        let half_east = (other.longitude - self.longitude).to_radians() / 2.0;
+        let chord = half_north.sin().powi(2) + north.cos() * other_north.cos() * half_east.sin().powi(2);
+        2.0 * EARTH_KM * chord.sqrt().min(1.0).asin()
+    }
+
+    /// `None` when the numbers are on no globe.
+    pub fn new(latitude: f64, longitude: f64) -> Option<Self> {
+        let valid = (-90.0..=90.0).contains(&latitude) && (-180.0..=180.0).contains(&longitude);
+        valid.then_some(Self { latitude, longitude })
+    }
+}
+
+/// What a database knows of an address.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Located {
+    /// Where it is, if known.
+    pub location: Option<Location>,
+    /// The prefix length for which this holds, of the address's own family.
+    pub prefix_len: u8,
+}
+
+/// An open GeoIP database.
+#[derive(Debug)]
+pub struct GeoIp {
+    reader: Reader<Vec<u8>>,
+}
+
+/// Why a GeoIP file is of no use. The server runs on without it.
+#[derive(Debug, thiserror::Error)]
+pub enum GeoError {
+    /// The file cannot be read.
+    #[error("cannot read the GeoIP file {path}: {error}", path = path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The file is no MaxMind database, or a damaged one.
+    #[error("the GeoIP file {path} is damaged or no MaxMind database: {reason}", path = path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What the reader said.
+        reason: String,
+    },
+    /// The database tells no coordinates, such as a country database.
+    #[error("the GeoIP file {path} ({kind}) has no coordinates; a city database has", path = path.display())]
+    NoLocations {
+        /// Which.
+        path: PathBuf,
+        /// The type it says it is.
+        kind: String,
+    },
+}
+
+impl GeoIp {
+    /// Reads a database whole into memory and checks that it tells locations.
+    ///
+    /// # Errors
+    /// See [`GeoError`].
+    pub fn load(path: &Path) -> Result<Self, GeoError> {
+        let bytes =
+            std::fs::read(path).map_err(|error| GeoError::Unreadable { path: path.to_owned(), error })?;
+        let damaged = |reason: String| GeoError::Damaged { path: path.to_owned(), reason };
+        let reader = Reader::from_source(bytes).map_err(|error| damaged(error.to_string()))?;
+        let mut has_locations = false;
+        let networks =
+            reader.networks(WithinOptions::default()).map_err(|error| damaged(error.to_string()))?;
+        for network in networks.take(SAMPLE) {
+            let city = network
+                .and_then(|network| network.decode::<geoip2::City<'_>>())
+                .map_err(|error| damaged(error.to_string()))?;
+            if city.is_some_and(|city| location_of(&city).is_some()) {
+                has_locations = true;
+                break;
+            }
+        }
+        if !has_locations {
+            let kind = reader.metadata().database_type.clone();
+            return Err(GeoError::NoLocations { path: path.to_owned(), kind });
+        }
+        Ok(Self { reader })
+    }
+
+    /// Looks up an address. A record that cannot be read is one without a location.
+    pub fn locate(&self, address: IpAddr) -> Located {
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let unknown = Located { location: None, prefix_len: width };
+        let Ok(found) = self.reader.lookup(address) else {
+            // An IPv4 database knows nothing of any IPv6 address.
+            return Located { prefix_len: 0, ..unknown };
+        };
+        let prefix_len = match found.network() {
+            Ok(network) if network.ip().is_ipv4() == address.is_ipv4() => network.prefix(),
+            // A record above the place of IPv4 in an IPv6 tree holds for all of IPv4.
+            Ok(_) => 0,
+            Err(_) => return unknown,
+        };
+        match found.decode::<geoip2::City<'_>>() {
+            Ok(city) => Located { location: city.as_ref().and_then(location_of), prefix_len },
+            Err(_) => unknown,
+        }
+    }
+}
+
+fn location_of(city: &geoip2::City<'_>) -> Option<Location> {
+    Location::new(city.location.latitude?, city.location.longitude?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::geoip_databases;
+
+    #[test]
+    fn distances_are_those_of_the_globe() {
+        let place = |latitude, longitude| Location::new(latitude, longitude).unwrap();
+        let [frankfurt, virginia, tokyo] = [place(50.11, 8.68), place(38.95, -77.45), place(35.68, 139.69)];
+        assert!((frankfurt.distance_km(&virginia) - 6540.0).abs() < 30.0);
+        assert!((frankfurt.distance_km(&tokyo) - 9340.0).abs() < 40.0);
+        assert_eq!(frankfurt.distance_km(&frankfurt), 0.0);
+        // Over the date line and from pole to pole.
+        assert!(place(0.0, 179.5).distance_km(&place(0.0, -179.5)) < 112.0);
+        assert!((place(90.0, 0.0).distance_km(&place(-90.0, 0.0)) - 20015.0).abs() < 1.0);
+        assert_eq!(Location::new(91.0, 0.0), None);
+        assert_eq!(Location::new(f64::NAN, 0.0), None);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = GeoIp::load(Path::new("/nonexistent/city.mmdb")).unwrap_err();
+        assert!(matches!(error, GeoError::Unreadable { .. }));
+        assert!(error.to_string().contains("/nonexistent/city.mmdb"), "{error}");
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("city.mmdb");
+        for content in [b"".as_slice(), b"hello", &[0xff; 4096]] {
+            std::fs::write(&path, content).unwrap();
+            assert!(matches!(GeoIp::load(&path), Err(GeoError::Damaged { .. })));
+        }
+    }
+
+    #[test]
+    fn a_city_database_locates() {
+        let Some(folder) = geoip_databases() else { return };
+        let geo = GeoIp::load(&folder.join("GeoLite2-City-Test.mmdb")).unwrap();
+        let london = geo.locate("81.2.69.160".parse().unwrap());
+        let place = london.location.unwrap();
+        assert!(place.distance_km(&Location::new(51.5, -0.1).unwrap()) < 50.0);
+        assert!((8..=32).contains(&london.prefix_len));
+        let nowhere = geo.locate("10.0.0.1".parse().unwrap());
+        assert_eq!(nowhere.location, None);
+        assert!(geo.locate("2001:218::1".parse().unwrap()).location.is_some());
+        let country = GeoIp::load(&folder.join("GeoLite2-Country-Test.mmdb"));
+        assert!(matches!(country, Err(GeoError::NoLocations { .. })));
+    }
+
+    #[test]
+    fn damaged_databases_are_refused_or_read_without_a_panic() {
+        let Some(folder) = geoip_databases() else { return };
+        for entry in std::fs::read_dir(folder.join("bad")).unwrap() {
+            let path = entry.unwrap().path();
+            match GeoIp::load(&path) {
+                Err(error) => assert!(error.to_string().contains(path.to_str().unwrap())),
+                Ok(geo) => {
+                    for byte in 0..=255u8 {
+                        geo.locate([byte, byte, 1, 1].into());
+                        geo.locate([u16::from(byte) << 8, 0, 0, 0, 0, 0, 0, 1].into());
+                    }
+                }
+            }
+        }
+    }
+}

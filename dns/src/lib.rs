@@ -1,0 +1,53 @@
+//! Authoritative DNS: what is asked, where the user is, which region answers, which bytes go back.
+//!
+//! ```text
+//!   server.rs ─ udp.rs tcp.rs    sockets: bytes in, bytes out
+//!        └──────┬──────┘
+//!          responder.rs          one message in, one message out; holds three snapshots that are swapped apart:
+//!               │                  Table (names and rules)   State (regions and nodes)   GeoIp (a file)
+//!           answer.rs            which records answer a question; explain.rs says why
+//!          ┌────┴─────┐
+//!       zone.rs    steer.rs      name → static records         client → region → node addresses
+//!          │          │
+//!       name.rs    geo.rs prefixes.rs                          address → place, and how far around it holds
+//!          └── wire/             messages and presentation format; the only folder that names hickory
+//!
+//!   spec.rs → build.rs → table.rs   the configuration, its checks, the immutable result
+//! ```
+//!
+//! The crate knows neither the mesh nor its configuration files: it is handed a [`TableSpec`] when the
+//! configuration changes and a [`State`] when health or membership does. It reads no clock and no global random
+//! source: `now` and a seed are arguments.
+
+mod answer;
+mod build;
+mod counters;
+mod explain;
+#[cfg(test)]
+mod fixtures;
+pub mod geo;
+pub mod name;
+mod prefixes;
+mod responder;
+mod server;
+mod spec;
+mod state;
+pub mod steer;
+mod table;
+mod tcp;
+mod udp;
+mod wire;
+pub mod zone;
+
+pub use counters::{Counters, CountersSnapshot};
+pub use explain::{ExplainError, Explanation, Steering};
+pub use geo::{GeoError, GeoIp};
+pub use responder::{Responder, Transport, Verdict};
+pub use server::{BindError, DnsServer, MonotonicClock, ServerConfig, TcpLimits};
+pub use spec::{
+    Place, Policy, RecordError, RecordSpec, RegionSpec, SpecError, SteerSpec, TableSpec, ZoneSpec,
+    check_contact, check_label, check_record, check_zone_name, parse_record,
+};
+pub use state::{NodeState, RegionState, ServiceState, State};
+pub use table::Table;
+pub use wire::{Rcode, addresses};

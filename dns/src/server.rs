@@ -1,0 +1,244 @@
+//! The sockets as a whole: bound together, stopped together.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::task::AbortHandle;
+
+use crate::responder::Responder;
+use crate::{tcp, udp};
+
+/// Where the server reads the time from: the one clock of the process, handed in.
+pub type MonotonicClock = Arc<dyn Fn() -> Instant + Send + Sync>;
+
+/// How often a free port of UDP may turn out to be taken in TCP.
+const PORT_TRIES: usize = 16;
+/// Connections the kernel holds until they are accepted.
+const TCP_BACKLOG: i32 = 1024;
+/// Queries the kernel holds until they are read.
+const UDP_BUFFER_BYTES: usize = 1024 * 1024;
+
+/// What to bind and how much to bear.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// UDP and TCP addresses; port 0 takes one free port for both.
+    pub listen: Vec<SocketAddr>,
+    /// UDP threads for each address, at least 1.
+    pub udp_threads: usize,
+    /// Bounds of TCP.
+    pub tcp: TcpLimits,
+    /// Where TCP connections run.
+    pub runtime: tokio::runtime::Handle,
+    /// The clock.
+    pub clock: MonotonicClock,
+}
+
+/// Bounds of DNS over TCP (RFC 7766 §6).
+#[derive(Debug, Clone, Copy)]
+pub struct TcpLimits {
+    /// Connections at once on one address; further ones are closed at once. Default 1,024.
+    pub connections: usize,
+    /// A connection that asks nothing for so long is closed. Default 10 s.
+    pub idle: Duration,
+    /// The longest time a query may take to arrive or an answer to leave. Default 5 s.
+    pub transfer: Duration,
+}
+
+impl Default for TcpLimits {
+    fn default() -> Self {
+        Self { connections: 1024, idle: Duration::from_secs(10), transfer: Duration::from_secs(5) }
+    }
+}
+
+/// Why the server did not start. Nothing stays bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Someone else listens there.
+    #[error("{transport} {address} is in use by another program; stop it or choose another address for DNS")]
+    InUse {
+        /// `UDP` or `TCP`.
+        transport: &'static str,
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// The system refused for another reason: no such address, no permission.
+    #[error("cannot listen on {transport} {address}: {error}")]
+    Refused {
+        /// `UDP` or `TCP`.
+        transport: &'static str,
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The system gave no thread or no descriptor to stop it by.
+    #[error("cannot start the DNS threads: {0}")]
+    Threads(io::Error),
+}
+
+/// A running server; dropping it stops it.
+pub struct DnsServer {
+    addresses: Vec<SocketAddr>,
+    /// Readable once the server stops; every UDP thread waits for it beside its socket.
+    stop: Arc<OwnedFd>,
+    threads: Vec<JoinHandle<()>>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl fmt::Debug for DnsServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DnsServer").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl DnsServer {
+    /// Binds every socket and starts to answer. Returns when all are bound.
+    ///
+    /// # Errors
+    /// When one cannot be bound; none stays bound then.
+    pub fn bind(config: ServerConfig, responder: Arc<Responder>) -> Result<Self, BindError> {
+        let threads = config.udp_threads.max(1);
+        let bound = config
+            .listen
+            .iter()
+            .map(|address| bind_both(*address, threads))
+            .collect::<Result<Vec<_>, _>>()?;
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| BindError::Threads(error.into()))?;
+        let mut server = Self {
+            addresses: bound.iter().map(|bound| bound.address).collect(),
+            stop: Arc::new(stop),
+            threads: Vec::new(),
+            tasks: Vec::new(),
+        };
+        for bound in bound {
+            for socket in bound.udp {
+                let worker = udp::Worker::new(
+                    socket,
+                    Arc::clone(&responder),
+                    Arc::clone(&config.clock),
+                    Arc::clone(&server.stop),
+                )
+                .map_err(BindError::Threads)?;
+                let thread = std::thread::Builder::new()
+                    .name("dns-udp".to_owned())
+                    .spawn(move || worker.run())
+                    .map_err(BindError::Threads)?;
+                server.threads.push(thread);
+            }
+            let _entered = config.runtime.enter();
+            let listener = tokio::net::TcpListener::from_std(bound.tcp).map_err(BindError::Threads)?;
+            let listener =
+                tcp::Listener::new(listener, Arc::clone(&responder), Arc::clone(&config.clock), config.tcp);
+            server.tasks.push(config.runtime.spawn(listener.run()).abort_handle());
+        }
+        Ok(server)
+    }
+
+    /// The addresses bound, in the order of the configuration, with their real ports; UDP and TCP share them.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops all threads and connections; returns when the UDP threads have ended. Calling it again does nothing.
+    pub fn shutdown(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+        if rustix::io::write(&*self.stop, &1u64.to_ne_bytes()).is_err() {
+            tracing::error!("cannot wake the DNS threads");
+            return;
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a DNS thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for DnsServer {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+struct Bound {
+    address: SocketAddr,
+    udp: Vec<UdpSocket>,
+    tcp: TcpListener,
+}
+
+/// Binds one address in both transports. With port 0 the port is UDP's choice, drawn again when TCP's is taken.
+fn bind_both(address: SocketAddr, threads: usize) -> Result<Bound, BindError> {
+    let tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+    let mut last = BindError::InUse { transport: "UDP", address };
+    for _ in 0..tries {
+        let udp = bind_udp(address, threads).map_err(|error| failed("UDP", address, error))?;
+        let Some(real) = udp.first().and_then(|socket| socket.local_addr().ok()) else { continue };
+        match bind_tcp(real) {
+            Ok(tcp) => return Ok(Bound { address: real, udp, tcp }),
+            Err(error) => last = failed("TCP", real, error),
+        }
+    }
+    Err(last)
+}
+
+fn failed(transport: &'static str, address: SocketAddr, error: io::Error) -> BindError {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        BindError::InUse { transport, address }
+    } else {
+        BindError::Refused { transport, address, error }
+    }
+}
+
+/// One socket a thread, sharing the port. Since SO_REUSEPORT would share it with another process of the same user
+/// too, and each would get half the queries, it is first bound without.
+fn bind_udp(address: SocketAddr, threads: usize) -> io::Result<Vec<UdpSocket>> {
+    drop(udp_socket(address, false)?);
+    let mut sockets: Vec<UdpSocket> = Vec::with_capacity(threads);
+    let mut address = address;
+    for _ in 0..threads {
+        let socket = udp_socket(address, true)?;
+        address = socket.local_addr()?;
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
+fn udp_socket(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if shared {
+        socket.set_reuse_port(true)?;
+        // For bursts; the kernel gives as much of it as its limits allow.
+        socket.set_recv_buffer_size(UDP_BUFFER_BYTES)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Only for connections of a former life that are still closing; another listener is refused all the same.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(TCP_BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests;

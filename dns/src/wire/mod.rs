@@ -1,0 +1,70 @@
+//! Messages on the wire and values in presentation format: the only folder that names hickory.
+//!
+//! The rest of the crate speaks of names as [`Name`] and of data as bytes, so that a later encoder can
+//! copy prepared answers without any of this.
+
+mod client;
+mod query;
+mod reply;
+mod text;
+
+use std::fmt;
+
+use hickory_proto::rr::Name as HickoryName;
+
+pub use client::addresses;
+pub(crate) use query::{Question, Request, decode};
+pub(crate) use reply::{Reply, RrSet, encode};
+pub(crate) use text::{kind_from_text, kind_to_text, parse_value};
+
+use crate::name::Name;
+
+/// Class IN.
+pub(crate) const CLASS_IN: u16 = 1;
+
+/// What this server can take over UDP, and the most it sends there: what crosses the Internet unfragmented
+/// (DNS flag day 2020).
+pub(crate) const UDP_PAYLOAD_BYTES: u16 = 1232;
+
+/// A response code, with the upper bits that EDNS carries (RFC 6895 §2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rcode(pub u16);
+
+impl Rcode {
+    /// An answer, possibly empty.
+    pub const NOERROR: Self = Self(0);
+    /// The question could not be read.
+    pub const FORMERR: Self = Self(1);
+    /// Something failed here.
+    pub const SERVFAIL: Self = Self(2);
+    /// No such name.
+    pub const NXDOMAIN: Self = Self(3);
+    /// Another operation than a query.
+    pub const NOTIMP: Self = Self(4);
+    /// Not for this server.
+    pub const REFUSED: Self = Self(5);
+    /// An EDNS version above 0 (RFC 6891 §6.1.3).
+    pub const BADVERS: Self = Self(16);
+}
+
+impl fmt::Display for Rcode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NOERROR => f.write_str("NOERROR"),
+            Self::FORMERR => f.write_str("FORMERR"),
+            Self::SERVFAIL => f.write_str("SERVFAIL"),
+            Self::NXDOMAIN => f.write_str("NXDOMAIN"),
+            Self::NOTIMP => f.write_str("NOTIMP"),
+            Self::REFUSED => f.write_str("REFUSED"),
+            Self::BADVERS => f.write_str("BADVERS"),
+            Self(other) => write!(f, "RCODE{other}"),
+        }
+    }
+}
+
+fn to_hickory(name: &Name) -> HickoryName {
+    let mut converted =
+        HickoryName::from_labels(name.labels()).expect("a Name is within hickory's limits too");
+    converted.set_fqdn(true);
+    converted
+}
