@@ -1,0 +1,187 @@
+//! What the admin API says: JSON shapes, apart from the types of the domain, so that renaming a field there breaks
+//! no script. More keys may come; none goes away or changes its meaning.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`: the state of the whole mesh as one node sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// The node that answers.
+    pub node: String,
+    /// Its program's version.
+    pub version: String,
+    /// True when something needs attention; `problems` says what.
+    pub degraded: bool,
+    /// In words.
+    pub problems: Vec<String>,
+    /// All nodes known.
+    pub members: Vec<MemberStatus>,
+    /// The operators' orders in force.
+    #[serde(default)]
+    pub intents: Vec<IntentStatus>,
+    /// The configuration in force; null before the first apply.
+    pub revision: Option<RevisionStatus>,
+    /// All pools.
+    pub pools: Vec<PoolStatus>,
+    /// The sessions.
+    pub sessions: SessionStatus,
+    /// What this node itself counted.
+    pub counters: Counters,
+}
+
+/// One node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct MemberStatus {
+    /// Its name.
+    pub name: String,
+    /// Its region.
+    pub region: String,
+    /// Its zone.
+    pub zone: Option<String>,
+    /// `alive suspect dead draining left`.
+    pub state: String,
+    /// Its program's version.
+    pub version: String,
+    /// The round trip from the answering node; null for itself and without a connection.
+    pub rtt_ms: Option<f64>,
+    /// Its mesh address.
+    pub address: String,
+    /// What DNS tells users.
+    pub public: Vec<String>,
+    /// `EPOCH:HASH` of the revision it runs.
+    pub revision: Option<String>,
+}
+
+/// The configuration in force.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RevisionStatus {
+    /// Its number.
+    pub epoch: u64,
+    /// BLAKE3, 64 hexadecimal digits.
+    pub hash: String,
+    /// How many living nodes run it.
+    pub nodes_on: usize,
+    /// How many living nodes there are.
+    pub nodes: usize,
+}
+
+/// One pool.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PoolStatus {
+    /// Its name.
+    pub name: String,
+    /// How its backends are chosen.
+    pub balance: String,
+    /// Its backends.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// One backend.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct BackendStatus {
+    /// `IP:PORT`.
+    pub address: String,
+    /// Where it stands.
+    pub region: String,
+    /// The zone there.
+    pub zone: Option<String>,
+    /// `up going-down down going-up draining maintenance ejected unknown`.
+    pub state: String,
+    /// Where its address comes from: `static`.
+    pub source: String,
+    /// The weight in force.
+    pub weight: u32,
+    /// Requests in flight over the mesh.
+    pub in_flight: u32,
+    /// Requests ever, over the nodes that answered.
+    pub requests: u64,
+    /// Why it is in that state.
+    pub reason: String,
+}
+
+/// The sessions.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SessionStatus {
+    /// Sessions of the mesh, each counted once, over the nodes that answered.
+    pub count: u64,
+    /// Records on the answering node, replicas included.
+    pub held_here: u64,
+}
+
+/// What one node counted since it started.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Counters {
+    /// Requests and TCP connections by the reason they ended with.
+    pub ends: std::collections::BTreeMap<String, u64>,
+    /// Requests of sticky services by what became of the session: new, kept, moved, expired, invalid.
+    pub sessions: std::collections::BTreeMap<String, u64>,
+    /// Second and further tries.
+    pub retries: u64,
+    /// Requests and connections that crossed to another region from here.
+    pub tunnels_out: u64,
+    /// Requests and connections that other nodes sent here.
+    pub tunnels_in: u64,
+    /// Pins answered for without another node's acknowledgement (I3).
+    pub degraded_commits: u64,
+    /// DNS answers by response code, and packets that got none.
+    pub dns: std::collections::BTreeMap<String, u64>,
+}
+
+/// The answer to `POST /v1/revisions`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Applied {
+    /// Its number.
+    pub epoch: u64,
+    /// BLAKE3, 64 hexadecimal digits.
+    pub hash: String,
+    /// True when the file was what already runs: no revision was made.
+    pub unchanged: bool,
+    /// What may not be meant.
+    pub warnings: Vec<Finding>,
+}
+
+/// One thing wrong, or maybe not meant, in a configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Finding {
+    /// From 1; 0 when it belongs to no line.
+    pub line: usize,
+    /// From 1.
+    pub column: usize,
+    /// What.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+/// An error: RFC 9457.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Problem {
+    /// In a few words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// In a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// For an invalid configuration: every error.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
+    /// For an invalid configuration: the errors as a terminal shows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rendered: Option<String>,
+}
+
+/// An operator's order, as `GET /v1/intents` lists it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct IntentStatus {
+    /// `node backend region pool`.
+    pub kind: String,
+    /// Of what.
+    pub name: String,
+    /// `drain maintenance`.
+    pub order: String,
+    /// The node that took it.
+    pub by: String,
+    /// When, RFC 3339.
+    pub at: String,
+}

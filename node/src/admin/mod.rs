@@ -1,0 +1,64 @@
+//! The admin API: what the mesh is, and orders for it. HTTP/1.1 on a Unix socket in the data folder and on one TCP port.
+//!
+//! ```text
+//!   CLI, curl ──▶ server (sockets) ──▶ access (who may) ──▶ routes ──▶ status (pure)
+//!                                                             │
+//!                          view, snapshot, sessions, revisions, intents, other nodes' reports
+//! ```
+//!
+//! Any node answers for the whole mesh. Nothing changes on a GET. Errors are problem+json (RFC 9457).
+
+mod access;
+pub(crate) mod api;
+mod doorkeeper;
+mod events;
+mod problem;
+mod reports;
+mod routes;
+mod server;
+mod status;
+
+use std::sync::Arc;
+
+use gossip::clock::Clock;
+use gossip::id::NodeName;
+use gossip::state::ClusterView;
+use storage::intents::Intents;
+use storage::revisions::Revisions;
+use storage::sessions::Sessions;
+use tokio::sync::watch;
+
+pub(crate) use self::access::Token;
+pub(crate) use self::events::EventLog;
+pub(crate) use self::reports::Reports;
+pub(crate) use self::server::{Admin, AdminError};
+use crate::backend::Snapshot;
+use crate::proxy::ProxyHandle;
+
+/// What the admin API speaks about.
+pub(crate) struct Context {
+    /// This node.
+    pub(crate) node: NodeName,
+    /// What the data plane knows.
+    pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// Who is there.
+    pub(crate) view: watch::Receiver<Arc<ClusterView>>,
+    /// The sessions.
+    pub(crate) sessions: Sessions,
+    /// The configuration.
+    pub(crate) revisions: Revisions,
+    /// The operators' orders.
+    pub(crate) intents: Intents,
+    /// The proxy.
+    pub(crate) proxy: Arc<ProxyHandle>,
+    /// What the other nodes count.
+    pub(crate) reports: Reports,
+    /// What happened.
+    pub(crate) events: Arc<EventLog>,
+    /// The nodes to meet first, as this node was told.
+    pub(crate) seeds: Vec<String>,
+    /// The name server, where there is one.
+    pub(crate) dns: Option<Arc<dns::Responder>>,
+    /// The clock.
+    pub(crate) clock: Clock,
+}

@@ -1,0 +1,138 @@
+//! The state of the mesh in the API's words. Pure.
+
+use std::collections::BTreeMap;
+
+use gossip::id::{BackendId, RevisionId};
+use gossip::state::{ClusterView, Member, MemberState};
+
+use super::api::{BackendStatus, MemberStatus, PoolStatus, RevisionStatus};
+use super::reports::Load;
+use crate::backend::{PoolView, Snapshot};
+use crate::config::model::BalancePolicy;
+
+/// All nodes, by name.
+pub(super) fn members(view: &ClusterView) -> Vec<MemberStatus> {
+    view.members.values().map(|member| self::member(member)).collect()
+}
+
+fn member(member: &Member) -> MemberStatus {
+    let record = &member.record;
+    MemberStatus {
+        name: record.name.to_string(),
+        region: record.region.to_string(),
+        zone: record.zone.as_ref().map(ToString::to_string),
+        state: spell_member(member.state).into(),
+        version: record.version.clone(),
+        rtt_ms: member.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
+        address: record.mesh.to_string(),
+        public: record.public.iter().map(ToString::to_string).collect(),
+        revision: record.revision.map(|id| id.to_string()),
+    }
+}
+
+fn spell_member(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Alive => "alive",
+        MemberState::Suspect => "suspect",
+        MemberState::Dead => "dead",
+        MemberState::Draining => "draining",
+        MemberState::Left => "left",
+    }
+}
+
+/// The revision in force here, and how far it has spread.
+pub(super) fn revision(view: &ClusterView, current: Option<RevisionId>) -> Option<RevisionStatus> {
+    let current = current?;
+    let living = || view.members.values().filter(|member| member.counts());
+    Some(RevisionStatus {
+        epoch: current.epoch,
+        hash: current.hash_hex(),
+        nodes_on: living().filter(|member| member.record.revision == Some(current)).count(),
+        nodes: living().count(),
+    })
+}
+
+/// All pools with what the nodes that answered count.
+pub(super) fn pools(snapshot: &Snapshot, loads: &BTreeMap<BackendId, Load>) -> Vec<PoolStatus> {
+    snapshot.pools.values().map(|view| pool(view, loads)).collect()
+}
+
+fn pool(view: &PoolView, loads: &BTreeMap<BackendId, Load>) -> PoolStatus {
+    // The data plane keeps them by id; people look for them by place.
+    let mut sorted: Vec<_> = view.backends.iter().collect();
+    sorted.sort_by_key(|backend| (&backend.config.region, backend.config.address));
+    let backends = sorted.into_iter().map(|backend| {
+        let load = loads.get(&backend.config.id).copied().unwrap_or_default();
+        BackendStatus {
+            address: backend.config.address.to_string(),
+            region: backend.config.region.to_string(),
+            zone: backend.config.zone.as_ref().map(ToString::to_string),
+            state: backend.state.as_str().into(),
+            source: "static".into(),
+            weight: backend.weight,
+            in_flight: load.in_flight,
+            requests: load.requests,
+            reason: backend.reason.clone(),
+        }
+    });
+    PoolStatus {
+        name: view.config.name.to_string(),
+        balance: match view.config.balance {
+            BalancePolicy::LeastBusy => "least-busy",
+            BalancePolicy::WeightedRoundRobin => "weighted-round-robin",
+            BalancePolicy::WeightedLeastConnections => "weighted-least-connections",
+        }
+        .into(),
+        backends: backends.collect(),
+    }
+}
+
+/// What needs attention, in words: first `told`, what the nodes say of themselves.
+pub(super) fn problems(
+    view: &ClusterView,
+    snapshot: &Snapshot,
+    seeds: &[String],
+    told: Vec<String>,
+) -> Vec<String> {
+    let mut problems = told;
+    if view.isolated_since.is_some() {
+        problems.push("no peer is heard; this node goes on with what it last knew".into());
+    } else if !seeds.is_empty() && view.members.len() < 2 {
+        problems.push(format!("no seed answers yet ({}): this node is a mesh of its own", seeds.join(", ")));
+    }
+    for member in view.members.values() {
+        if matches!(member.state, MemberState::Suspect | MemberState::Dead) {
+            problems.push(format!("node {} is {}", member.record.name, spell_member(member.state)));
+        }
+    }
+    for pool in snapshot.pools.values() {
+        let name = &pool.config.name;
+        let down: Vec<_> = pool.backends.iter().filter(|backend| !backend.serves()).collect();
+        if pool.backends.is_empty() {
+            problems.push(format!("pool {name} has no backends"));
+            continue;
+        }
+        if down.len() == pool.backends.len() {
+            problems.push(format!("pool {name} has no backend that serves"));
+            continue;
+        }
+        if !pool.backends.iter().any(|backend| backend.takes_new()) {
+            problems.push(format!("pool {name} has no backend that takes new sessions"));
+        }
+        problems.extend(down.iter().map(|backend| {
+            format!("backend {} of pool {name} is {}", backend.config.address, backend.state.as_str())
+        }));
+    }
+    let current = snapshot.revision;
+    let behind = |m: &&std::sync::Arc<Member>| m.counts() && current.is_some() && m.record.revision < current;
+    let behind: Vec<String> =
+        view.members.values().filter(behind).map(|member| member.record.name.to_string()).collect();
+    if !behind.is_empty() {
+        problems.push(format!(
+            "not yet on revision {}: {}",
+            current.map_or(0, |id| id.epoch),
+            behind.join(", ")
+        ));
+    }
+    problems
+}

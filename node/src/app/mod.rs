@@ -1,0 +1,432 @@
+//! The only wiring: every room of this node, started in order and stopped in the opposite one.
+//!
+//! ```text
+//!   data folder ─▶ keyring ─▶ gossip ─▶ storage ─▶ health ─▶ registry ─▶ proxy ─▶ dns ─▶ admin
+//!                               │          │ revisions ──▶ Current ──┘
+//!                               └── view ──┴── intents ──▶ Orders ──┘
+//! ```
+//!
+//! A node that cannot have what it was asked for (a port, a folder, a key) does not start and says why. Once it has
+//! started, nothing from outside stops it but a signal.
+
+mod first_apply;
+mod intents;
+pub(crate) mod logging;
+pub(crate) mod machine;
+mod tasks;
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gossip::clock::Clock;
+use gossip::keyring::{Keyring, KeyringError};
+use gossip::{Gossip, GossipConfig};
+use storage::{Storage, StorageConfig};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use self::machine::{DataError, DataFolder};
+use crate::admin::{self, Admin, AdminError, EventLog, Reports, Token};
+use crate::config::model::NodeConfig;
+use crate::config::services;
+use crate::health::task::HealthConfig;
+use crate::proxy::{ProxyConfig, ProxyHandle};
+use crate::registry::{Registry, RegistryConfig};
+use crate::watchdog::Watchdog;
+use crate::{health, proxy, steering};
+
+/// Evidence from the workers that health has not yet looked at; beyond it, evidence is dropped and counted.
+const EVIDENCE_QUEUE: usize = 1024;
+/// The least time between SIGTERM and the end: resolvers and peers must have seen that this node leaves.
+const LEAVE_AT_LEAST: Duration = Duration::from_secs(2);
+
+/// Makes aws-lc-rs the process's TLS provider. Calling it again changes nothing.
+pub(crate) fn install_crypto() {
+    // An error means that it is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// Why a node does not start. Nothing stays bound or running after it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Key(#[from] KeyringError),
+    #[error("there is no mesh key at {}, and a node with seeds joins a mesh that has one: copy it from another node", .0.display())]
+    NoKey(PathBuf),
+    #[error(transparent)]
+    Gossip(#[from] gossip::StartError),
+    #[error(transparent)]
+    Storage(#[from] storage::StartError),
+    #[error(transparent)]
+    Proxy(#[from] proxy::StartError),
+    #[error(transparent)]
+    Dns(#[from] dns::BindError),
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    #[error("cannot read the admin token {}: {source}", path.display())]
+    Token { path: PathBuf, source: std::io::Error },
+    #[error(
+        "peers cannot be told where this node is: {0} is a wildcard and there is no default route; set [mesh] advertise (--advertise)"
+    )]
+    Advertise(SocketAddr),
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl StartError {
+    /// What to do about it, where the error itself does not say.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Gossip(gossip::StartError::Listen { addr, source }) => {
+                bind_hint(source.kind(), *addr, "[mesh] listen (--mesh-listen)")
+            }
+            Self::Admin(AdminError::Tcp { addr, source }) => {
+                bind_hint(source.kind(), *addr, "[admin] listen (--admin-listen)")
+            }
+            Self::Dns(dns::BindError::InUse { address, .. }) => {
+                bind_hint(ErrorKind::AddrInUse, *address, "[dns] listen (--dns-listen)")
+            }
+            Self::Dns(dns::BindError::Refused { address, error, .. }) => {
+                bind_hint(error.kind(), *address, "[dns] listen (--dns-listen)")
+            }
+            Self::Proxy(proxy::StartError::Bind(error)) => error
+                .problems
+                .iter()
+                .find_map(|problem| bind_hint(problem.kind, problem.addr, "[proxy] listen (--proxy-listen)")),
+            Self::NoKey(_) => Some("mode 0600; --key-file names another place".into()),
+            _ => None,
+        }
+    }
+}
+
+fn bind_hint(kind: ErrorKind, addr: SocketAddr, setting: &str) -> Option<String> {
+    let (port, ip) = (addr.port(), addr.ip());
+    match kind {
+        ErrorKind::AddrInUse => {
+            Some(format!("`ss -lntup 'sport = :{port}'` shows who has it; {setting} chooses another address"))
+        }
+        ErrorKind::AddrNotAvailable => Some(format!(
+            "{ip} is no address of this machine (`ip address` lists them); {setting} chooses another"
+        )),
+        ErrorKind::PermissionDenied if port < 1024 => Some(format!(
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=); {setting} chooses another address"
+        )),
+        _ => None,
+    }
+}
+
+/// A running node.
+pub(crate) struct App {
+    config: NodeConfig,
+    gossip: Gossip,
+    storage: Storage,
+    proxy: Arc<ProxyHandle>,
+    dns: Option<dns::DnsServer>,
+    clock: Clock,
+    _admin: JoinSet<()>,
+    tasks: JoinSet<()>,
+    _watchdog: Watchdog,
+    _folder: DataFolder,
+}
+
+impl App {
+    /// Starts everything; returns when every socket is bound. `services` is what `--apply` brings along, already
+    /// validated.
+    pub(crate) async fn start(config: NodeConfig, services: Option<String>) -> Result<Self, StartError> {
+        let clock = Clock::system();
+        let folder = DataFolder::lock(&config.data)?;
+        let files = machine::raise_file_limit();
+        let watchdog = Watchdog::start(clock.clone())?;
+        let keyring = keyring(&config)?;
+        let token = match &config.admin.token_file {
+            None => None,
+            Some(path) => {
+                let failed = |source| StartError::Token { path: path.clone(), source };
+                Some(Token::load(path).map_err(failed)?)
+            }
+        };
+        if let Some(body) = &services {
+            // Before anything is applied: a node that cannot serve the file must not give it to the mesh.
+            let ports = services::parse("services.toml", body).ok();
+            let checked = ports.map(|valid| proxy::check_ports(&config.proxy_listen, &valid.services));
+            checked.transpose().map_err(proxy::StartError::Bind)?;
+        }
+        let admin = Admin::bind(config.admin.listen, token, &config.data).await?;
+        let gossip = Gossip::start(gossip_config(&config, keyring.clone(), clock.clone())?).await?;
+        let storage = Storage::start(StorageConfig {
+            data: config.data.clone(),
+            me: config.name.clone(),
+            region: config.region.clone(),
+            mesh: gossip.mesh(),
+            view: gossip.view(),
+            keyring: keyring.clone(),
+            clock: clock.clone(),
+            validate: Arc::new(|body| {
+                services::parse("services.toml", body).map(|_| ()).map_err(|report| report.to_string())
+            }),
+        })
+        .await?;
+
+        if let Some(body) = services {
+            let has_seeds = !config.mesh.seeds.is_empty();
+            first_apply::apply(&storage.revisions(), gossip.view(), has_seeds, body).await;
+        }
+
+        let mut tasks = JoinSet::new();
+        let current = tasks::follow_revisions(&mut tasks, &gossip, &storage);
+        let orders = tasks::follow_intents(&mut tasks, &storage, clock.clone());
+        let (evidence, evidence_seen) = mpsc::channel(EVIDENCE_QUEUE);
+        let publisher = gossip.clone();
+        let (table, health_task) = health::task::start(HealthConfig {
+            me: config.name.clone(),
+            region: config.region.clone(),
+            current: current.clone(),
+            view: gossip.view(),
+            evidence: evidence_seen,
+            publish: Box::new(move |verdicts| {
+                if let Err(error) = publisher.publish_verdicts(verdicts) {
+                    tracing::error!(%error, "verdicts are not told to the mesh");
+                }
+            }),
+            clock: clock.clone(),
+        });
+        tasks.spawn(tasks::supervise("health", health_task));
+        let publisher = gossip.clone();
+        let (registry, registry_task) = Registry::start(RegistryConfig {
+            me: config.name.clone(),
+            region: config.region.clone(),
+            current,
+            view: gossip.view(),
+            health: table,
+            orders: orders.clone(),
+            clock: clock.clone(),
+            loads: gossip.take_load_reports().unwrap_or_else(|| mpsc::channel(1).1),
+            publish: Box::new(move |summaries| publisher.publish_summaries(summaries)),
+        });
+        tasks.spawn(tasks::supervise("registry", registry_task));
+        tasks.spawn(tasks::publish_load(gossip.clone(), registry.clone()));
+
+        let proxy = Arc::new(proxy::start(ProxyConfig {
+            node: config.name.clone(),
+            listen: config.proxy_listen.clone(),
+            workers: config.workers,
+            snapshot: registry.snapshot(),
+            changes: registry.changes(),
+            sessions: Arc::new(storage.sessions()),
+            cookies: storage.cookies(),
+            source_key: source_key(&keyring),
+            tunnels: Arc::new(gossip.tunnels()),
+            tunnel_accepts: gossip.take_tunnel_accepts().unwrap_or_else(|| mpsc::channel(1).1),
+            evidence,
+            access: config.log.access.clone(),
+            access_format: config.log.format,
+            clock: clock.clone(),
+        })?);
+        tasks.spawn(tasks::follow_own_drain(gossip.clone(), config.name.clone(), orders.clone()));
+        let (dns, responder) = start_dns(&config, &clock)?;
+        if let Some(responder) = &responder {
+            let told = (registry.changes(), gossip.view(), orders);
+            tasks.spawn(steering::follow(responder.clone(), told.0, told.1, told.2, clock.clone()));
+        }
+
+        let (bound, sessions) = (proxy.clone(), storage.sessions());
+        let problems = Arc::new(move || {
+            let mut problems: Vec<String> = bound.problems().iter().map(ToString::to_string).collect();
+            if sessions.stats().disk_behind {
+                let text = "the store on disk lags behind; sessions are safe in memory and on other nodes";
+                problems.push(text.into());
+            }
+            problems
+        });
+        let reports = Reports::start(gossip.mesh(), gossip.view(), registry.changes(), problems);
+        let events = Arc::new(EventLog::default());
+        tasks.spawn(tasks::record_events(gossip.events(), events.clone(), clock.clone()));
+        let context = Arc::new(admin::Context {
+            node: config.name.clone(),
+            snapshot: registry.changes(),
+            view: gossip.view(),
+            sessions: storage.sessions(),
+            revisions: storage.revisions(),
+            intents: storage.intents(),
+            proxy: proxy.clone(),
+            reports,
+            events,
+            seeds: config.mesh.seeds.clone(),
+            dns: responder,
+            clock: clock.clone(),
+        });
+        let admin = admin.serve(context)?;
+        announce(&config, &gossip, &proxy, dns.as_ref(), files);
+        Ok(Self {
+            config,
+            gossip,
+            storage,
+            proxy,
+            dns,
+            clock,
+            _admin: admin,
+            tasks,
+            _watchdog: watchdog,
+            _folder: folder,
+        })
+    }
+
+    /// Resolves when a living node turns out to have this node's name.
+    pub(crate) fn name_lost(&self) -> impl Future<Output = SocketAddr> + use<> {
+        tasks::name_lost(self.gossip.events())
+    }
+
+    /// Leaves as SIGTERM asks: out of the DNS answers first, then serves until nothing is in flight (not before 2 s, at
+    /// the latest after `[node] drain`), then says goodbye to the mesh and writes what is not yet on disk.
+    pub(crate) async fn leave(mut self) {
+        let began = self.clock.now();
+        let latest = began + self.config.drain.max(LEAVE_AT_LEAST);
+        tracing::info!(drain = ?self.config.drain, "leaving: no new users from DNS, present ones are served");
+        self.gossip.set_draining(true);
+        self.proxy.drain();
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let now = self.clock.now();
+            if now >= latest || (now >= began + LEAVE_AT_LEAST && self.proxy.in_flight() == 0) {
+                break;
+            }
+        }
+        self.proxy.shutdown(latest.saturating_duration_since(self.clock.now())).await;
+        self.gossip.leave().await;
+        if let Some(mut dns) = self.dns.take() {
+            dns.shutdown();
+        }
+        self.tasks.shutdown().await;
+        self.storage.shutdown().await;
+        tracing::info!("left");
+    }
+}
+
+fn keyring(config: &NodeConfig) -> Result<Keyring, StartError> {
+    match &config.mesh.key_file {
+        Some(path) => Ok(Keyring::load(path)?),
+        None => {
+            let path = config.data.join("mesh.key");
+            let may_create = config.mesh.seeds.is_empty();
+            if !path.exists() && !may_create {
+                return Err(StartError::NoKey(path));
+            }
+            let new = !path.exists();
+            let ring = Keyring::load_or_create(&path, may_create)?;
+            if new {
+                let path = path.display();
+                tracing::info!(%path, "no seeds and no key: a new mesh; copy its key to the nodes that join");
+            }
+            Ok(ring)
+        }
+    }
+}
+
+fn gossip_config(config: &NodeConfig, keyring: Keyring, clock: Clock) -> Result<GossipConfig, StartError> {
+    let listen = config.mesh.listen;
+    let advertise = match config.mesh.advertise {
+        Some(advertise) => advertise,
+        None if !listen.ip().is_unspecified() => listen,
+        None => {
+            let ip = advertised_ip(config).ok_or(StartError::Advertise(listen))?;
+            tracing::info!(%ip, "peers are told this address; [mesh] advertise sets another");
+            SocketAddr::new(ip, listen.port())
+        }
+    };
+    let mut public = config.public.clone();
+    if public.is_empty() {
+        public = machine::public_addresses(&config.proxy_listen);
+        match public.is_empty() {
+            false => tracing::info!(?public, "users are told these addresses; [node] public sets others"),
+            true => tracing::warn!(
+                "there is no default route: DNS tells users of this node only with [node] public"
+            ),
+        }
+    }
+    Ok(GossipConfig {
+        name: config.name.clone(),
+        region: config.region.clone(),
+        zone: config.zone.clone(),
+        listen,
+        advertise: Some(advertise),
+        seeds: config.mesh.seeds.clone(),
+        public,
+        version: env!("CARGO_PKG_VERSION").into(),
+        data: config.data.clone(),
+        keyring,
+        clock,
+    })
+}
+
+/// The default route's address. A machine without one can still run a node that nobody has to find.
+fn advertised_ip(config: &NodeConfig) -> Option<IpAddr> {
+    let v6 = config.mesh.listen.is_ipv6();
+    let alone = || {
+        let loopback = if v6 { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
+        config.mesh.seeds.is_empty().then_some(loopback)
+    };
+    machine::default_route_address(v6).or_else(alone)
+}
+
+/// The key of source-address session ids: of the key in use, the same on all nodes.
+fn source_key(keyring: &Keyring) -> [u8; 32] {
+    let keys = keyring.derive("meridian source address v1");
+    keys.first().map(|key| key.secret).unwrap_or_default()
+}
+
+type Dns = (Option<dns::DnsServer>, Option<Arc<dns::Responder>>);
+
+fn start_dns(config: &NodeConfig, clock: &Clock) -> Result<Dns, StartError> {
+    if config.dns_listen.is_empty() {
+        return Ok((None, None));
+    }
+    let responder = Arc::new(dns::Responder::new(dns::Table::empty(), rand::random()));
+    if let Some(path) = &config.geoip {
+        match dns::GeoIp::load(path) {
+            Ok(geo) => responder.set_geo(Some(Arc::new(geo))),
+            Err(error) => {
+                tracing::warn!(%error, "users are placed by prefix and by the asked node's region instead")
+            }
+        }
+    }
+    let time = clock.clone();
+    let server = dns::DnsServer::bind(
+        dns::ServerConfig {
+            listen: config.dns_listen.clone(),
+            udp_threads: config.workers.unwrap_or(1).max(1),
+            tcp: dns::TcpLimits::default(),
+            runtime: tokio::runtime::Handle::current(),
+            clock: Arc::new(move || time.now()),
+        },
+        responder.clone(),
+    )?;
+    Ok((Some(server), Some(responder)))
+}
+
+fn announce(
+    config: &NodeConfig,
+    gossip: &Gossip,
+    proxy: &ProxyHandle,
+    dns: Option<&dns::DnsServer>,
+    files: Option<u64>,
+) {
+    tracing::info!(
+        node = %config.name,
+        region = %config.region,
+        data = %config.data.display(),
+        mesh = %gossip.listen_addr(),
+        admin = %config.admin.listen,
+        dns = ?dns.map(|server| server.local_addrs()).unwrap_or_default(),
+        listeners = proxy.listening().len(),
+        open_files = files,
+        "started"
+    );
+    if proxy.listening().is_empty() {
+        tracing::info!("nothing to serve yet; give the mesh a configuration: meridian apply services.toml");
+    }
+}

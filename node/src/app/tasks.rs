@@ -1,0 +1,164 @@
+//! The small tasks between the rooms: each follows one thing and tells another.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gossip::Gossip;
+use gossip::clock::Clock;
+use gossip::id::NodeName;
+use gossip::state::MeshEvent;
+use storage::Storage;
+use storage::revisions::Revision;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::intents;
+use crate::admin::EventLog;
+use crate::config::services;
+use crate::registry::{Current, Orders, Registry};
+
+/// How often the fast lane's load is refreshed.
+const LOAD_EVERY: Duration = Duration::from_millis(100);
+
+/// The configuration in force, parsed, whenever a revision becomes current; the mesh is told which.
+pub(super) fn follow_revisions(
+    tasks: &mut JoinSet<()>,
+    gossip: &Gossip,
+    storage: &Storage,
+) -> watch::Receiver<Current> {
+    let mut revisions = storage.revisions().watch();
+    let first = parse(revisions.borrow_and_update().as_deref()).unwrap_or_default();
+    let gossip = gossip.clone();
+    gossip.set_revision(first.revision);
+    let (sender, receiver) = watch::channel(first);
+    tasks.spawn(async move {
+        while revisions.changed().await.is_ok() {
+            let revision = revisions.borrow_and_update().clone();
+            if let Some(current) = parse(revision.as_deref()) {
+                let id = current.revision;
+                sender.send_replace(current);
+                gossip.set_revision(id);
+                tracing::info!(revision = id.map(|id| id.epoch), "configuration in force");
+            }
+        }
+    });
+    receiver
+}
+
+fn parse(revision: Option<&Revision>) -> Option<Current> {
+    let revision = revision?;
+    match services::parse("services.toml", &revision.body) {
+        Ok(valid) => Some(Current { revision: Some(revision.id), services: Arc::new(valid.services) }),
+        Err(report) => {
+            let epoch = revision.id.epoch;
+            tracing::error!(epoch, %report, "this program does not accept the mesh's configuration; the last one stays");
+            None
+        }
+    }
+}
+
+/// The orders in force, resolved to ids; again when one is given or taken back, and when a deadline passes.
+pub(super) fn follow_intents(
+    tasks: &mut JoinSet<()>,
+    storage: &Storage,
+    clock: Clock,
+) -> watch::Receiver<Arc<Orders>> {
+    let mut given = storage.intents().watch();
+    let (first, mut next) = intents::orders(&given.borrow_and_update(), clock.mesh_wall());
+    let (sender, receiver) = watch::channel(Arc::new(first));
+    tasks.spawn(async move {
+        loop {
+            let wait = next.map(|at| at.since(clock.mesh_wall()));
+            let deadline = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = given.changed() => if changed.is_err() { return },
+                () = deadline => {}
+            }
+            let (orders, following) = intents::orders(&given.borrow_and_update(), clock.mesh_wall());
+            next = following;
+            sender.send_if_modified(|present| {
+                let changed = **present != orders;
+                if changed {
+                    *present = Arc::new(orders);
+                }
+                changed
+            });
+        }
+    });
+    receiver
+}
+
+/// Tells the mesh that this node is draining while an operator's order says so. At SIGTERM this task is not needed any
+/// more: a node that leaves does not come back.
+pub(super) async fn follow_own_drain(gossip: Gossip, me: NodeName, mut orders: watch::Receiver<Arc<Orders>>) {
+    let mut draining = false;
+    loop {
+        let ordered = orders.borrow_and_update().drained_nodes.contains(&me);
+        if ordered != draining {
+            gossip.set_draining(ordered);
+            draining = ordered;
+        }
+        if orders.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the region what this node has in flight.
+pub(super) async fn publish_load(gossip: Gossip, registry: Registry) {
+    let mut ticks = tokio::time::interval(LOAD_EVERY);
+    loop {
+        ticks.tick().await;
+        gossip.publish_load(registry.loads());
+    }
+}
+
+/// Keeps what happens in the mesh for operators.
+pub(super) async fn record_events(
+    mut events: broadcast::Receiver<MeshEvent>,
+    log: Arc<EventLog>,
+    clock: Clock,
+) {
+    loop {
+        match events.recv().await {
+            Ok(event) => log.record(&event, &clock),
+            Err(RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "events came faster than they were kept")
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Resolves when a living node turns out to have this node's name: this one came later and must go.
+pub(super) async fn name_lost(mut events: broadcast::Receiver<MeshEvent>) -> SocketAddr {
+    loop {
+        match events.recv().await {
+            Ok(MeshEvent::NameLost { to }) => return to,
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+/// Reports a task that ended though it should not have: the data plane goes on from its last word.
+pub(super) async fn supervise(name: &'static str, task: JoinHandle<()>) {
+    struct AbortOnDrop(tokio::task::AbortHandle);
+    impl Drop for AbortOnDrop {
+        fn drop(&mut self) {
+            self.0.abort();
+        }
+    }
+    let _abort = AbortOnDrop(task.abort_handle());
+    match task.await {
+        Ok(()) => tracing::debug!(task = name, "ended"),
+        Err(error) => tracing::error!(task = name, %error, "ended; traffic is served from the last snapshot"),
+    }
+}

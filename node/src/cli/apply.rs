@@ -1,0 +1,63 @@
+//! `meridian apply FILE`
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use clap::Args;
+use gossip::id::RevisionId;
+use http::Method;
+
+use super::exit::{CliError, Exit};
+use super::output::{aside, hint, json, line};
+use super::{Format, Global, validate};
+use crate::admin::api::Applied;
+use crate::config::read_file;
+
+#[derive(Debug, Args)]
+pub(super) struct ApplyArgs {
+    /// A services.toml; `-` reads standard input.
+    file: PathBuf,
+    /// Only if the mesh still runs this revision, EPOCH:HASH as `status -o json` shows it; else exit 5.
+    #[arg(long, value_name = "EPOCH:HASH", value_parser = revision)]
+    if_match: Option<String>,
+}
+
+pub(super) async fn run(global: &Global, args: ApplyArgs) -> Result<(), CliError> {
+    let text = read(&args.file)?;
+    validate::services(&args.file.display().to_string(), &text)?;
+    let mut headers = Vec::new();
+    if let Some(revision) = &args.if_match {
+        headers.push(("if-match", format!("\"{revision}\"")));
+    }
+    let body = Some(("application/toml", Bytes::from(text)));
+    let answer = global.client()?.send(Method::POST, "/v1/revisions", body, &headers).await?;
+    let applied: Applied = answer.success()?.parse()?;
+    if global.output == Format::Json {
+        return json(&applied);
+    }
+    for warning in &applied.warnings {
+        aside(format_args!("warning: line {}: {}", warning.line, warning.message));
+    }
+    let what = if applied.unchanged { "already in force" } else { "applied" };
+    line(format_args!("revision {} ({}) {what}", applied.epoch, &applied.hash.get(..12).unwrap_or_default()));
+    if !applied.unchanged {
+        hint("meridian status  shows how many nodes run it");
+    }
+    Ok(())
+}
+
+/// What `--if-match` takes; the node is told the same words.
+fn revision(text: &str) -> Result<String, String> {
+    let text = text.trim_matches('"');
+    match text {
+        "*" | "none" => {}
+        _ => drop(text.parse::<RevisionId>().map_err(|error| error.to_string())?),
+    }
+    Ok(text.to_owned())
+}
+
+/// A file's text, or standard input's for `-`.
+pub(super) fn read(file: &std::path::Path) -> Result<String, CliError> {
+    let failed = |error| CliError::new(Exit::Failure, format!("cannot read {}: {error}", file.display()));
+    read_file(file).map_err(failed)
+}

@@ -1,0 +1,134 @@
+//! The command line: one command a file.
+//!
+//! Every command but `start`, `demo`, `key` and `validate` asks a running node over its admin API; any node answers
+//! for the whole mesh. Standard output carries the answer, standard error everything else.
+
+mod apply;
+mod client;
+pub(crate) mod demo;
+mod drain;
+mod exit;
+mod key;
+mod members;
+mod output;
+mod pools;
+mod start;
+mod status;
+mod validate;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use self::client::Client;
+use self::exit::CliError;
+
+/// A load balancer with no centre: start nodes with a seed list, point DNS delegation at them.
+#[derive(Debug, Parser)]
+#[command(name = "meridian", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 invalid configuration, 4 no node answers, \
+5 conflict, 6 timeout";
+
+/// What every command takes, set apart from its own options.
+const COMMON: &str = "Common options";
+
+#[derive(Debug, Args)]
+struct Global {
+    /// How answers are printed.
+    #[arg(short, long, global = true, value_enum, default_value = "table", help_heading = COMMON)]
+    output: Format,
+    /// The node to ask: http://HOST:PORT or the path of its admin socket. Default: the socket in the data folder,
+    /// then http://127.0.0.1:7900. A token is read from MERIDIAN_TOKEN.
+    #[arg(long, global = true, env = "MERIDIAN_NODE", value_name = "URL-OR-SOCKET", help_heading = COMMON)]
+    node: Option<String>,
+    /// The data folder. Default: /var/lib/meridian when it can be written, else the user's data folder.
+    #[arg(long, global = true, env = "MERIDIAN_DATA", value_name = "FOLDER", help_heading = COMMON)]
+    data: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a mesh with backends on this machine's loopback: the whole story with one command.
+    Demo(demo::DemoArgs),
+    /// Start a node.
+    Start(Box<start::StartArgs>),
+    /// Make and change mesh keys.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Give the mesh a new services.toml; any node takes it for all.
+    Apply(apply::ApplyArgs),
+    /// Check a configuration file without a node.
+    Validate(validate::ValidateArgs),
+    /// Show the state of the whole mesh.
+    Status,
+    /// List the nodes.
+    Members,
+    /// List the pools and their backends.
+    Pools(pools::PoolsArgs),
+    /// Take no new sessions on a node, backend, region or pool; present sessions stay.
+    Drain(drain::DeadlineArgs),
+    /// Undo a drain.
+    Undrain(drain::DrainArgs),
+}
+
+impl Global {
+    fn data(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(crate::config::default_data)
+    }
+
+    fn client(&self) -> Result<Client, CliError> {
+        Client::new(self.node.as_deref(), &self.data())
+    }
+}
+
+/// Parses the command line, runs the command, gives the exit code.
+pub fn main() -> ExitCode {
+    crate::app::install_crypto();
+    let cli = Cli::parse();
+    let ended = match cli.command {
+        Command::Start(args) => start::run(&cli.global, *args),
+        Command::Demo(args) => demo::run(args),
+        Command::Key(command) => key::run(&cli.global, command),
+        Command::Validate(args) => validate::run(&cli.global, &args),
+        Command::Apply(args) => ask(apply::run(&cli.global, args)),
+        Command::Status => ask(status::run(&cli.global)),
+        Command::Members => ask(members::run(&cli.global)),
+        Command::Pools(args) => ask(pools::run(&cli.global, args)),
+        Command::Drain(args) => ask(drain::drain(&cli.global, args)),
+        Command::Undrain(args) => ask(drain::undrain(&cli.global, args)),
+    };
+    match ended {
+        Ok(code) => code,
+        Err(error) => error.report(),
+    }
+}
+
+fn ask(command: impl Future<Output = Result<(), CliError>>) -> Result<ExitCode, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(command).map(|()| ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,137 @@
+//! `meridian start`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::exit::{CliError, Exit};
+use super::{Global, apply, validate};
+use crate::app::{App, logging};
+use crate::config::model::NodeConfig;
+use crate::config::node_file::{self, LoadError, NodeOverrides};
+
+/// A signal within this time of the first is the same order.
+const ECHO: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Args)]
+pub(super) struct StartArgs {
+    /// The node's configuration; without it, defaults and flags are all.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A services.toml to apply when the mesh does not run it already.
+    #[arg(long, value_name = "FILE")]
+    apply: Option<PathBuf>,
+    /// Leave when standard input ends: for a parent process whose death should end this one too.
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
+    #[command(flatten)]
+    overrides: NodeOverrides,
+}
+
+pub(super) fn run(global: &Global, mut args: StartArgs) -> Result<ExitCode, CliError> {
+    args.overrides.data = global.data.clone();
+    let config = load(args.config.as_deref(), &args.overrides)?;
+    logging::start(&config.log)
+        .map_err(|error| CliError::new(Exit::InvalidConfiguration, error.to_string()))?;
+    let services = args.apply.as_deref().map(read_services).transpose()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(serve(config, services, args.until_stdin_ends));
+    // Tasks that still wait for peers are of no use any more.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    ended
+}
+
+fn load(file: Option<&Path>, overrides: &NodeOverrides) -> Result<NodeConfig, CliError> {
+    match node_file::load(file, overrides) {
+        Ok(valid) => {
+            validate::show(&valid.warnings);
+            Ok(valid.node)
+        }
+        Err(LoadError::Invalid(report)) => {
+            validate::show(&report);
+            let name = file.map_or_else(|| "the command line".into(), |file| file.display().to_string());
+            Err(validate::invalid(&name))
+        }
+        Err(error) => Err(CliError::new(Exit::Failure, error.to_string())),
+    }
+}
+
+fn read_services(file: &Path) -> Result<String, CliError> {
+    let text = apply::read(file)?;
+    validate::services(&file.display().to_string(), &text)?;
+    Ok(text)
+}
+
+async fn serve(
+    config: NodeConfig,
+    services: Option<String>,
+    until_stdin_ends: bool,
+) -> Result<ExitCode, CliError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangups = tokio::spawn(ignore_hangups(signal(SignalKind::hangup())?));
+    let name = config.name.clone();
+    let app = App::start(config, services)
+        .await
+        .map_err(|error| CliError::new(Exit::Failure, error.to_string()).maybe_hint(error.hint()))?;
+    let mut refused = None;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = stdin_ended(), if until_stdin_ends => {}
+        owner = app.name_lost() => {
+            let text = format!("the name {name} is taken by the living node at {owner}");
+            refused = Some(CliError::new(Exit::Failure, text).hint("give this node another name: --name"));
+        }
+    }
+    hangups.abort();
+    tokio::select! {
+        () = app.leave() => match refused {
+            Some(error) => Err(error),
+            None => Ok(ExitCode::SUCCESS),
+        },
+        () = again(&mut terminate, &mut interrupt) => {
+            let text = "a second signal: stopped without waiting for requests in flight";
+            Err(CliError::new(Exit::Failure, text))
+        }
+    }
+}
+
+/// SIGHUP asks daemons to read their files again. Here services come with `apply`, and the rest needs a restart: an
+/// operator who sends it out of habit must not lose the node.
+async fn ignore_hangups(mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        tracing::warn!(
+            "SIGHUP changes nothing: services come with 'meridian apply', node.toml needs a restart"
+        );
+    }
+}
+
+/// A second signal from somebody who is in a hurry. Supervisors signal a process and then its group: what follows the
+/// first signal at once is the same order again.
+async fn again(terminate: &mut Signal, interrupt: &mut Signal) {
+    let echo = tokio::time::sleep(ECHO);
+    tokio::pin!(echo);
+    let mut settled = false;
+    loop {
+        tokio::select! {
+            () = &mut echo, if !settled => settled = true,
+            _ = terminate.recv() => if settled { return },
+            _ = interrupt.recv() => if settled { return },
+        }
+    }
+}
+
+async fn stdin_ended() {
+    let mut byte = [0; 64];
+    // Whatever arrives is ignored; an error is an end too.
+    while matches!(tokio::io::stdin().read(&mut byte).await, Ok(count) if count > 0) {}
+}

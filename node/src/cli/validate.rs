@@ -1,0 +1,78 @@
+//! `meridian validate FILE`: checks a file, asks no node and changes nothing.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use super::exit::{CliError, Exit};
+use super::output::{json, line};
+use super::{Format, Global, apply};
+use crate::config::node_file::{self, Machine, NodeOverrides};
+use crate::config::{Kind, Report, services};
+
+#[derive(Debug, Args)]
+pub(super) struct ValidateArgs {
+    /// A services.toml or node.toml; `-` reads standard input.
+    file: PathBuf,
+    /// Which of the two it is. Default: as its sections suggest.
+    #[arg(long, value_enum)]
+    kind: Option<KindArg>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KindArg {
+    Node,
+    Services,
+}
+
+pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<ExitCode, CliError> {
+    let text = apply::read(&args.file)?;
+    let name = args.file.display().to_string();
+    let kind = match args.kind {
+        Some(KindArg::Node) => Kind::Node,
+        Some(KindArg::Services) => Kind::Services,
+        None => Kind::of(&text),
+    };
+    let checked = match kind {
+        Kind::Services => services::parse(&name, &text).map(|valid| valid.warnings),
+        Kind::Node => node_file::parse(&name, &text, &NodeOverrides::default(), &Machine::probe())
+            .map(|valid| valid.warnings),
+    };
+    let valid = checked.is_ok();
+    let report = checked.unwrap_or_else(|report| report);
+    match global.output {
+        Format::Json => json(&serde_json::json!({ "valid": valid, "findings": report.entries() }))?,
+        Format::Table => {
+            show(&report);
+            if valid {
+                line(format_args!("{name} is valid"));
+            } else {
+                eprintln!("error: {name} is invalid");
+            }
+        }
+    }
+    Ok(if valid { ExitCode::SUCCESS } else { ExitCode::from(Exit::InvalidConfiguration as u8) })
+}
+
+/// Checks a services.toml before it is sent anywhere; prints what is wrong with it.
+pub(super) fn services(name: &str, text: &str) -> Result<(), CliError> {
+    match services::parse(name, text) {
+        Ok(_) => Ok(()),
+        Err(report) => {
+            show(&report);
+            Err(invalid(name))
+        }
+    }
+}
+
+/// The error after a report was shown.
+pub(super) fn invalid(name: &str) -> CliError {
+    CliError::new(Exit::InvalidConfiguration, format!("{name} is invalid; nothing was changed"))
+}
+
+/// Prints a report to standard error, in colour where that is wanted.
+pub(super) fn show(report: &Report) {
+    // A closed standard error is the reader's choice; the exit code says the rest.
+    let _ = report.print();
+}

@@ -1,0 +1,170 @@
+//! The sections of `node.toml`: every key optional, each value with its place.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gossip::id::{NodeName, RegionName, ZoneName};
+use toml::de::DeTable;
+
+use crate::config::diagnostics::Diagnostics;
+use crate::config::model::{AccessLog, LogFormat};
+use crate::config::read::{self, secs};
+use crate::config::suggest;
+use crate::config::walk::{At, Table, Value};
+
+/// What a `node.toml` says.
+#[derive(Default)]
+pub(super) struct Settings {
+    pub(super) name: Option<NodeName>,
+    pub(super) region: Option<RegionName>,
+    pub(super) zone: Option<ZoneName>,
+    pub(super) data: Option<PathBuf>,
+    pub(super) public: Vec<At<IpAddr>>,
+    pub(super) drain: Option<Duration>,
+    pub(super) mesh_listen: Option<At<SocketAddr>>,
+    pub(super) advertise: Option<At<SocketAddr>>,
+    pub(super) seeds: Vec<String>,
+    pub(super) key_file: Option<PathBuf>,
+    pub(super) proxy_listen: Option<Vec<At<IpAddr>>>,
+    pub(super) workers: Option<usize>,
+    pub(super) dns_listen: Vec<At<SocketAddr>>,
+    pub(super) geoip: Option<PathBuf>,
+    pub(super) admin_listen: Option<At<SocketAddr>>,
+    pub(super) token_file: Option<PathBuf>,
+    pub(super) log_level: Option<String>,
+    pub(super) log_format: Option<LogFormat>,
+    pub(super) access: Option<AccessLog>,
+}
+
+pub(super) fn read<'t>(tree: &'t toml::Spanned<DeTable<'t>>, sink: &'t Diagnostics) -> Settings {
+    let mut file = Settings::default();
+    let mut root = Table::root(tree, sink);
+    let mut section = |key, read: fn(&mut Settings, &mut Table<'t>)| {
+        if let Some(mut table) = root.value(key).and_then(|value| value.table()) {
+            read(&mut file, &mut table);
+            table.finish();
+        }
+    };
+    section("node", node);
+    section("mesh", mesh);
+    section("proxy", proxy);
+    section("dns", dns);
+    section("admin", admin);
+    section("log", log);
+    for key in ["region", "listener", "service", "pool"] {
+        if let Some((span, _)) = root.misplaced(key) {
+            let hint = format!("`[{key}.*]` belongs to services.toml, which the whole mesh shares");
+            sink.error(span, format!("unknown key `{key}`"), Some(hint));
+        }
+    }
+    root.finish();
+    file
+}
+
+fn node(file: &mut Settings, table: &mut Table<'_>) {
+    file.name = table.optional("name", read::name);
+    file.region = table.optional("region", read::name);
+    file.zone = table.optional("zone", read::name);
+    file.data = table.optional("data", read::path);
+    file.public = table.optional("public", read::list(read::located(read::ip))).unwrap_or_default();
+    file.drain = table.optional("drain", read::duration(secs(0)..=super::MAX_DRAIN));
+}
+
+fn mesh(file: &mut Settings, table: &mut Table<'_>) {
+    file.mesh_listen = table.optional("listen", read::located(read::socket));
+    file.advertise = table.optional("advertise", read::located(read::socket));
+    file.seeds = table.optional("seeds", read::list(seed)).unwrap_or_default();
+    file.key_file = table.optional("key_file", read::path);
+}
+
+fn proxy(file: &mut Settings, table: &mut Table<'_>) {
+    file.proxy_listen = table.optional("listen", |value| {
+        if value.list()?.next().is_none() {
+            value.wrong_but("`listen` is empty", "leave it out to listen on every address");
+        }
+        read::list(read::located(read::ip))(value)
+    });
+    file.workers = table.optional("workers", read::integer(1..=super::MAX_WORKERS as i64));
+}
+
+fn dns(file: &mut Settings, table: &mut Table<'_>) {
+    file.dns_listen = table.optional("listen", read::list(read::located(read::socket))).unwrap_or_default();
+    file.geoip = table.optional("geoip", read::path);
+    if let Some((span, _)) = table.misplaced("zone") {
+        let hint = "`[dns.zone.*]` belongs to services.toml, which the whole mesh shares";
+        table.sink().error(span, "unknown key `zone`", Some(hint.into()));
+    }
+}
+
+fn admin(file: &mut Settings, table: &mut Table<'_>) {
+    file.admin_listen = table.optional("listen", read::located(read::socket));
+    file.token_file = table.optional("token_file", read::path);
+}
+
+fn log(file: &mut Settings, table: &mut Table<'_>) {
+    const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+    file.log_level = table.optional("level", level);
+    file.log_format = table.optional("format", read::choice(FORMATS, &[]));
+    file.access = table.optional("access", |value| read::parsed(value, parse_access));
+}
+
+fn seed(value: &Value<'_>) -> Option<String> {
+    read::parsed(value, parse_seed)
+}
+
+/// `HOST:PORT`, where the host is a name, an IPv4 address or an IPv6 address in brackets.
+pub(super) fn parse_seed(text: &str) -> Result<String, String> {
+    let fault = || format!("`{text}` is no HOST:PORT, such as us-1.example.net:7946 or [2001:db8::1]:7946");
+    let (host, port) = text.rsplit_once(':').ok_or_else(fault)?;
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let host_fits = match bracketed {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => (1..=253).contains(&host.len()) && host.bytes().all(letter),
+    };
+    let port_fits = port.parse::<u16>().is_ok_and(|port| port != 0);
+    if host_fits && port_fits { Ok(text.to_owned()) } else { Err(fault()) }
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+fn level(value: &Value<'_>) -> Option<String> {
+    let text = value.text()?;
+    if let Err(error) = parse_level(text) {
+        let hint = suggest::hint(text, "one of", LEVELS, []);
+        value.sink.error(value.span.clone(), error, hint);
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// `LEVEL` or `TARGET=LEVEL`, several with commas between them.
+pub(super) fn parse_level(text: &str) -> Result<String, String> {
+    let target = |target: &str| {
+        !target.is_empty()
+            && target.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':'))
+    };
+    for directive in text.split(',') {
+        let (scope, level) =
+            directive.split_once('=').map_or((None, directive), |(scope, level)| (Some(scope), level));
+        if !LEVELS.contains(&level) || !scope.is_none_or(target) {
+            return Err(format!(
+                "`{directive}` is no log level, nor one for a part of the program: gossip=debug"
+            ));
+        }
+    }
+    Ok(text.to_owned())
+}
+
+/// `stdout`, `off` or a path, which has a slash in it.
+pub(super) fn parse_access(text: &str) -> Result<AccessLog, String> {
+    match text {
+        "stdout" => Ok(AccessLog::Stdout),
+        "off" => Ok(AccessLog::Off),
+        path if path.contains('/') => Ok(AccessLog::File(path.into())),
+        _ => Err(format!(
+            "`{text}` is neither `stdout` nor `off` nor a path such as /var/log/meridian/access.log"
+        )),
+    }
+}

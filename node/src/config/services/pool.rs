@@ -1,0 +1,199 @@
+//! `[pool.NAME]`
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use gossip::id::{BackendId, PoolName, RegionName};
+
+use super::health;
+use crate::config::diagnostics::Span;
+use crate::config::model::{Backend, BalancePolicy, Pool, SendProxy};
+use crate::config::read::{self, ms, secs};
+use crate::config::walk::{At, Table, Value};
+
+/// A pool and the places of what other sections may contradict.
+pub(super) struct Draft {
+    pub(super) pool: Pool,
+    pub(super) send_proxy: Option<Span>,
+    pub(super) protocol: Option<Span>,
+    /// The regions that backends name.
+    pub(super) regions: Vec<At<RegionName>>,
+}
+
+const BALANCE: &[(&str, BalancePolicy)] = &[
+    ("least-busy", BalancePolicy::LeastBusy),
+    ("weighted-round-robin", BalancePolicy::WeightedRoundRobin),
+    ("weighted-least-connections", BalancePolicy::WeightedLeastConnections),
+];
+
+/// The names of `[region.*]`: what a backend without a region may mean.
+pub(super) type Regions<'a> = &'a [&'a str];
+
+pub(super) fn read(name: PoolName, value: &Value<'_>, declared: Regions<'_>) -> Option<Draft> {
+    let mut table = value.table()?;
+    let balance = table.optional("balance", read::choice(BALANCE, &["peak-ewma", "random", "hash"]));
+    let protocol = table.place("protocol");
+    table.optional("protocol", read::choice(&[("http1", ())], &["http2", "https"]));
+    let health = table.optional("health", health::read);
+    let send_proxy_key = table.place("send_proxy");
+    let send_proxy = table.optional("send_proxy", read::choice(&[("v1", SendProxy::V1)], &["v2"]));
+    let discovers = table.place("discover").is_some() || table.place("lease").is_some();
+    let backends = table.keyed("backend");
+    if backends.is_none() && !discovers {
+        let hint = "backend = [{ address = \"10.0.1.11:8080\" }]";
+        table.sink().absent(table.span(), "`backend` is missing here", Some(hint.into()));
+    }
+    later(&mut table);
+    table.finish();
+
+    let mut regions = Vec::new();
+    let backends = backends.and_then(|(_, value)| backends_of(&name, &value, declared, &mut regions));
+    let pool = Pool {
+        name,
+        balance: balance.unwrap_or_default(),
+        health,
+        send_proxy,
+        backends: backends.unwrap_or_default(),
+    };
+    Some(Draft { pool, send_proxy: send_proxy_key, protocol, regions })
+}
+
+fn backends_of(
+    pool: &PoolName,
+    value: &Value<'_>,
+    declared: Regions<'_>,
+    regions: &mut Vec<At<RegionName>>,
+) -> Option<Vec<Arc<Backend>>> {
+    let mut seen = BTreeSet::new();
+    let mut backends = Vec::new();
+    for member in value.list()? {
+        let Some(mut table) = member.table() else { continue };
+        let address = table.required("address", read::located(address));
+        let region = match table.value("region") {
+            Some(value) => read::located(read::name::<RegionName>)(&value),
+            None => region_of(&member, declared),
+        };
+        let zone = table.optional("zone", read::name);
+        let rack = table.optional("rack", read::name);
+        let weight = table.optional("weight", read::integer(0..=65_535)).unwrap_or(100);
+        table.finish();
+        regions.extend(region.clone());
+        let (Some(address), Some(region)) = (address, region) else { continue };
+        if !seen.insert(address.value) {
+            let message = format!("`{}` is already in this pool", address.value);
+            value.sink.error(address.span, message, Some("to give it more, raise its `weight`".into()));
+            continue;
+        }
+        let address = address.value;
+        let id = BackendId::of(pool, address);
+        backends.push(Arc::new(Backend { id, address, region: region.value, zone, rack, weight }));
+    }
+    if value.list()?.next().is_none() {
+        value.sink.warning(value.span.clone(), "this pool has no backends", None);
+    }
+    Some(backends)
+}
+
+/// The region of a backend that names none: the only one there is.
+fn region_of(backend: &Value<'_>, declared: Regions<'_>) -> Option<At<RegionName>> {
+    let only = match declared {
+        [] => "local",
+        [only] => only,
+        several => {
+            let hint = format!("one of: {}", several.join(", "));
+            let message = "`region` is missing here: several are declared";
+            backend.sink.absent(backend.span.clone(), message, Some(hint));
+            return None;
+        }
+    };
+    // A declared name that is none has been told at its place.
+    Some(At { span: backend.span.clone(), value: RegionName::new(only).ok()? })
+}
+
+/// A backend's address; a wildcard or port 0 is none.
+fn address(value: &Value<'_>) -> Option<SocketAddr> {
+    let text = value.text()?;
+    match text.parse::<SocketAddr>() {
+        Ok(address)
+            if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 =>
+        {
+            value.wrong(format!("nothing can be reached at `{text}`"));
+            None
+        }
+        Ok(address) => Some(address),
+        Err(_)
+            if text
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| is_name(host) && port.parse::<u16>().is_ok()) =>
+        {
+            value.wrong_but(
+                format!("`{text}` is a name: a backend is an IP address with a port"),
+                "names will come with `discover.dns`, which is not yet supported",
+            );
+            None
+        }
+        Err(_) => read::socket(value),
+    }
+}
+
+fn is_name(host: &str) -> bool {
+    let letters = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    host.bytes().all(letters) && host.bytes().any(|byte| byte.is_ascii_alphabetic())
+}
+
+/// The pool's keys whose features are still to come.
+fn later(table: &mut Table<'_>) {
+    table.later("slow_start", read::duration(ms(0)..=secs(86_400)));
+    table.later("max_connections", read::integer::<u32>(1..=10_000_000));
+    table.later("lease", |value| {
+        let mut table = value.table()?;
+        table.required("ttl", read::duration(secs(1)..=secs(86_400)));
+        table.finish();
+        Some(())
+    });
+    table.later("scale", |value| value.table().map(drop));
+    table.later("hash", |value| {
+        let mut table = value.table()?;
+        table.optional("header", read::text);
+        table.optional("cookie", read::text);
+        table.optional("source_ip", read::boolean);
+        table.finish();
+        Some(())
+    });
+    table.later("ejection", |value| {
+        let mut table = value.table()?;
+        table.optional("consecutive", read::integer::<u32>(1..=1_000_000));
+        table.optional("base", read::duration(ms(1)..=secs(86_400)));
+        table.optional("max_share", read::number(0.0..=1.0));
+        table.finish();
+        Some(())
+    });
+    table.optional("discover", |value| {
+        let mut table = value.table()?;
+        table.later_in("discover", "dns", |value| {
+            let mut table = value.table()?;
+            table.required("name", read::text);
+            table.optional("type", read::choice(&[("srv", ()), ("a", ()), ("aaaa", ())], &[]));
+            table.optional("port", read::integer::<u16>(1..=65_535));
+            table.optional("region", read::name::<RegionName>);
+            table.finish();
+            Some(())
+        });
+        for (key, fields) in
+            [("file", &["path"][..]), ("docker", &["label"]), ("kubernetes", &["service", "namespace"])]
+        {
+            table.later_in("discover", key, |value| {
+                let mut table = value.table()?;
+                for field in fields {
+                    table.optional(field, read::text);
+                }
+                table.optional("region", read::name::<RegionName>);
+                table.finish();
+                Some(())
+            });
+        }
+        table.finish();
+        Some(())
+    });
+}

@@ -1,0 +1,252 @@
+//! `[dns.zone."NAME"]`
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use gossip::id::{RegionName, ServiceName};
+
+use super::record;
+use crate::config::diagnostics::Span;
+use crate::config::model::{DnsRecord, DnsZone, Steer, SteerPolicy};
+use crate::config::read::{self, secs};
+use crate::config::walk::{At, Table, Value};
+use crate::steering;
+
+/// A zone and the places of what other sections may contradict.
+pub(super) struct Draft {
+    pub(super) zone: DnsZone,
+    /// The services that steer, with their places.
+    pub(super) services: Vec<At<ServiceName>>,
+    /// The regions that fail-over orders name.
+    pub(super) regions: Vec<At<RegionName>>,
+}
+
+/// `name` is absolute and in lower case already.
+pub(super) fn read(name: String, value: &Value<'_>) -> Option<Draft> {
+    let mut table = value.table()?;
+    let nameservers = table.required("nameserver", |value| nameservers(&name, value)).unwrap_or_default();
+    let contact = table.optional("contact", contact).unwrap_or_else(|| format!("hostmaster@{name}"));
+    let ttl = table.optional("ttl", read::seconds(secs(1)..=MAX_TTL)).unwrap_or(secs(30));
+    let steered = table.optional("steer", |value| steer(&name, value)).unwrap_or_default();
+    let records =
+        table.optional("record", read::list(|value| static_record(&name, value))).unwrap_or_default();
+    table.later("file", read::path);
+    table.later("dnssec", read::boolean);
+    table.finish();
+
+    check_names(&nameservers, &steered, &records, value);
+    let places: Vec<_> = records.iter().map(|record| record.span.clone()).collect();
+    let zone = DnsZone {
+        nameservers: nameservers.into_iter().map(|(label, glue)| (label.value, glue)).collect(),
+        contact,
+        ttl,
+        steer: steered.iter().map(|(label, draft)| (label.value.clone(), draft.steer.clone())).collect(),
+        records: records.into_iter().map(|record| record.value).collect(),
+        name,
+    };
+    check_served(&zone, &places, value);
+    let services = steered.iter().map(|(_, draft)| draft.service.clone()).collect();
+    let regions = steered.into_iter().flat_map(|(_, draft)| draft.order).collect();
+    Some(Draft { zone, services, regions })
+}
+
+/// Asks the name server itself whether it can serve a zone that seems sound: it knows what records may stand together.
+fn check_served(zone: &DnsZone, records: &[Span], value: &Value<'_>) {
+    if value.sink.has_errors() {
+        return;
+    }
+    let spec = dns::TableSpec { zones: vec![steering::zone_spec(zone)], ..dns::TableSpec::default() };
+    for fault in dns::Table::build(&spec).err().unwrap_or_default() {
+        let span = match fault.place {
+            dns::Place::Record { index, .. } => records.get(index).cloned(),
+            _ => None,
+        };
+        value.sink.error(span.unwrap_or_else(|| value.span.clone()), fault.to_string(), None);
+    }
+}
+
+/// RFC 2181 §8 allows more; nobody means more than a week.
+const MAX_TTL: Duration = secs(7 * 86_400);
+
+/// Name server labels and their glue.
+fn nameservers(zone: &str, value: &Value<'_>) -> Option<Vec<(At<String>, Vec<IpAddr>)>> {
+    let mut servers = Vec::new();
+    let table = value.table()?;
+    for (key, value) in table.entries() {
+        let glue = read::list(read::ip)(&value);
+        if glue.is_some() && value.list()?.next().is_none() {
+            value.wrong("a name server needs at least one address");
+        }
+        match record::relative(zone, key.value).and_then(record::no_wildcard) {
+            Ok(label) => servers.push((At { span: key.span, value: label }, glue.unwrap_or_default())),
+            Err(error) => value.sink.error(key.span, error, None),
+        }
+    }
+    if servers.is_empty() {
+        value.sink.absent(value.span.clone(), "a zone needs at least one name server", None);
+    }
+    Some(servers)
+}
+
+/// The mailbox of the SOA record, RFC 1035 §3.3.13, as people write it.
+fn contact(value: &Value<'_>) -> Option<String> {
+    let text = read::text(value)?;
+    let parts = text.split_once('@');
+    let local =
+        |local: &str| (1..=63).contains(&local.len()) && local.bytes().all(|byte| byte.is_ascii_graphic());
+    if !parts.is_some_and(|(mailbox, domain)| local(mailbox) && record::absolute(domain).is_ok()) {
+        value.wrong_but(format!("`{text}` is no mail address"), "hostmaster@example.com");
+        return None;
+    }
+    Some(text)
+}
+
+struct SteerDraft {
+    steer: Steer,
+    service: At<ServiceName>,
+    order: Vec<At<RegionName>>,
+}
+
+fn steer(zone: &str, value: &Value<'_>) -> Option<Vec<(At<String>, SteerDraft)>> {
+    let mut steered = Vec::new();
+    for (key, value) in value.table()?.entries() {
+        let draft = steered_name(&value);
+        match record::relative(zone, key.value) {
+            Ok(label) => steered.extend(draft.map(|draft| (At { span: key.span, value: label }, draft))),
+            Err(error) => value.sink.error(key.span, error, None),
+        }
+    }
+    Some(steered)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Policy {
+    Nearest,
+    Latency,
+    Weighted,
+    Failover,
+}
+
+const POLICIES: &[(&str, Policy)] = &[
+    ("nearest", Policy::Nearest),
+    ("latency", Policy::Latency),
+    ("weighted", Policy::Weighted),
+    ("failover", Policy::Failover),
+];
+
+fn steered_name(value: &Value<'_>) -> Option<SteerDraft> {
+    let mut table = value.table()?;
+    let service = table.required("service", read::located(read::name::<ServiceName>));
+    let policy = table.optional("policy", read::choice(POLICIES, &[])).unwrap_or(Policy::Nearest);
+    let answers = table.optional("answers", read::integer(1..=8)).unwrap_or(2);
+    let order = order(policy, &mut table);
+    table.later("shed", shed);
+    table.finish();
+    let service = service?;
+    let names = order.iter().map(|region| region.value.clone()).collect();
+    let policy = match policy {
+        Policy::Nearest => SteerPolicy::Nearest,
+        Policy::Latency => SteerPolicy::Latency,
+        Policy::Weighted => SteerPolicy::Weighted,
+        Policy::Failover => SteerPolicy::Failover(names),
+    };
+    Some(SteerDraft { steer: Steer { service: service.value.clone(), policy, answers }, service, order })
+}
+
+fn order(policy: Policy, table: &mut Table<'_>) -> Vec<At<RegionName>> {
+    let sink = table.sink();
+    let Some((key, value)) = table.keyed("order") else {
+        if policy == Policy::Failover {
+            let hint = "order = [\"eu\", \"us\"]";
+            sink.absent(table.span(), "`order` is missing here: failover needs it", Some(hint.into()));
+        }
+        return Vec::new();
+    };
+    if policy != Policy::Failover {
+        sink.error(key, "`order` is for the policy `failover`", None);
+    }
+    let order: Vec<At<RegionName>> = read::list(read::located(read::name))(&value).unwrap_or_default();
+    if order.is_empty() && policy == Policy::Failover {
+        value.wrong("`order` names no region");
+    }
+    for (at, region) in order.iter().enumerate() {
+        if order[..at].iter().any(|earlier| earlier.value == region.value) {
+            sink.error(region.span.clone(), format!("`{}` is already in this order", region.value), None);
+        }
+    }
+    order
+}
+
+fn shed(value: &Value<'_>) -> Option<()> {
+    let mut table = value.table()?;
+    table.required("low", read::number(0.0..=1.0));
+    table.required("high", read::number(0.0..=1.0));
+    table.finish();
+    Some(())
+}
+
+fn static_record(zone: &str, value: &Value<'_>) -> Option<At<DnsRecord>> {
+    let mut table = value.table()?;
+    let name = table.required("name", |value| read::parsed(value, |text| record::relative(zone, text)));
+    let kind = table.required("type", record::kind);
+    let content = table.required("value", read::located(read::text));
+    let ttl = table.optional("ttl", read::seconds(secs(0)..=MAX_TTL));
+    table.finish();
+    let (name, kind, content) = (name?, kind?, content?);
+    if let Err(error) = record::check_record(zone, &name, &kind, &content.value) {
+        value.sink.error(content.span, error, None);
+        return None;
+    }
+    Some(At { span: value.span.clone(), value: DnsRecord { name, kind, value: content.value, ttl } })
+}
+
+/// A name is steered, or static, or a name server; an alias stands alone (RFC 2181 §10.1).
+fn check_names(
+    nameservers: &[(At<String>, Vec<IpAddr>)],
+    steered: &[(At<String>, SteerDraft)],
+    records: &[At<DnsRecord>],
+    value: &Value<'_>,
+) {
+    let sink = value.sink;
+    let servers: BTreeSet<&str> = nameservers.iter().map(|(label, _)| label.value.as_str()).collect();
+    let mut kinds: BTreeMap<&str, Vec<&DnsRecord>> = BTreeMap::new();
+    for (label, _) in steered {
+        if servers.contains(label.as_str()) {
+            let message = format!("`{}` is a name server: its addresses are never steered", label.value);
+            sink.error(label.span.clone(), message, None);
+        }
+    }
+    let steered: BTreeSet<&str> = steered.iter().map(|(label, _)| label.value.as_str()).collect();
+    for At { span, value: record } in records {
+        let name = record.name.as_str();
+        let others = kinds.entry(name).or_default();
+        let exclusive = matches!(record.kind.as_str(), "A" | "AAAA" | "CNAME");
+        let fault = if record.kind == "CNAME" && name == "@" {
+            Some("the apex of a zone holds SOA and NS: no CNAME can stand beside them".into())
+        } else if exclusive && steered.contains(name) {
+            Some(format!("`{name}` is steered: no {} can stand beside that", record.kind))
+        } else if exclusive && servers.contains(name) {
+            Some(format!("`{name}` is a name server: its addresses stand in `nameserver`"))
+        } else {
+            beside(record, others)
+        };
+        match fault {
+            Some(message) => sink.error(span.clone(), message, None),
+            None => others.push(record),
+        }
+    }
+}
+
+/// Why a record cannot stand beside others of its name.
+fn beside(record: &DnsRecord, others: &[&DnsRecord]) -> Option<String> {
+    let same = |other: &&DnsRecord| other.kind == record.kind && other.value == record.value;
+    let alias = |other: &&DnsRecord| other.kind == "CNAME";
+    if others.iter().any(same) {
+        Some("this record is there twice".into())
+    } else if !others.is_empty() && (record.kind == "CNAME" || others.iter().any(alias)) {
+        Some(format!("`{}` has a CNAME and other records: a CNAME stands alone", record.name))
+    } else {
+        None
+    }
+}

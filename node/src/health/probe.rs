@@ -1,0 +1,326 @@
+//! One probe over the network: an HTTP/1.1 GET or a TCP connection, within one time-out.
+//!
+//! Every probe uses a connection of its own, so that it also sees what a new user would see. What the backend answers
+//! is read only as far as the status, and then politely, within bounds, to the end.
+
+use std::error::Error as _;
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::checker::ProbeOrder;
+use crate::config::model::{Probe, SendProxy};
+
+/// The greatest head of an answer.
+const HEAD_MAX_BYTES: usize = 64 * 1024;
+/// How much of a body is read before the connection is cut, ...
+const BODY_MAX_BYTES: usize = 64 * 1024;
+/// ... and for how long, once the verdict stands.
+const FAREWELL: Duration = Duration::from_millis(100);
+/// The PROXY protocol, version 1, for a connection that carries nobody's bytes (its specification, section 2.1).
+const PROXY_V1_UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\n";
+
+/// Why a probe failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// No verdict in time.
+    #[error("timed out after {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    /// No connection, or it broke.
+    #[error("{}", words(.0))]
+    Io(#[from] io::Error),
+    /// An answer with a status that the check does not want.
+    #[error("HTTP {}", .0.as_u16())]
+    Status(StatusCode),
+    /// The connection ended before there was an answer.
+    #[error("closed without an answer")]
+    NoAnswer,
+    /// What came back is not HTTP, or its head is too large.
+    #[error("not an HTTP answer")]
+    NotHttp,
+    /// The check cannot be asked in HTTP; validation lets none through.
+    #[error("the check's path or host cannot be sent")]
+    Unsendable,
+}
+
+/// Runs one probe.
+///
+/// # Errors
+/// When the backend is not as the check wants it. Takes at most the order's time-out and a moment of farewell.
+pub async fn run(order: &ProbeOrder) -> Result<(), ProbeError> {
+    let (rest, verdict) = match timeout(order.timeout, ask(order)).await {
+        Ok(asked) => asked?,
+        Err(_) => return Err(ProbeError::TimedOut(order.timeout)),
+    };
+    let _ = timeout(FAREWELL, rest.end()).await;
+    verdict
+}
+
+/// The verdict, and what is left to be ended. An error is a verdict too, with nothing left.
+async fn ask(order: &ProbeOrder) -> Result<(Rest, Result<(), ProbeError>), ProbeError> {
+    let stream = connect(order).await?;
+    match &order.probe {
+        Probe::Tcp => Ok((Rest::Connection(stream), Ok(()))),
+        Probe::Http { path, host, status } => {
+            let answer = get(stream, path, host.as_deref(), order).await?;
+            let verdict = judge(answer.status, status);
+            Ok((Rest::Answer(answer), verdict))
+        }
+    }
+}
+
+async fn connect(order: &ProbeOrder) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(order.address).await?;
+    if stream.local_addr()? == stream.peer_addr()? {
+        // Nobody listens, and the system chose the very port that was asked for: the socket speaks with itself.
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    stream.set_nodelay(true)?;
+    match order.send_proxy {
+        Some(SendProxy::V1) => stream.write_all(PROXY_V1_UNKNOWN).await?,
+        None => {}
+    }
+    Ok(stream)
+}
+
+async fn get(
+    stream: TcpStream,
+    path: &str,
+    host: Option<&str>,
+    order: &ProbeOrder,
+) -> Result<Answer, ProbeError> {
+    let host = host.map_or_else(|| order.address.to_string(), str::to_owned);
+    let request = Request::get(path)
+        .header(header::HOST, HeaderValue::from_str(&host).map_err(|_| ProbeError::Unsendable)?)
+        .header(header::USER_AGENT, "meridian-health")
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|_| ProbeError::Unsendable)?;
+    let (mut sender, connection) =
+        http1::Builder::new().max_buf_size(HEAD_MAX_BYTES).handshake(TokioIo::new(stream)).await?;
+    let mut connection = Box::pin(connection);
+    let mut response = Box::pin(sender.send_request(request));
+    let (response, connection) = tokio::select! {
+        response = &mut response => (response?, Some(connection)),
+        // A short answer and the end of the connection may arrive in one.
+        _ = &mut connection => (response.await?, None),
+    };
+    Ok(Answer { status: response.status(), body: response.into_body(), connection })
+}
+
+fn judge(status: StatusCode, wanted: &[(StatusCode, StatusCode)]) -> Result<(), ProbeError> {
+    let fits = wanted.iter().any(|(first, last)| (*first..=*last).contains(&status));
+    if fits { Ok(()) } else { Err(ProbeError::Status(status)) }
+}
+
+/// What is left of a probe when its verdict stands.
+enum Rest {
+    Connection(TcpStream),
+    Answer(Answer),
+}
+
+struct Answer {
+    status: StatusCode,
+    body: Incoming,
+    connection: Option<Pin<Box<http1::Connection<TokioIo<TcpStream>, Empty<Bytes>>>>>,
+}
+
+impl Rest {
+    /// Ends the connection without a reset where the backend plays along: says goodbye and reads what is still said.
+    async fn end(self) {
+        match self {
+            Self::Connection(mut stream) => {
+                let _ = stream.shutdown().await;
+                let _ =
+                    tokio::io::copy(&mut stream.take(BODY_MAX_BYTES as u64), &mut tokio::io::sink()).await;
+            }
+            Self::Answer(Answer { body, connection, .. }) => {
+                let read = Limited::new(body, BODY_MAX_BYTES).collect();
+                match connection {
+                    Some(connection) => tokio::select! { _ = read => {}, _ = connection => {} },
+                    None => drop(read.await),
+                }
+            }
+        }
+    }
+}
+
+impl From<hyper::Error> for ProbeError {
+    fn from(error: hyper::Error) -> Self {
+        if error.is_parse() {
+            return Self::NotHttp;
+        }
+        match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+            Some(source) => Self::Io(source.kind().into()),
+            None => Self::NoAnswer,
+        }
+    }
+}
+
+/// What operators should read in the place of an error number.
+fn words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "connection reset".to_owned(),
+        io::ErrorKind::TimedOut => "connection timed out".to_owned(),
+        io::ErrorKind::HostUnreachable => "no route to the host".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "no route to the network".to_owned(),
+        io::ErrorKind::UnexpectedEof => "closed without an answer".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use gossip::id::BackendId;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn order(address: SocketAddr, probe: Probe) -> ProbeOrder {
+        let timeout = Duration::from_secs(5);
+        ProbeOrder { backend: BackendId(1), ticket: 1, address, probe, send_proxy: None, timeout }
+    }
+
+    fn http() -> Probe {
+        let ok = |code| StatusCode::from_u16(code).unwrap();
+        Probe::Http { path: "/healthz?deep=1".to_owned(), host: None, status: vec![(ok(200), ok(399))] }
+    }
+
+    /// A server for one connection: reads until `until` was seen, answers, closes. Hands back what it read.
+    async fn server(
+        until: &'static str,
+        answer: &'static [u8],
+    ) -> (SocketAddr, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut read = Vec::new();
+            while !String::from_utf8_lossy(&read).contains(until) {
+                let mut buffer = [0; 1024];
+                let bytes = stream.read(&mut buffer).await.unwrap();
+                if bytes == 0 {
+                    break;
+                }
+                read.extend_from_slice(&buffer[..bytes]);
+            }
+            stream.write_all(answer).await.unwrap();
+            String::from_utf8(read).unwrap()
+        });
+        (address, task)
+    }
+
+    async fn reason(order: &ProbeOrder) -> String {
+        run(order).await.unwrap_err().to_string()
+    }
+
+    const HEAD_END: &str = "\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_good_answer_and_what_was_asked() {
+        let (address, asked) = server(HEAD_END, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        run(&order(address, http())).await.unwrap();
+        let asked = asked.await.unwrap().to_lowercase();
+        assert!(asked.starts_with("get /healthz?deep=1 http/1.1\r\n"), "{asked}");
+        assert!(asked.contains(&format!("\r\nhost: {address}\r\n")), "{asked}");
+        assert!(asked.contains("\r\nconnection: close\r\n"), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn the_host_of_the_check_is_sent() {
+        let (address, asked) = server(HEAD_END, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        let Probe::Http { path, status, .. } = http() else { unreachable!() };
+        let probe = Probe::Http { path, host: Some("www.example.com".to_owned()), status };
+        run(&order(address, probe)).await.unwrap();
+        assert!(asked.await.unwrap().to_lowercase().contains("\r\nhost: www.example.com\r\n"));
+    }
+
+    #[tokio::test]
+    async fn a_bad_status() {
+        let (address, _server) =
+            server(HEAD_END, b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await;
+        assert_eq!(reason(&order(address, http())).await, "HTTP 503");
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_none() {
+        for (answer, words) in [
+            (&b""[..], "closed without an answer"),
+            (b"HTTP/1.1 200", "closed without an answer"),
+            (b"SSH-2.0-OpenSSH_9.2p1\r\n\r\n", "not an HTTP answer"),
+        ] {
+            let (address, _server) = server(HEAD_END, answer).await;
+            assert_eq!(reason(&order(address, http())).await, words);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endless_head_is_cut() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
+            while stream.write_all(b"x-more: and more and more and more\r\n").await.is_ok() {}
+        });
+        assert_eq!(reason(&order(address, http())).await, "not an HTTP answer");
+    }
+
+    #[tokio::test]
+    async fn an_endless_body_does_not_hold_the_verdict_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
+        });
+        timeout(Duration::from_secs(4), run(&order(address, http()))).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        assert_eq!(reason(&order(address, Probe::Tcp)).await, "connection refused");
+        assert_eq!(reason(&order(address, http())).await, "connection refused");
+    }
+
+    #[tokio::test]
+    async fn silence() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut order = order(listener.local_addr().unwrap(), http());
+        order.timeout = Duration::from_millis(50);
+        assert_eq!(reason(&order).await, "timed out after 50ms");
+    }
+
+    #[tokio::test]
+    async fn tcp_says_who_it_is_not_when_the_pool_speaks_proxy() {
+        let (address, read) = server("\r\n", b"220 ready\r\n").await;
+        let order = ProbeOrder { send_proxy: Some(SendProxy::V1), ..order(address, Probe::Tcp) };
+        run(&order).await.unwrap();
+        assert_eq!(read.await.unwrap(), "PROXY UNKNOWN\r\n");
+    }
+
+    #[tokio::test]
+    async fn tcp_needs_no_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        run(&order(listener.local_addr().unwrap(), Probe::Tcp)).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "a clean end");
+    }
+}

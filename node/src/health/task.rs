@@ -1,0 +1,145 @@
+//! The driver of health: owns the checker, runs its probes, tells gossip and the registry what changed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use gossip::clock::Clock;
+use gossip::id::{BackendId, NodeName, PoolName, RegionName};
+use gossip::state::{ClusterView, Verdict};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::checker::{Checker, Moment, ProbeOrder};
+use super::{HealthTable, probe};
+use crate::backend::Evidence;
+use crate::registry::Current;
+
+/// Probes under way at once. Beyond it they wait, the longest due first.
+const PROBES_AT_ONCE: usize = 64;
+
+/// Where this node's own verdicts go: all pools at once, a pool that is not named has none.
+pub type PublishVerdicts = Box<dyn Fn(BTreeMap<PoolName, Vec<Verdict>>) + Send + Sync>;
+
+/// What health works on.
+pub struct HealthConfig {
+    /// This node.
+    pub me: NodeName,
+    /// Where it stands.
+    pub region: RegionName,
+    /// The configuration in force.
+    pub current: watch::Receiver<Current>,
+    /// The mesh.
+    pub view: watch::Receiver<Arc<ClusterView>>,
+    /// What the proxy's requests met. The sender drops evidence when the channel is full: more of the same follows.
+    pub evidence: mpsc::Receiver<(BackendId, Evidence)>,
+    /// Where verdicts go.
+    pub publish: PublishVerdicts,
+    /// The clock.
+    pub clock: Clock,
+}
+
+impl fmt::Debug for HealthConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HealthConfig")
+            .field("me", &self.me)
+            .field("region", &self.region)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Starts health on the current tokio runtime. The table holds every configured backend once the task has run. The
+/// task ends when the sender of the configuration or of the view is gone; aborting it is safe, it owns nothing that
+/// outlives it.
+pub fn start(config: HealthConfig) -> (watch::Receiver<Arc<HealthTable>>, JoinHandle<()>) {
+    let (table, receiver) = watch::channel(Arc::default());
+    let checker = Checker::new(config.me.clone(), config.region.clone(), rand::random());
+    let driver = Driver { checker, table, publish: config.publish, clock: config.clock };
+    let task = tokio::spawn(driver.run(config.current, config.view, config.evidence));
+    (receiver, task)
+}
+
+struct Driver {
+    checker: Checker,
+    table: watch::Sender<Arc<HealthTable>>,
+    publish: PublishVerdicts,
+    clock: Clock,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut current: watch::Receiver<Current>,
+        mut view: watch::Receiver<Arc<ClusterView>>,
+        mut evidence: mpsc::Receiver<(BackendId, Evidence)>,
+    ) {
+        let mut probes = FuturesUnordered::new();
+        current.mark_changed();
+        view.mark_changed();
+        let mut hears_evidence = true;
+        loop {
+            let room = PROBES_AT_ONCE - probes.len();
+            for order in self.checker.due(room, self.moment()) {
+                probes.push(probe(order));
+            }
+            self.tell();
+            // Without room only a probe's end makes some; a probe ends by its time-out.
+            let deadline = self.checker.next_deadline().filter(|_| probes.len() < PROBES_AT_ONCE);
+            let wake = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = current.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let services = current.borrow_and_update().services.clone();
+                    self.checker.configure(&services, self.moment());
+                }
+                changed = view.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let view = view.borrow_and_update().clone();
+                    self.checker.observe(view, self.moment());
+                }
+                heard = evidence.recv(), if hears_evidence => match heard {
+                    Some((backend, evidence)) => self.checker.evidence(backend, evidence, self.moment()),
+                    None => hears_evidence = false,
+                },
+                Some((order, result)) = probes.next() => {
+                    self.checker.probed(order.backend, order.ticket, result, self.moment());
+                }
+                () = wake => {}
+            }
+        }
+    }
+
+    /// Tells gossip and the registry what changed, at once.
+    fn tell(&mut self) {
+        let changes = self.checker.take_changes();
+        if let Some(verdicts) = changes.verdicts {
+            (self.publish)(verdicts);
+        }
+        if let Some(table) = changes.table {
+            self.table.send_replace(Arc::new(table));
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { now: self.clock.now(), hlc: self.clock.hlc() }
+    }
+}
+
+async fn probe(order: ProbeOrder) -> (ProbeOrder, Result<(), String>) {
+    let result = probe::run(&order).await.map_err(|error| error.to_string());
+    (order, result)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,23 @@
+//! The data plane, health, configuration, admin and the command line of Meridian.
+//!
+//! ```text
+//!   cli ──▶ app ── wires ──▶ config   registry   health   proxy   steering   admin
+//!                            (pure)      └────── Snapshot ──────────┘
+//! ```
+//!
+//! Only [`app`] knows all rooms; the others meet in [`backend::Snapshot`] and the types of `config::model`.
+
+mod admin;
+mod app;
+pub mod backend;
+pub mod balance;
+mod cli;
+pub mod config;
+pub mod distance;
+pub mod health;
+pub mod proxy;
+pub mod registry;
+mod steering;
+mod watchdog;
+
+pub use cli::main;

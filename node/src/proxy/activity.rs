@@ -1,0 +1,359 @@
+//! How long a client's connection may wait for what: 10 s for a request's head, 75 s for the next request.
+//!
+//! An answer that its client takes nothing of is given up after a minute: it holds a backend's connection, and perhaps a
+//! place in a tunnel.
+//!
+//! A connection has one timer that is set again only when it fires, instead of one that every request resets. It asks
+//! [`Activity::verdict`] what to do.
+//!
+//! A client that ends its half of the connection may have gone, or may wait for its answer; the bytes look the same. It
+//! gets some seconds for the answer, then counts as gone. One that reset the connection is gone at once.
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use gossip::clock::Clock;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// From the first byte of a head to its last; and from the connection to the first head.
+const HEAD: Duration = Duration::from_secs(10);
+/// From the end of an answer to the next request.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long a client may take nothing of an answer that is ready for it.
+const UNREAD: Duration = Duration::from_secs(60);
+/// The longest silence in the middle of a request, in both directions.
+const STALLED: Duration = Duration::from_secs(3600);
+
+/// When a new connection is looked at first.
+pub(super) const FIRST_LOOK: Duration = LOOK;
+/// How often a busy connection is looked at ...
+const LOOK: Duration = Duration::from_secs(5);
+/// ... and an idle one, for it may become busy right after.
+const LOOK_IDLE: Duration = Duration::from_secs(15);
+
+/// How long a client that ended its half may wait for an answer.
+const HALF_CLOSED: Duration = Duration::from_secs(10);
+
+const IDLE: u8 = 0;
+const READS_HEAD: u8 = 1;
+const BUSY: u8 = 2;
+
+/// What a connection is doing, and since when. Written by one thread; atomics only because the connection may travel
+/// with an upgrade.
+#[derive(Debug)]
+pub(super) struct Activity {
+    origin: Instant,
+    state: AtomicU8,
+    since_millis: AtomicU64,
+    /// Counts reads and writes that moved bytes.
+    moves: AtomicU64,
+    moves_when_judged: AtomicU64,
+    /// When the client was first seen to have ended its half; `u64::MAX`: it has not.
+    half_closed_millis: AtomicU64,
+    /// Since when bytes for the client wait because it takes none; `u64::MAX`: none wait.
+    unread_millis: AtomicU64,
+}
+
+/// What is left of the client's end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// It may send.
+    There,
+    /// It ended its half.
+    HalfClosed,
+    /// It reset the connection.
+    Gone,
+}
+
+/// Looks at a connection without reading from it.
+pub(super) fn look(stream: &TcpStream) -> Peer {
+    let mut asked = [PollFd::new(stream, PollFlags::RDHUP)];
+    match poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+        Ok(1..) if asked[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => Peer::Gone,
+        Ok(1..) if asked[0].revents().contains(PollFlags::RDHUP) => Peer::HalfClosed,
+        _ => Peer::There,
+    }
+}
+
+/// What the connection's timer does next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Fires again after this time.
+    Wait(Duration),
+    /// Closes the connection after the answer that is under way, at once when there is none.
+    Close,
+    /// Cuts the connection.
+    Cut,
+}
+
+impl Activity {
+    /// A connection that was just accepted.
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            origin: now,
+            state: AtomicU8::new(READS_HEAD),
+            since_millis: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
+            moves_when_judged: AtomicU64::new(u64::MAX),
+            half_closed_millis: AtomicU64::new(u64::MAX),
+            unread_millis: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.origin).as_millis() as u64
+    }
+
+    fn set(&self, state: u8, now: Instant) {
+        self.since_millis.store(self.millis(now), Ordering::Relaxed);
+        self.state.store(state, Ordering::Relaxed);
+    }
+
+    /// A request's head has arrived.
+    pub(super) fn busy(&self) {
+        self.state.store(BUSY, Ordering::Relaxed);
+        self.moves_when_judged.store(u64::MAX, Ordering::Relaxed);
+        self.half_closed_millis.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// The answer is complete.
+    pub(super) fn idle(&self, now: Instant) {
+        self.set(IDLE, now);
+    }
+
+    /// Bytes came in.
+    fn read(&self, clock: &Clock) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+        if self.state.load(Ordering::Relaxed) == IDLE {
+            self.set(READS_HEAD, clock.now());
+        }
+    }
+
+    /// Bytes went out.
+    fn wrote(&self) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+        self.unread_millis.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Bytes would go out, but the client takes none.
+    fn unread(&self, clock: &Clock) {
+        if self.unread_millis.load(Ordering::Relaxed) == u64::MAX {
+            self.unread_millis.store(self.millis(clock.now()), Ordering::Relaxed);
+        }
+    }
+
+    /// Judges the connection when its timer fires; `look` says what is left of the client's end.
+    pub(super) fn verdict(&self, now: Instant, look: impl FnOnce() -> Peer) -> Verdict {
+        let since = self.origin + Duration::from_millis(self.since_millis.load(Ordering::Relaxed));
+        let left = |limit: Duration| (since + limit).saturating_duration_since(now);
+        match self.state.load(Ordering::Relaxed) {
+            IDLE if left(KEEP_ALIVE).is_zero() => Verdict::Close,
+            READS_HEAD if left(HEAD).is_zero() => Verdict::Cut,
+            IDLE => Verdict::Wait(left(KEEP_ALIVE).min(LOOK_IDLE)),
+            READS_HEAD => Verdict::Wait(left(HEAD).min(LOOK)),
+            _ => self.verdict_of_busy(now, left(STALLED).is_zero(), look()),
+        }
+    }
+
+    fn verdict_of_busy(&self, now: Instant, stalled: bool, peer: Peer) -> Verdict {
+        let unread = self.unread_millis.load(Ordering::Relaxed);
+        if self.millis(now).saturating_sub(unread) >= UNREAD.as_millis() as u64 {
+            return Verdict::Cut;
+        }
+        let moves = self.moves.load(Ordering::Relaxed);
+        if moves != self.moves_when_judged.swap(moves, Ordering::Relaxed) {
+            // An answer on its way is proof enough that somebody takes it.
+            self.set(BUSY, now);
+            self.half_closed_millis.store(u64::MAX, Ordering::Relaxed);
+        } else if stalled {
+            return Verdict::Cut;
+        }
+        match peer {
+            Peer::There => Verdict::Wait(LOOK),
+            Peer::Gone => Verdict::Cut,
+            Peer::HalfClosed => {
+                let first = self.half_closed_millis.load(Ordering::Relaxed).min(self.millis(now));
+                self.half_closed_millis.store(first, Ordering::Relaxed);
+                let waited = self.millis(now) - first;
+                if waited >= HALF_CLOSED.as_millis() as u64 { Verdict::Cut } else { Verdict::Wait(LOOK) }
+            }
+        }
+    }
+}
+
+/// A client's connection that tells its [`Activity`] what it does. The socket is shared with the connection's task,
+/// which looks at it without reading.
+#[derive(Debug)]
+pub(super) struct Watched {
+    stream: Arc<TcpStream>,
+    activity: Arc<Activity>,
+    clock: Clock,
+}
+
+impl Watched {
+    pub(super) fn new(stream: Arc<TcpStream>, activity: Arc<Activity>, clock: Clock) -> Self {
+        Self { stream, activity, clock }
+    }
+
+    fn poll_with(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match self.stream.poll_write_ready(cx) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => {
+                    self.activity.unread(&self.clock);
+                    return Poll::Pending;
+                }
+            }
+            match write(&self.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(bytes) => {
+                    self.activity.wrote();
+                    return Poll::Ready(Ok(bytes));
+                }
+                error => return Poll::Ready(error),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read_buf(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(bytes) => {
+                    if bytes > 0 {
+                        self.activity.read(&self.clock);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_with(cx, |stream| stream.try_write(buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_with(cx, |stream| stream.try_write_vectored(bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match socket2::SockRef::from(&*self.stream).shutdown(std::net::Shutdown::Write) {
+            // The client was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            result => Poll::Ready(result),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gossip::clock::Wall;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn there() -> Peer {
+        Peer::There
+    }
+
+    #[test]
+    fn a_head_has_ten_seconds_and_a_kept_connection_seventy_five() {
+        let clock = Clock::simulated(Wall(0));
+        let activity = Activity::new(clock.now());
+        clock.advance(6 * SECOND);
+        assert_eq!(activity.verdict(clock.now(), there), Verdict::Wait(4 * SECOND));
+        activity.busy();
+        activity.idle(clock.now());
+        assert_eq!(activity.verdict(clock.now(), there), Verdict::Wait(LOOK_IDLE));
+        clock.advance(70 * SECOND);
+        assert_eq!(activity.verdict(clock.now(), there), Verdict::Wait(5 * SECOND));
+        clock.advance(5 * SECOND);
+        assert_eq!(activity.verdict(clock.now(), there), Verdict::Close);
+        activity.read(&clock);
+        assert_eq!(activity.verdict(clock.now(), there), Verdict::Wait(LOOK));
+        clock.advance(3 * SECOND);
+        activity.read(&clock);
+        clock.advance(7 * SECOND);
+        assert_eq!(activity.verdict(clock.now(), there), Verdict::Cut);
+    }
+
+    #[test]
+    fn a_request_may_last_as_long_as_bytes_move() {
+        let clock = Clock::simulated(Wall(0));
+        let activity = Activity::new(clock.now());
+        activity.busy();
+        for _ in 0..2000 {
+            clock.advance(5 * SECOND);
+            activity.read(&clock);
+            assert_eq!(activity.verdict(clock.now(), there), Verdict::Wait(LOOK));
+        }
+        for _ in 0..719 {
+            clock.advance(5 * SECOND);
+            assert_eq!(activity.verdict(clock.now(), there), Verdict::Wait(LOOK));
+        }
+        clock.advance(5 * SECOND);
+        assert_eq!(activity.verdict(clock.now(), there), Verdict::Cut);
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_of_its_answer_has_a_minute() {
+        let clock = Clock::simulated(Wall(0));
+        let activity = Activity::new(clock.now());
+        activity.busy();
+        for _ in 0..3 {
+            activity.unread(&clock);
+            clock.advance(59 * SECOND);
+            activity.unread(&clock);
+            assert_eq!(activity.verdict(clock.now(), there), Verdict::Wait(LOOK));
+            activity.wrote();
+        }
+        activity.unread(&clock);
+        clock.advance(60 * SECOND);
+        // What it sends meanwhile makes no difference.
+        activity.read(&clock);
+        assert_eq!(activity.verdict(clock.now(), there), Verdict::Cut);
+    }
+
+    #[test]
+    fn a_client_that_said_all_it_had_gets_ten_seconds_and_one_that_reset_none() {
+        let clock = Clock::simulated(Wall(0));
+        let activity = Activity::new(clock.now());
+        activity.busy();
+        for _ in 0..2 {
+            assert_eq!(activity.verdict(clock.now(), || Peer::HalfClosed), Verdict::Wait(LOOK));
+            clock.advance(5 * SECOND);
+        }
+        assert_eq!(activity.verdict(clock.now(), || Peer::HalfClosed), Verdict::Cut);
+        activity.busy();
+        assert_eq!(activity.verdict(clock.now(), || Peer::Gone), Verdict::Cut);
+    }
+}

@@ -1,0 +1,132 @@
+//! Small configurations and snapshots for tests.
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gossip::clock::Hlc;
+use gossip::id::{BackendId, ListenerName, PoolName, RegionName, ServiceName};
+use gossip::state::BackendState;
+
+use crate::backend::{BackendShared, BackendView, PoolView, RegionView, Snapshot};
+use crate::config::model::{
+    Backend, BalancePolicy, Listener, ListenerProtocol, OnDown, Pool, Retry, Service, Services, StickyCookie,
+    Timeouts,
+};
+
+pub(crate) fn region(name: &str) -> RegionName {
+    RegionName::new(name).unwrap()
+}
+
+pub(crate) fn pool_name(name: &str) -> PoolName {
+    PoolName::new(name).unwrap()
+}
+
+pub(crate) fn service(name: &str, split: &[(&str, u32)]) -> Service {
+    Service {
+        name: ServiceName::new(name).unwrap(),
+        hosts: Vec::new(),
+        paths: vec!["/".into()],
+        split: split.iter().map(|(pool, share)| (pool_name(pool), *share)).collect(),
+        force: Vec::new(),
+        sticky_cookie: None,
+        sticky_source_ip: None,
+        allow: Vec::new(),
+        deny: Vec::new(),
+        timeout: Timeouts {
+            connect: Duration::from_secs(1),
+            response: Duration::from_secs(30),
+            idle: Duration::from_secs(5),
+        },
+        retry: Retry { attempts: 2, budget: 0.2 },
+    }
+}
+
+pub(crate) fn sticky() -> StickyCookie {
+    StickyCookie {
+        name: "meridian".into(),
+        ttl: Duration::from_secs(8 * 3600),
+        max_age: Duration::from_secs(24 * 3600),
+        on_down: OnDown::Repin,
+    }
+}
+
+pub(crate) fn http_listener(name: &str, port: u16) -> Listener {
+    Listener {
+        name: ListenerName::new(name).unwrap(),
+        port,
+        protocol: ListenerProtocol::Http,
+        service: None,
+        trusted_proxies: Vec::new(),
+        max_connections: 1000,
+    }
+}
+
+pub(crate) fn tcp_listener(name: &str, port: u16, service: &str) -> Listener {
+    Listener {
+        protocol: ListenerProtocol::Tcp,
+        service: Some(ServiceName::new(service).unwrap()),
+        ..http_listener(name, port)
+    }
+}
+
+/// A pool of backends given as (address, region), all of weight 100.
+pub(crate) fn pool(name: &str, backends: &[(SocketAddr, &str)]) -> Pool {
+    let name = pool_name(name);
+    let backends = backends
+        .iter()
+        .map(|(address, place)| {
+            Arc::new(Backend {
+                id: BackendId::of(&name, *address),
+                address: *address,
+                region: region(place),
+                zone: None,
+                rack: None,
+                weight: 100,
+            })
+        })
+        .collect();
+    Pool { name, balance: BalancePolicy::LeastBusy, health: None, send_proxy: None, backends }
+}
+
+/// The view of a pool with every backend up and no break known.
+pub(crate) fn pool_view(pool: &Arc<Pool>) -> PoolView {
+    let backends = pool
+        .backends
+        .iter()
+        .map(|backend| BackendView {
+            config: backend.clone(),
+            shared: Arc::new(BackendShared::default()),
+            state: BackendState::Up,
+            up_since: Hlc::ZERO,
+            weight: u32::from(backend.weight),
+            reason: String::new(),
+        })
+        .collect();
+    PoolView { config: pool.clone(), backends }
+}
+
+/// A mesh of one node in region `place`.
+pub(crate) fn snapshot(
+    place: &str,
+    listeners: Vec<Listener>,
+    services: Vec<Service>,
+    pools: Vec<Pool>,
+) -> Snapshot {
+    let pools: Vec<Arc<Pool>> = pools.into_iter().map(Arc::new).collect();
+    let services = Services {
+        regions: Vec::new(),
+        zones: Vec::new(),
+        listeners: listeners.into_iter().map(|l| (l.name.clone(), Arc::new(l))).collect(),
+        services: services.into_iter().map(|s| (s.name.clone(), Arc::new(s))).collect(),
+        pools: pools.iter().map(|p| (p.name.clone(), p.clone())).collect(),
+    };
+    Snapshot {
+        revision: None,
+        services: Arc::new(services),
+        pools: pools.iter().map(|p| (p.name.clone(), Arc::new(pool_view(p)))).collect(),
+        region: region(place),
+        regions: BTreeMap::from([(region(place), RegionView::default())]),
+        rescue_order: Vec::new(),
+    }
+}

@@ -1,0 +1,203 @@
+//! Who the client is, and how the backend is told (pure): X-Forwarded-For, -Proto, -Host and Forwarded (RFC 7239).
+//!
+//! What a peer says of its clients counts only when the peer is a trusted proxy; from anybody else it is replaced.
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv6Addr};
+
+use bytes::Bytes;
+use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Whether a list of networks holds the address.
+pub(super) fn holds(networks: &[IpNet], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&address))
+}
+
+/// An address in the form that lists are written in: IPv4 in IPv6 becomes IPv4.
+pub(super) fn plain(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+/// The client's address: the peer's own unless the peer is trusted, else the last address of X-Forwarded-For that is
+/// not itself a trusted proxy's. What stands before an entry that is no address is not believed.
+pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let mut client = peer;
+    if !holds(trusted, peer) {
+        return client;
+    }
+    for line in headers.get_all(&X_FORWARDED_FOR).iter().rev() {
+        let Ok(line) = line.to_str() else { return client };
+        for entry in line.rsplit(',') {
+            let Some(address) = address(entry.trim()) else { return client };
+            client = address;
+            if !holds(trusted, address) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+/// An address as proxies write it: bare, or with a port, or in brackets.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text.parse::<IpAddr>().ok();
+    let with_port = || text.parse::<std::net::SocketAddr>().ok().map(|socket| socket.ip());
+    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    bare.or_else(with_port).or_else(bracketed).map(plain)
+}
+
+/// Writes what the backend is told of the client into the request's headers.
+pub(super) fn tell(
+    headers: &mut HeaderMap,
+    peer: IpAddr,
+    trusted: bool,
+    scheme: &'static str,
+    host: &HeaderValue,
+) {
+    if !trusted {
+        for forged in [FORWARDED, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_REAL_IP] {
+            headers.remove(forged);
+        }
+    }
+    remove_lookalikes(headers);
+    extend(headers, X_FORWARDED_FOR, |value| {
+        let _ = write!(value, "{peer}");
+    });
+    extend(headers, FORWARDED, |value| element(value, peer, scheme, host));
+    if !trusted || !headers.contains_key(&X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
+    if !headers.contains_key(&X_FORWARDED_HOST) {
+        headers.insert(X_FORWARDED_HOST, host.clone());
+    }
+}
+
+/// Removes `X_Forwarded_For` and its like, which no proxy sends: CGI and WSGI take them for the headers with dashes, so a
+/// client could say there who it is.
+fn remove_lookalikes(headers: &mut HeaderMap) {
+    const OURS: [HeaderName; 6] =
+        [FORWARDED, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP];
+    let is_ours = |name: &HeaderName| {
+        let dashed = name.as_str().replace('_', "-");
+        OURS.iter().any(|ours| ours.as_str() == dashed)
+    };
+    let forged = |name: &&HeaderName| name.as_str().contains('_') && is_ours(name);
+    let forged: Vec<HeaderName> = headers.keys().filter(forged).cloned().collect();
+    for name in forged {
+        headers.remove(name);
+    }
+}
+
+/// Appends an element to a list header; several lines of it become one.
+fn extend(headers: &mut HeaderMap, name: HeaderName, element: impl FnOnce(&mut String)) {
+    let mut value = String::with_capacity(64);
+    for line in headers.get_all(&name) {
+        if let Ok(line) = line.to_str()
+            && !line.trim().is_empty()
+        {
+            value.push_str(line);
+            value.push_str(", ");
+        }
+    }
+    element(&mut value);
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
+        headers.insert(name, value);
+    }
+}
+
+/// One element of Forwarded (RFC 7239 §4); IPv6 and hosts are quoted, as their characters are no token.
+fn element(value: &mut String, peer: IpAddr, scheme: &str, host: &HeaderValue) {
+    let _ = match peer {
+        IpAddr::V4(peer) => write!(value, "for={peer}"),
+        IpAddr::V6(peer) => write!(value, "for=\"[{peer}]\""),
+    };
+    if let Ok(host) = host.to_str()
+        && !host.contains(['"', '\\'])
+    {
+        let _ = write!(value, ";host=\"{host}\"");
+    }
+    let _ = write!(value, ";proto={scheme}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trusted() -> Vec<IpNet> {
+        vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()]
+    }
+
+    fn with(lines: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(X_FORWARDED_FOR, HeaderValue::from_str(line).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn the_client_is_the_last_one_that_nobody_trusted_vouches_for() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let cases: &[(&[&str], &str, &str)] = &[
+            (&[], "198.51.100.7", "198.51.100.7"),
+            (&["1.1.1.1"], "198.51.100.7", "198.51.100.7"),
+            (&["1.1.1.1"], "10.0.0.1", "1.1.1.1"),
+            (&["6.6.6.6, 1.1.1.1"], "10.0.0.1", "1.1.1.1"),
+            (&["6.6.6.6, 1.1.1.1, 10.2.3.4"], "10.0.0.1", "1.1.1.1"),
+            (&["6.6.6.6", "1.1.1.1", "10.2.3.4"], "10.0.0.1", "1.1.1.1"),
+            (&["10.9.9.9, 10.2.3.4"], "10.0.0.1", "10.9.9.9"),
+            (&["1.1.1.1, unknown"], "10.0.0.1", "10.0.0.1"),
+            (&["1.1.1.1, unknown, 10.2.3.4"], "10.0.0.1", "10.2.3.4"),
+            (&["[2001:db9::1]:4711"], "2001:db8::1", "2001:db9::1"),
+            (&["1.1.1.1:4711"], "10.0.0.1", "1.1.1.1"),
+            (&["::ffff:1.1.1.1"], "10.0.0.1", "1.1.1.1"),
+            (&[""], "10.0.0.1", "10.0.0.1"),
+        ];
+        for (lines, peer, expected) in cases {
+            assert_eq!(client(&with(lines), ip(peer), &trusted()), ip(expected), "{lines:?} from {peer}");
+        }
+    }
+
+    #[test]
+    fn what_a_stranger_says_is_replaced() {
+        let mut headers = with(&["6.6.6.6"]);
+        headers.insert(FORWARDED, HeaderValue::from_static("for=6.6.6.6"));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+        headers.insert(X_FORWARDED_HOST, HeaderValue::from_static("evil"));
+        headers.insert(X_REAL_IP, HeaderValue::from_static("6.6.6.6"));
+        for lookalike in ["x_forwarded_for", "x-forwarded_for", "x_real_ip"] {
+            headers.insert(lookalike, HeaderValue::from_static("6.6.6.6"));
+        }
+        headers.insert("my_own", HeaderValue::from_static("stays"));
+        tell(
+            &mut headers,
+            "2001:db8::7".parse().unwrap(),
+            false,
+            "http",
+            &HeaderValue::from_static("a.example:80"),
+        );
+        assert_eq!(headers[X_FORWARDED_FOR], "2001:db8::7");
+        assert_eq!(headers[FORWARDED], "for=\"[2001:db8::7]\";host=\"a.example:80\";proto=http");
+        assert_eq!(headers[X_FORWARDED_PROTO], "http");
+        assert_eq!(headers[X_FORWARDED_HOST], "a.example:80");
+        assert!(!headers.contains_key(X_REAL_IP));
+        assert!(!headers.values().any(|value| value == "6.6.6.6"), "{headers:?}");
+        assert_eq!(headers["my_own"], "stays");
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_is_extended() {
+        let mut headers = with(&["1.1.1.1", "10.2.3.4"]);
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+        tell(&mut headers, "10.0.0.1".parse().unwrap(), true, "http", &HeaderValue::from_static("a"));
+        assert_eq!(headers[X_FORWARDED_FOR], "1.1.1.1, 10.2.3.4, 10.0.0.1");
+        assert_eq!(headers.get_all(X_FORWARDED_FOR).iter().count(), 1);
+        assert_eq!(headers[X_FORWARDED_PROTO], "https");
+    }
+}

@@ -1,0 +1,194 @@
+//! Headers that belong to one hop (RFC 9110 §7.6.1), and the checks a request must pass before it is routed (pure).
+use http::header::{
+    CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{Method, Request, Uri, Version};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// CGI programs take it for a setting of their own ("httpoxy", CVE-2016-5385).
+const PROXY: HeaderName = HeaderName::from_static("proxy");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Removes what concerns only the connection it came over, from a request or a response.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        remove_named_by_connection(headers);
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, TE] {
+        headers.remove(name);
+    }
+}
+
+fn remove_named_by_connection(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .filter(|token| {
+            let token = token.trim_ascii();
+            !token.eq_ignore_ascii_case(b"close") && !token.eq_ignore_ascii_case(b"keep-alive")
+        })
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        // What frames or addresses the message is never the hop's alone, whatever the list claims.
+        .filter(|name| *name != HOST && *name != http::header::CONTENT_LENGTH)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// The protocol that the request wants to switch to, when a proxy may pass that on. HTTP/2 in the clear is spoken hop by
+/// hop, so a wish for it ends here (RFC 9113 §3.1 withdrew it).
+pub(super) fn wanted_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> {
+    let wanted = request.headers().get(UPGRADE)?;
+    let listed = tokens(request.headers(), &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
+    // Anywhere in the list: the backend is free to choose.
+    let own = tokens(request.headers(), &UPGRADE).any(|protocol| {
+        let name = protocol.get(..3).unwrap_or_default();
+        name.eq_ignore_ascii_case(b"h2c") || name.eq_ignore_ascii_case(b"tls")
+    });
+    (listed && !own && request.version() == Version::HTTP_11).then(|| wanted.clone())
+}
+
+/// Prepares a request's headers for the backend; `upgrade` is kept when it is given.
+pub(super) fn for_backend(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
+    let trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+    remove_hop_by_hop(headers);
+    for name in [PROXY, PROXY_AUTHORIZATION, EXPECT] {
+        headers.remove(name);
+    }
+    if let Some(protocol) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol.clone());
+    } else if trailers {
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Prepares a response's headers for the client; an agreed upgrade keeps its two headers.
+pub(super) fn for_client(headers: &mut HeaderMap, switched: bool) {
+    let protocol = if switched { headers.get(UPGRADE).cloned() } else { None };
+    remove_hop_by_hop(headers);
+    headers.remove(PROXY_AUTHENTICATE);
+    if let Some(protocol) = protocol {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+}
+
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
+}
+
+/// Why a request goes no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Malformed {
+    /// CONNECT, which no reverse proxy serves.
+    Connect,
+    /// HTTP/1.1 without exactly one Host (RFC 9112 §3.2), or one that is no host.
+    Host,
+    /// A transfer coding other than chunked (RFC 9112 §6.1).
+    Coding,
+    /// A target that is neither a path nor an absolute URI.
+    Target,
+}
+
+impl Malformed {
+    /// For the client.
+    pub(super) fn detail(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT is not served here",
+            Self::Host => "a request needs exactly one valid Host",
+            Self::Coding => "only the chunked transfer coding is understood",
+            Self::Target => "the request target is not understood",
+        }
+    }
+}
+
+/// Checks a request and brings its target to origin form; returns the host it is for.
+pub(super) fn check<B>(request: &mut Request<B>) -> Result<HeaderValue, Malformed> {
+    if request.method() == Method::CONNECT {
+        return Err(Malformed::Connect);
+    }
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if !chunked || codings.next().is_some() {
+        return Err(Malformed::Coding);
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = hosts.next().cloned();
+    if hosts.next().is_some() {
+        return Err(Malformed::Host);
+    }
+    // The authority of an absolute target replaces Host (RFC 9112 §3.2.2).
+    let host = match request.uri().authority() {
+        // CONNECT's form (RFC 9112 §3.2.3).
+        Some(_) if request.uri().scheme().is_none() => return Err(Malformed::Target),
+        Some(authority) => {
+            let authority = HeaderValue::from_str(authority.as_str()).map_err(|_| Malformed::Host)?;
+            request.headers_mut().insert(HOST, authority.clone());
+            to_origin_form(request)?;
+            authority
+        }
+        None => match host {
+            Some(host) => host,
+            // It goes on as HTTP/1.1, which must have one: an empty one when nobody knows better.
+            None if request.version() == Version::HTTP_10 => {
+                let nobody = HeaderValue::from_static("");
+                request.headers_mut().insert(HOST, nobody.clone());
+                nobody
+            }
+            None => return Err(Malformed::Host),
+        },
+    };
+    let target = request.uri().path();
+    if !(target.starts_with('/') || target == "*" && request.method() == Method::OPTIONS) {
+        return Err(Malformed::Target);
+    }
+    is_host(host.as_bytes()).then_some(host).ok_or(Malformed::Host)
+}
+
+fn to_origin_form<B>(request: &mut Request<B>) -> Result<(), Malformed> {
+    let path = request.uri().path_and_query().cloned();
+    let path = path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from(path);
+    Ok(())
+}
+
+/// Letters, digits and the few signs of names, IPv6 literals and ports; no user information, no list.
+fn is_host(host: &[u8]) -> bool {
+    host.len() <= 261
+        && host.iter().all(|byte| {
+            byte.is_ascii_alphanumeric()
+                || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']' | b'~' | b'%')
+        })
+}
+
+/// The request id: a trusted peer's own when it is a short visible string, else a new one.
+pub(super) fn request_id(headers: &HeaderMap, trusted: bool, random: u128) -> HeaderValue {
+    let given = headers.get(&X_REQUEST_ID).filter(|id| {
+        trusted && (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    });
+    match given {
+        Some(id) => id.clone(),
+        None => {
+            let mut hex = [0u8; 32];
+            for (at, digit) in hex.iter_mut().enumerate() {
+                let nibble = (random >> (124 - 4 * at)) & 0xf;
+                *digit = b"0123456789abcdef"[nibble as usize];
+            }
+            HeaderValue::from_bytes(&hex).unwrap_or_else(|_| HeaderValue::from_static("0"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn request(lines: &[(&str, &str)]) -> Request<()> {
+    let mut request = Request::builder().uri("/x?y=1");
+    for (name, value) in lines {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap()
+}
+
+#[test]
+fn hop_by_hop_headers_and_those_that_connection_names_are_removed() {
+    let mut request = request(&[
+        ("host", "a"),
+        ("connection", "keep-alive, X-Private"),
+        ("connection", "x-other, host, content-length"),
+        ("content-length", "3"),
+        ("x-private", "1"),
+        ("x-other", "1"),
+        ("keep-alive", "timeout=5"),
+        ("te", "trailers"),
+        ("trailer", "x-sum"),
+        ("proxy-connection", "keep-alive"),
+        ("proxy-authorization", "secret"),
+        ("proxy", "http://evil"),
+        ("upgrade", "h2c"),
+        ("expect", "100-continue"),
+        ("accept", "*/*"),
+    ]);
+    for_backend(request.headers_mut(), None);
+    let mut left: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["accept", "connection", "content-length", "host", "te", "trailer"]);
+    assert_eq!(request.headers()[CONNECTION], "te");
+}
+
+#[test]
+fn an_upgrade_passes_but_not_to_http2() {
+    let websocket = request(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+    let wanted = wanted_upgrade(&websocket).unwrap();
+    let mut headers = websocket.headers().clone();
+    for_backend(&mut headers, Some(&wanted));
+    assert_eq!(headers[CONNECTION], "upgrade");
+    assert_eq!(headers[UPGRADE], "websocket");
+    assert_eq!(wanted_upgrade(&request(&[("connection", "upgrade"), ("upgrade", "H2C")])), None);
+    assert_eq!(wanted_upgrade(&request(&[("upgrade", "websocket")])), None);
+    let smuggled = [("connection", "upgrade"), ("upgrade", "websocket, h2c")];
+    assert_eq!(wanted_upgrade(&request(&smuggled)), None);
+    let smuggled = [("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "TLS/1.0")];
+    assert_eq!(wanted_upgrade(&request(&smuggled)), None);
+}
+
+#[test]
+fn a_request_needs_one_host() {
+    assert_eq!(check(&mut request(&[])), Err(Malformed::Host));
+    assert_eq!(check(&mut request(&[("host", "a"), ("host", "a")])), Err(Malformed::Host));
+    assert_eq!(check(&mut request(&[("host", "a@b")])), Err(Malformed::Host));
+    assert_eq!(check(&mut request(&[("host", "a/b")])), Err(Malformed::Host));
+    assert_eq!(check(&mut request(&[("host", "a:80")])).unwrap(), "a:80");
+    assert_eq!(check(&mut request(&[("host", "[::1]:80")])).unwrap(), "[::1]:80");
+    let mut old = request(&[]);
+    *old.version_mut() = Version::HTTP_10;
+    assert_eq!(check(&mut old).unwrap(), "");
+    assert_eq!(old.headers()[HOST], "", "it is passed on as HTTP/1.1");
+}
+
+#[test]
+fn the_form_of_connect_is_connects_alone() {
+    let mut request = request(&[("host", "a")]);
+    *request.uri_mut() = Uri::from_static("evil:80");
+    assert_eq!(check(&mut request), Err(Malformed::Target));
+}
+
+#[test]
+fn an_absolute_target_replaces_host() {
+    let mut request = Request::builder().uri("http://b.example:81/p?q").header("host", "a").body(()).unwrap();
+    assert_eq!(check(&mut request).unwrap(), "b.example:81");
+    assert_eq!(request.headers()[HOST], "b.example:81");
+    assert_eq!(request.uri(), "/p?q");
+    let mut with_user = Request::builder().uri("http://u@b/").header("host", "b").body(()).unwrap();
+    assert_eq!(check(&mut with_user), Err(Malformed::Host));
+}
+
+#[test]
+fn codings_and_methods_that_no_proxy_serves_are_refused() {
+    let gzip = &mut request(&[("host", "a"), ("transfer-encoding", "gzip, chunked")]);
+    assert_eq!(check(gzip), Err(Malformed::Coding));
+    let twice =
+        &mut request(&[("host", "a"), ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]);
+    assert_eq!(check(twice), Err(Malformed::Coding));
+    let mut connect = Request::builder().method("CONNECT").uri("a:443").header("host", "a").body(()).unwrap();
+    assert_eq!(check(&mut connect), Err(Malformed::Connect));
+}
+
+#[test]
+fn request_ids_come_from_trusted_peers_only() {
+    let given = request(&[("x-request-id", "abc")]);
+    assert_eq!(request_id(given.headers(), true, 7), "abc");
+    assert_eq!(request_id(given.headers(), false, 0xab << 120), "ab000000000000000000000000000000");
+    let long = request(&[("x-request-id", &"x".repeat(129))]);
+    assert_eq!(request_id(long.headers(), true, 1), "00000000000000000000000000000001");
+}
+
+proptest! {
+    #[test]
+    fn any_headers_are_survived(
+        lines in prop::collection::vec(("[a-zA-Z-]{1,12}", "[ -~]{0,30}"), 0..12),
+    ) {
+        let lines: Vec<_> = lines.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut request = request(&lines);
+        let upgrade = wanted_upgrade(&request);
+        let _ = check(&mut request);
+        for_backend(request.headers_mut(), upgrade.as_ref());
+        prop_assert!(!request.headers().contains_key(TRANSFER_ENCODING));
+        for_client(request.headers_mut(), true);
+        prop_assert!(!request.headers().contains_key(TE));
+    }
+}

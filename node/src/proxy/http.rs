@@ -1,0 +1,228 @@
+//! HTTP/1.1: from a parsed request to its answer, one step after the other.
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::accept::Slot;
+use super::activity::Activity;
+use super::affinity;
+use super::body::ResponseBody;
+use super::choose::{Hops, Tried, forced};
+use super::exchange::{Answer, Outgoing, exchange};
+use super::headers::{self, X_REQUEST_ID};
+use super::outcome::End;
+use super::record::Record;
+use super::relay::{Relayed, relay};
+use super::session::Usher;
+use super::tunnel::near::Crossing;
+use super::tunnel::preface::Kind;
+use super::worker::{Phase, Worker};
+use super::{forwarded, problem};
+use crate::config::model::{Listener, Service};
+
+const HEAD_MAX_BYTES: usize = 64 * 1024;
+/// An agreed upgrade that does not happen within this time will not.
+const UPGRADE: Duration = Duration::from_secs(10);
+
+/// The settings of every HTTP/1.1 server connection. Its fields are at most 100, which is hyper's own limit.
+pub(super) fn server() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .half_close(true)
+        .max_header_size(HEAD_MAX_BYTES)
+        .max_buf_size(HEAD_MAX_BYTES)
+        // The connection's own timer keeps the limits (see `activity`).
+        .header_read_timeout(None);
+    builder
+}
+
+/// A client's connection, as its requests see it.
+pub(super) struct Door {
+    pub(super) worker: Rc<Worker>,
+    pub(super) slot: Rc<Slot>,
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) activity: Arc<Activity>,
+}
+
+/// A request that is answered here instead of by a backend.
+struct Refused {
+    end: End,
+    detail: Option<&'static str>,
+}
+
+impl From<End> for Refused {
+    fn from(end: End) -> Self {
+        Self { end, detail: None }
+    }
+}
+
+/// Serves one request of a client's connection.
+pub(super) async fn serve(
+    door: Rc<Door>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    door.activity.busy();
+    let listener = door.slot.listener();
+    let peer = forwarded::plain(door.peer.ip());
+    let mut record = Record::begin(&door.worker, peer, Some(&listener.name), Some(door.activity.clone()));
+    let mut id = None;
+    let mut response = match answer(&door, &listener, request, &mut record, &mut id).await {
+        Ok(ready) => deliver(ready.answer, record, ready.on_client, ready.idle),
+        Err(refused) => {
+            record.end(refused.end);
+            let response = problem::response(refused.end, refused.detail, id.as_ref());
+            record.status(response.status().as_u16());
+            response.map(|bytes| ResponseBody::own(bytes, record))
+        }
+    };
+    if door.worker.phase.get() != Phase::Serving && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+/// An answer and what its delivery needs.
+struct Ready {
+    answer: Answer,
+    on_client: Option<OnUpgrade>,
+    idle: Duration,
+}
+
+async fn answer(
+    door: &Door,
+    listener: &Listener,
+    mut request: Request<Incoming>,
+    record: &mut Record,
+    id: &mut Option<HeaderValue>,
+) -> Result<Ready, Refused> {
+    let worker = &*door.worker;
+    let host = headers::check(&mut request);
+    record.asked(request.method(), host.as_ref().ok(), request.uri());
+    let peer = forwarded::plain(door.peer.ip());
+    let trusted = forwarded::holds(&listener.trusted_proxies, peer);
+    let client = forwarded::client(request.headers(), peer, &listener.trusted_proxies);
+    let request_id = headers::request_id(request.headers(), trusted, worker.random(rand::RngExt::random));
+    record.known_as(client, &request_id);
+    *id = Some(request_id.clone());
+    let host =
+        host.map_err(|malformed| Refused { end: End::BadRequest, detail: Some(malformed.detail()) })?;
+
+    let plan = worker.plan();
+    let service = plan.routes.find(host.to_str().unwrap_or_default(), request.uri().path());
+    let service = service.ok_or(End::NoRoute)?;
+    record.routed(&service.name);
+    if !admits(service, client) {
+        return Err(End::Denied.into());
+    }
+
+    let upgrade = headers::wanted_upgrade(&request);
+    let on_client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    let forced = forced(service, request.headers());
+    let usher = Usher { worker, plan: &plan, service, forced, hops: Hops::One };
+    let seat = match (&service.sticky_cookie, service.sticky_source_ip) {
+        (Some(sticky), _) => {
+            let now = worker.clock().wall();
+            let told =
+                affinity::open(request.headers_mut(), &service.name, sticky, &worker.shared.cookies, now);
+            usher.by_cookie(sticky, told).await?
+        }
+        (None, Some(ttl)) => usher.by_source(ttl, client).await?,
+        (None, None) => usher.free(&Tried::default())?,
+    };
+
+    headers::for_backend(request.headers_mut(), upgrade.as_ref());
+    forwarded::tell(request.headers_mut(), peer, trusted, "http", &host);
+    request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
+    *request.version_mut() = Version::HTTP_11;
+    let mut outgoing = Outgoing::new(request, service.timeout.response).await?;
+    let crossing = Crossing {
+        kind: Kind::Http,
+        client: SocketAddr::new(client, if client == peer { door.peer.port() } else { 0 }),
+        local: door.local,
+        request_id: Some(&request_id),
+    };
+    let exchanged = exchange(&usher, seat, &mut outgoing, &crossing).await;
+    let mut answer = exchanged.map_err(|failure| {
+        tracing::debug!(service = %service.name, request.id = ?request_id, tries = failure.tries, end = failure.end.as_str(), "no answer");
+        failure.end
+    })?;
+    record.served(&answer.seat.pool, answer.backend, answer.tries);
+
+    if let Some(session) = &mut answer.seat.session {
+        session.settle(worker).await;
+        record.affine(session.outcome());
+        if let (Some((sealed, max_age)), Some(sticky)) =
+            (session.renew(worker, &service.name), &service.sticky_cookie)
+        {
+            let status = answer.response.status();
+            let headers = answer.response.headers_mut();
+            affinity::set_cookie(headers, status, &sticky.name, &sealed, max_age, false);
+        }
+    }
+    Ok(Ready { answer, on_client, idle: service.timeout.idle })
+}
+
+/// Whether the service's lists let the client in.
+pub(super) fn admits(service: &Service, client: std::net::IpAddr) -> bool {
+    !forwarded::holds(&service.deny, client)
+        && (service.allow.is_empty() || forwarded::holds(&service.allow, client))
+}
+
+/// Turns a backend's answer into the client's.
+pub(super) fn deliver(
+    answer: Answer,
+    mut record: Record,
+    on_client: Option<OnUpgrade>,
+    idle: Duration,
+) -> Response<ResponseBody> {
+    let Answer { mut response, lease, in_flight, .. } = answer;
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    record.status(response.status().as_u16());
+    // What this node speaks, not what the backend spoke (RFC 9110 §2.5).
+    *response.version_mut() = Version::HTTP_11;
+    if !switched {
+        headers::for_client(response.headers_mut(), false);
+        return response.map(|incoming| ResponseBody::relayed(incoming, lease, in_flight, record));
+    }
+    let Some(on_client) = on_client else {
+        // Nobody asked to switch: the backend does not speak HTTP.
+        record.end(End::UpstreamReset);
+        return problem::response(End::UpstreamReset, None, None)
+            .map(|bytes: Bytes| ResponseBody::own(bytes, record));
+    };
+    let on_backend = hyper::upgrade::on(&mut response);
+    tokio::task::spawn_local(async move {
+        let both = async { tokio::try_join!(on_client, on_backend) };
+        let Ok(Ok((client, backend))) = tokio::time::timeout(UPGRADE, both).await else {
+            return record.end(End::UpstreamReset);
+        };
+        let clock = record.worker().clock().clone();
+        let (end, bytes) = relay(TokioIo::new(client), TokioIo::new(backend), idle, &clock).await;
+        record.sent(usize::try_from(bytes).unwrap_or(usize::MAX));
+        record.end(relayed_end(&end));
+        drop(in_flight);
+    });
+    headers::for_client(response.headers_mut(), true);
+    response.map(|_| ResponseBody::Own(None, None))
+}
+
+/// The end that a relay's end amounts to; its first stream is the client's.
+pub(super) fn relayed_end(relayed: &Relayed) -> End {
+    match relayed {
+        Relayed::Done => End::Ok,
+        Relayed::Idle => End::Idle,
+        Relayed::FirstBroke => End::ClientGone,
+        Relayed::SecondBroke => End::UpstreamReset,
+    }
+}

@@ -1,0 +1,55 @@
+//! The data plane: what happens to a user's connection, one file a step (DESIGN §9).
+//!
+//! [`start`] binds every listener of the present snapshot, or none: it fails with the ports that are taken. From
+//! then on the listeners follow the snapshot.
+
+//!
+//! ```text
+//! handle ── listeners ── bind          what is listened on, following the snapshot
+//!    └ thread ── worker ── plan        one thread a core; the snapshot with what follows from it
+//!         └ accept ── activity         one task a connection; how long it may wait for what
+//!              ├ http ── headers ── forwarded ── route ── affinity ── session ── choose
+//!              │    └ exchange ── upstream ── retry ── body ── record ── outcome ── log
+//!              ├ tcp ── proxy_protocol ── relay
+//!              └ tunnel/{preface, near, far}
+//! ```
+
+mod accept;
+mod activity;
+mod affinity;
+mod bind;
+mod body;
+mod choose;
+mod exchange;
+#[cfg(test)]
+mod fixture;
+mod forwarded;
+mod handle;
+mod headers;
+mod http;
+mod listeners;
+mod log;
+mod outcome;
+mod plan;
+mod problem;
+mod proxy_protocol;
+mod record;
+mod relay;
+mod retry;
+mod route;
+mod session;
+mod store;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod thread;
+mod tunnel;
+mod upstream;
+mod worker;
+
+pub use bind::{BindError, BindProblem, check as check_ports};
+pub use handle::{ProxyConfig, ProxyHandle, StartError, start};
+pub use outcome::{Affinity, Counters, End};
+pub use route::RouteTable;
+pub use store::SessionStore;
+pub use tunnel::{InboundTunnel, TunnelDial, TunnelIo};

@@ -1,0 +1,124 @@
+//! How requests end: exactly one reason each, counted.
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+        impl $name {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// As logs and metrics spell it.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a request (or a TCP connection) ended.
+    End {
+        /// It was answered by a backend, to the last byte.
+        Ok = "ok",
+        /// The client went away before the end.
+        ClientGone = "client_gone",
+        /// An allow or deny list refused the client.
+        Denied = "denied",
+        /// No service answers for this host and path.
+        NoRoute = "no_route",
+        /// No backend of the pool can be used, here or elsewhere.
+        NoBackend = "no_backend",
+        /// Every backend that was tried refused the connection.
+        ConnectFailed = "connect_failed",
+        /// The backend broke the connection before its answer was complete.
+        UpstreamReset = "upstream_reset",
+        /// The backend did not begin its answer in time.
+        UpstreamTimeout = "upstream_timeout",
+        /// The session's backend is gone and the service refuses others.
+        SessionRefused = "session_refused",
+        /// The request is malformed or asks for what no proxy does.
+        BadRequest = "bad_request",
+        /// A relay was silent for too long.
+        Idle = "idle",
+    }
+}
+
+reasons! {
+    /// What became of a request's session.
+    Affinity {
+        /// There was none; one was made.
+        New = "new",
+        /// Its backend served.
+        Kept = "kept",
+        /// It went to another backend than before.
+        Moved = "moved",
+        /// The cookie was too old; a new session was made.
+        Expired = "expired",
+        /// The cookie was none of this mesh; a new session was made.
+        Invalid = "invalid",
+    }
+}
+
+/// What the proxy of this node has done since its start.
+#[derive(Debug)]
+pub struct Counters {
+    ends: [AtomicU64; End::ALL.len()],
+    affinity: [AtomicU64; Affinity::ALL.len()],
+    /// Connections accepted.
+    pub connections: AtomicU64,
+    /// Times an accept waited because a listener had all its connections.
+    pub connections_held: AtomicU64,
+    /// Second and further tries.
+    pub retries: AtomicU64,
+    /// Requests and connections that crossed to another region from here.
+    pub tunnels_out: AtomicU64,
+    /// Requests and connections that other nodes sent here.
+    pub tunnels_in: AtomicU64,
+    /// Inbound tunnels dropped because the workers' queues were full.
+    pub tunnels_dropped: AtomicU64,
+    /// Pins answered to the client without another node's word (I3).
+    pub degraded: AtomicU64,
+    /// Lines the access log dropped.
+    pub log_dropped: AtomicU64,
+    /// Evidence dropped because health's queue was full.
+    pub evidence_dropped: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            ends: Default::default(),
+            affinity: Default::default(),
+            connections: AtomicU64::new(0),
+            connections_held: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            tunnels_out: AtomicU64::new(0),
+            tunnels_in: AtomicU64::new(0),
+            tunnels_dropped: AtomicU64::new(0),
+            degraded: AtomicU64::new(0),
+            log_dropped: AtomicU64::new(0),
+            evidence_dropped: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Counters {
+    /// Counts one end.
+    pub(super) fn ended(&self, end: End) {
+        self.ends[end as usize].fetch_add(1, Ordering::Relaxed);
+    }
+    /// Counts one affinity outcome.
+    pub(super) fn affine(&self, affinity: Affinity) {
+        self.affinity[affinity as usize].fetch_add(1, Ordering::Relaxed);
+    }
+    /// How many requests ended so.
+    pub fn ends(&self, end: End) -> u64 {
+        self.ends[end as usize].load(Ordering::Relaxed)
+    }
+    /// How many requests had this affinity outcome.
+    pub fn affinity(&self, affinity: Affinity) -> u64 {
+        self.affinity[affinity as usize].load(Ordering::Relaxed)
+    }
+}

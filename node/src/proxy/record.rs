@@ -1,0 +1,168 @@
+//! What is kept of a request while it runs, and settled exactly once when it ends, however it ends.
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use gossip::id::{BackendId, ListenerName, ServiceName};
+use http::{HeaderValue, Method, Uri};
+
+use super::activity::Activity;
+use super::log::Line;
+use super::outcome::{Affinity, End};
+use super::plan::position;
+use super::worker::{Busy, Worker};
+use crate::backend::PoolView;
+
+/// A request in flight. Dropping it counts and logs it; unless an end was named before, the client went away.
+pub(super) struct Record {
+    worker: Rc<Worker>,
+    /// The client connection that becomes idle with the end.
+    activity: Option<Arc<Activity>>,
+    began: Instant,
+    line: Option<Box<Line>>,
+    affinity: Option<Affinity>,
+    sent_bytes: u64,
+    end: Option<End>,
+    /// The near end of a tunnel counts and logs, the far end does not.
+    far: bool,
+    _busy: Busy,
+}
+
+impl Record {
+    /// A request or a connection begins.
+    pub(super) fn begin(
+        worker: &Rc<Worker>,
+        client: IpAddr,
+        listener: Option<&ListenerName>,
+        activity: Option<Arc<Activity>>,
+    ) -> Self {
+        let line = worker.shared.log.as_ref().map(|_| {
+            Box::new(Line {
+                time: worker.clock().wall(),
+                client,
+                listener: listener.cloned(),
+                request_id: None,
+                method: None,
+                host: None,
+                target: None,
+                status: None,
+                sent_bytes: 0,
+                took: std::time::Duration::ZERO,
+                service: None,
+                pool: None,
+                backend: None,
+                affinity: None,
+                tries: 0,
+                end: End::ClientGone,
+            })
+        });
+        Self {
+            worker: worker.clone(),
+            activity,
+            began: worker.clock().now(),
+            line,
+            affinity: None,
+            sent_bytes: 0,
+            end: None,
+            far: false,
+            _busy: worker.enter(),
+        }
+    }
+
+    /// A request that another node sent here begins: in flight like all, but neither counted nor logged again.
+    pub(super) fn far(worker: &Rc<Worker>) -> Self {
+        Self {
+            worker: worker.clone(),
+            activity: None,
+            began: worker.clock().now(),
+            line: None,
+            affinity: None,
+            sent_bytes: 0,
+            end: None,
+            far: true,
+            _busy: worker.enter(),
+        }
+    }
+
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// What was asked.
+    pub(super) fn asked(&mut self, method: &Method, host: Option<&HeaderValue>, target: &Uri) {
+        if let Some(line) = &mut self.line {
+            line.method = Some(method.clone());
+            line.host = host.cloned();
+            line.target = Some(target.clone());
+        }
+    }
+
+    /// Who asked, and under which id.
+    pub(super) fn known_as(&mut self, client: IpAddr, id: &HeaderValue) {
+        if let Some(line) = &mut self.line {
+            line.client = client;
+            line.request_id = Some(id.clone());
+        }
+    }
+
+    pub(super) fn routed(&mut self, service: &ServiceName) {
+        if let Some(line) = &mut self.line {
+            line.service = Some(service.clone());
+        }
+    }
+
+    /// Who answered, after how many tries.
+    pub(super) fn served(&mut self, pool: &PoolView, backend: Option<BackendId>, tries: u32) {
+        if let Some(line) = &mut self.line {
+            line.pool = Some(pool.config.name.clone());
+            let at = backend.and_then(|backend| position(pool, backend));
+            line.backend = at.map(|at| pool.backends[at].config.address);
+            line.tries = tries;
+        }
+    }
+
+    pub(super) fn status(&mut self, status: u16) {
+        if let Some(line) = &mut self.line {
+            line.status = Some(status);
+        }
+    }
+
+    pub(super) fn affine(&mut self, affinity: Affinity) {
+        self.affinity = Some(affinity);
+    }
+
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.sent_bytes += bytes as u64;
+    }
+
+    /// Names the end; the first one named counts.
+    pub(super) fn end(&mut self, end: End) {
+        self.end.get_or_insert(end);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let shared = &self.worker.shared;
+        if self.far {
+            return;
+        }
+        let end = self.end.unwrap_or(End::ClientGone);
+        shared.counters.ended(end);
+        if let Some(affinity) = self.affinity {
+            shared.counters.affine(affinity);
+        }
+        let now = shared.clock.now();
+        if let Some(activity) = &self.activity {
+            activity.idle(now);
+        }
+        if let (Some(log), Some(mut line)) = (&shared.log, self.line.take()) {
+            line.took = now.saturating_duration_since(self.began);
+            line.sent_bytes = self.sent_bytes;
+            line.affinity = self.affinity;
+            line.end = end;
+            log.log(*line);
+        }
+    }
+}

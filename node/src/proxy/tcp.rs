@@ -1,0 +1,204 @@
+//! TCP: a connection to a listener becomes one to a backend, and bytes flow both ways, each way ending by itself.
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use gossip::id::BackendId;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::accept::Slot;
+use super::choose::{Hops, Place, Tried};
+use super::http::{admits, relayed_end};
+use super::outcome::End;
+use super::plan::Plan;
+use super::record::Record;
+use super::relay::relay;
+use super::session::{Seat, Session, Usher};
+use super::tunnel::TunnelIo;
+use super::tunnel::far::Guest;
+use super::tunnel::near::{self, Crossing};
+use super::tunnel::preface::Kind;
+use super::upstream::connect_tcp;
+use super::worker::Worker;
+use super::{forwarded, proxy_protocol};
+use crate::backend::{Evidence, InFlight};
+use crate::config::model::SendProxy;
+
+/// Serves one connection of a TCP listener to its end.
+pub(super) async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, peer: SocketAddr) {
+    let listener = slot.listener();
+    let client = SocketAddr::new(forwarded::plain(peer.ip()), peer.port());
+    let mut record = Record::begin(&worker, client.ip(), Some(&listener.name), None);
+    let plan = worker.plan();
+    let service = listener.service.as_ref().and_then(|name| plan.snapshot.services.services.get(name));
+    let (Some(service), Ok(local)) = (service, stream.local_addr()) else {
+        return record.end(End::NoRoute);
+    };
+    record.routed(&service.name);
+    if !admits(service, client.ip()) {
+        return record.end(End::Denied);
+    }
+    let usher = Usher { worker: &worker, plan: &plan, service, forced: None, hops: Hops::One };
+    let crossing = Crossing { kind: Kind::Tcp, client, local, request_id: None };
+    let connected = match seat(&usher, client.ip()).await {
+        Ok(seat) => connect(&usher, seat, &crossing).await,
+        Err(end) => Err(end),
+    };
+    let Connected { stream: backend, mut seat, id, tries, in_flight } = match connected {
+        Ok(connected) => connected,
+        Err(end) => return record.end(end),
+    };
+    record.served(&seat.pool, Some(id), tries);
+    if let Some(session) = &mut seat.session {
+        session.settle(&worker).await;
+        record.affine(session.outcome());
+        session.renew(&worker, &service.name);
+    }
+    let idle = service.timeout.idle;
+    // The relay may last for hours; it must not keep an old snapshot alive.
+    drop((plan, seat, listener));
+    let (end, bytes) = match backend {
+        Backend::Direct(backend) => relay(stream, backend, idle, worker.clock()).await,
+        Backend::Tunnel(backend) => relay(stream, backend, idle, worker.clock()).await,
+    };
+    drop(in_flight);
+    record.sent(usize::try_from(bytes).unwrap_or(usize::MAX));
+    record.end(relayed_end(&end));
+}
+
+async fn seat(usher: &Usher<'_>, client: IpAddr) -> Result<Seat, End> {
+    match usher.service.sticky_source_ip {
+        Some(ttl) => usher.by_source(ttl, client).await,
+        None => usher.free(&Tried::default()),
+    }
+}
+
+enum Backend {
+    Direct(TcpStream),
+    Tunnel(Box<dyn TunnelIo>),
+}
+
+struct Connected {
+    stream: Backend,
+    seat: Seat,
+    id: BackendId,
+    tries: u32,
+    in_flight: Option<InFlight>,
+}
+
+/// Connects to the seat's backend or to another one; a connection that fails was never used, so any may be tried.
+async fn connect(usher: &Usher<'_>, mut seat: Seat, crossing: &Crossing<'_>) -> Result<Connected, End> {
+    let mut left = usher.service.retry.attempts;
+    let mut tried = Tried::default();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let connected = match &seat.place {
+            Place::Direct(at) => direct(usher, &seat, *at, crossing).await,
+            Place::Tunnel(..) => tunnel(usher, &seat, crossing).await,
+        };
+        if let Some((stream, id, in_flight)) = connected {
+            if let Some(session) = &mut seat.session {
+                session.assign(usher.worker, &seat.pool, id);
+            }
+            return Ok(Connected { stream, seat, id, tries, in_flight });
+        }
+        if matches!(seat.place, Place::Direct(_)) {
+            if left == 0 {
+                if seat.session.as_ref().is_some_and(Session::is_assigned) {
+                    return Err(End::ConnectFailed);
+                }
+                tried.only_rescue = true;
+            }
+            left = left.saturating_sub(1);
+        }
+        match &seat.place {
+            Place::Direct(at) | Place::Tunnel(_, Some(at)) => {
+                tried.backends.push(seat.pool.backends[*at].config.id);
+            }
+            Place::Tunnel(region, None) => tried.regions.push(region.clone()),
+        }
+        seat = match usher.another(seat, &tried).await {
+            Ok(seat) => seat,
+            Err(End::NoBackend) => return Err(End::ConnectFailed),
+            Err(end) => return Err(end),
+        };
+    }
+}
+
+async fn direct(
+    usher: &Usher<'_>,
+    seat: &Seat,
+    at: usize,
+    crossing: &Crossing<'_>,
+) -> Option<(Backend, BackendId, Option<InFlight>)> {
+    let backend = &seat.pool.backends[at];
+    let id = backend.config.id;
+    let in_flight = backend.shared.enter();
+    let mut stream = match connect_tcp(backend.config.address, usher.service.timeout.connect).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(pool = %seat.pool.config.name, backend = %id, error = %error.error, "no connection");
+            if error.blames_backend() {
+                usher.worker.report(id, Evidence::ConnectFailed);
+            }
+            return None;
+        }
+    };
+    backend.shared.succeeded();
+    if seat.pool.config.send_proxy == Some(SendProxy::V1) {
+        let header = proxy_protocol::v1(crossing.client, crossing.local);
+        if stream.write_all(header.as_bytes()).await.is_err() {
+            usher.worker.failed(backend);
+            return None;
+        }
+    }
+    Some((Backend::Direct(stream), id, Some(in_flight)))
+}
+
+async fn tunnel(
+    usher: &Usher<'_>,
+    seat: &Seat,
+    crossing: &Crossing<'_>,
+) -> Option<(Backend, BackendId, Option<InFlight>)> {
+    let Place::Tunnel(region, wanted) = &seat.place else { return None };
+    let wanted = wanted.map(|at| seat.pool.backends[at].config.id);
+    let mut stream = near::open(usher, &seat.pool, region, wanted, crossing).await.ok()?;
+    // The far end tries as often as this one would.
+    let limit = usher.service.timeout.connect * (usher.service.retry.attempts + 1) + Duration::from_secs(1);
+    let id = near::connected(&mut stream, limit).await?;
+    Some((Backend::Tunnel(stream), id, None))
+}
+
+/// The far end of a tunnel that carries a TCP connection.
+pub(super) async fn far(worker: Rc<Worker>, plan: Rc<Plan>, guest: Guest, mut stream: Box<dyn TunnelIo>) {
+    let mut record = Record::far(&worker);
+    let service = guest.service();
+    let usher = Usher { worker: &worker, plan: &plan, service: &service, forced: None, hops: Hops::None };
+    let crossing = Crossing {
+        kind: Kind::Tcp,
+        client: guest.preface.client,
+        local: guest.preface.local,
+        request_id: None,
+    };
+    let connected = match connect(&usher, guest.seat(), &crossing).await {
+        Ok(connected) => connected,
+        Err(end) => {
+            record.end(end);
+            // The near end learns it from the zero, or from the end of the stream.
+            let _ = stream.write_u8(0).await;
+            let _ = stream.shutdown().await;
+            return;
+        }
+    };
+    let mut told = [1; 9];
+    told[1..].copy_from_slice(&connected.id.0.to_le_bytes());
+    if stream.write_all(&told).await.is_err() || stream.flush().await.is_err() {
+        return;
+    }
+    let Connected { stream: Backend::Direct(backend), in_flight, .. } = connected else { return };
+    drop((plan, guest));
+    relay(stream, backend, service.timeout.idle, worker.clock()).await;
+    drop(in_flight);
+}

@@ -1,0 +1,141 @@
+//! A worker's thread: its runtime, the orders it takes, and its housekeeping. It owns its sockets and tasks; when it ends,
+//! all of them end.
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{AbortHandle, LocalSet};
+
+use super::accept::{Slot, accept};
+use super::tunnel::{InboundTunnel, far};
+use super::worker::{Gauges, Phase, Shared, Worker};
+use crate::config::model::Listener;
+
+/// How often idle backend connections are looked through.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// What a worker is told.
+pub(super) enum Order {
+    /// Listen on a socket.
+    Listen(Opened),
+    /// The listener at this address has another configuration now.
+    Update(SocketAddr, Arc<Listener>, Arc<Semaphore>),
+    /// Stop listening at this address.
+    Close(SocketAddr),
+    /// Serve an inbound tunnel.
+    Tunnel(InboundTunnel),
+}
+
+/// A socket for one worker.
+pub(super) struct Opened {
+    pub(super) addr: SocketAddr,
+    pub(super) listener: Arc<Listener>,
+    pub(super) places: Arc<Semaphore>,
+    pub(super) socket: TcpListener,
+}
+
+struct Listening {
+    slot: Rc<Slot>,
+    task: AbortHandle,
+}
+
+impl Listening {
+    fn close(self) {
+        self.task.abort();
+        self.slot.close();
+    }
+}
+
+/// Runs a worker until it is told to stop.
+pub(super) fn run(
+    shared: Arc<Shared>,
+    gauges: Arc<Gauges>,
+    first: Vec<Order>,
+    orders: mpsc::Receiver<Order>,
+    phase: watch::Receiver<Phase>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "a worker has no runtime and does not serve"),
+    };
+    LocalSet::new().block_on(&runtime, serve(shared, gauges, first, orders, phase));
+}
+
+async fn serve(
+    shared: Arc<Shared>,
+    gauges: Arc<Gauges>,
+    first: Vec<Order>,
+    mut orders: mpsc::Receiver<Order>,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let worker = Rc::new(Worker::new(shared, gauges));
+    let mut sockets = HashMap::new();
+    for order in first {
+        obey(&worker, &mut sockets, order);
+    }
+    let mut closed = false;
+    let mut sweep = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            order = orders.recv(), if !closed => match order {
+                // Those who give orders end first when the node closes.
+                None => closed = true,
+                // What was on its way when the node began to close finds it closed.
+                Some(_) if worker.phase.get() == Phase::Closing => {}
+                Some(order) => obey(&worker, &mut sockets, order),
+            },
+            changed = phase.changed() => {
+                let phase = *phase.borrow_and_update();
+                if changed.is_err() || phase == Phase::Stopped {
+                    return;
+                }
+                worker.phase.set(phase);
+                if phase == Phase::Closing {
+                    sockets.drain().for_each(|(_, listening)| listening.close());
+                }
+            }
+            _ = sweep.tick() => {
+                let plan = worker.plan();
+                let pools = &plan.snapshot.pools;
+                worker.upstreams.sweep(worker.clock().now(), |id| {
+                    pools.values().flat_map(|pool| &pool.backends).any(|backend| backend.config.id == id)
+                });
+            }
+        }
+    }
+}
+
+fn obey(worker: &Rc<Worker>, sockets: &mut HashMap<SocketAddr, Listening>, order: Order) {
+    match order {
+        Order::Listen(Opened { addr, listener, places, socket }) => {
+            let name = listener.name.clone();
+            let socket = match tokio::net::TcpListener::from_std(socket) {
+                Ok(socket) => socket,
+                Err(error) => return tracing::error!(listener = %name, %error, "cannot listen"),
+            };
+            let slot = Rc::new(Slot::new(listener, places));
+            let task = tokio::task::spawn_local(accept(worker.clone(), slot.clone(), socket)).abort_handle();
+            sockets.insert(addr, Listening { slot, task });
+        }
+        Order::Update(addr, listener, places) => {
+            if let Some(listening) = sockets.get(&addr) {
+                listening.slot.update(listener, places);
+            }
+        }
+        Order::Close(addr) => {
+            if let Some(listening) = sockets.remove(&addr) {
+                listening.close();
+            }
+        }
+        Order::Tunnel(tunnel) => {
+            let worker = worker.clone();
+            tokio::task::spawn_local(async move {
+                let _open = worker.open();
+                far::serve(worker, tunnel).await;
+            });
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The far end: serves a stream from another node as it would an accepted connection, by backends that it reaches itself
+//! and never through another tunnel (I14). The near end owns the session, the headers of the client, and the log.
+use std::convert::Infallible;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use gossip::id::{BackendId, NodeName};
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::near::{BACKEND, Crossing, END};
+use super::preface::{Kind, Preface, Verdict};
+use super::{InboundTunnel, TunnelIo};
+use crate::backend::PoolView;
+use crate::config::model::Service;
+use crate::proxy::body::ResponseBody;
+use crate::proxy::choose::{Hops, Place, Tried};
+use crate::proxy::exchange::{Outgoing, exchange};
+use crate::proxy::plan::{Plan, Reach, position};
+use crate::proxy::record::Record;
+use crate::proxy::session::{Seat, Usher};
+use crate::proxy::worker::Worker;
+use crate::proxy::{headers, http as front, problem, tcp};
+
+/// From the opening of the stream to the end of the preface.
+const PREFACE: Duration = Duration::from_secs(5);
+
+/// Serves one inbound tunnel to its end.
+pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tunnel: InboundTunnel) {
+    let InboundTunnel { from, mut io } = tunnel;
+    worker.shared.counters.tunnels_in.fetch_add(1, Ordering::Relaxed);
+    let preface = match tokio::time::timeout(PREFACE, read(&mut io)).await {
+        Ok(Ok(preface)) => preface,
+        Ok(Err(error)) => return tracing::debug!(peer = %from, %error, "a tunnel without a preface"),
+        Err(_) => return tracing::debug!(peer = %from, "a tunnel stayed silent"),
+    };
+    let plan = worker.plan();
+    let (verdict, guest) = admit(&worker, &plan, preface);
+    if io.write_all(&verdict.encode()).await.is_err() || io.flush().await.is_err() {
+        return;
+    }
+    let Some(guest) = guest else { return };
+    match guest.preface.kind {
+        Kind::Http => http(worker, plan, guest, io, &from).await,
+        Kind::Tcp => tcp::far(worker, plan, guest, io).await,
+    }
+}
+
+async fn read(io: &mut Box<dyn TunnelIo>) -> io::Result<Preface> {
+    let mut head = [0; 3];
+    io.read_exact(&mut head).await?;
+    let mut bytes = vec![0; Preface::length(head).map_err(io::Error::other)?];
+    io.read_exact(&mut bytes).await?;
+    Preface::decode(&bytes).map_err(io::Error::other)
+}
+
+/// A stream that was accepted, and where its bytes go.
+#[derive(Clone)]
+pub(in crate::proxy) struct Guest {
+    pub(in crate::proxy) preface: Preface,
+    pub(in crate::proxy) service: Arc<Service>,
+    pub(in crate::proxy) pool: Arc<PoolView>,
+    pub(in crate::proxy) place: Place,
+}
+
+impl Guest {
+    /// The seat to try first. Without a session: what the near end bound stays there or fails, as it told us.
+    pub(in crate::proxy) fn seat(&self) -> Seat {
+        Seat { pool: self.pool.clone(), place: self.place.clone(), session: None }
+    }
+
+    /// The service as this stream uses it: a bound session is not tried on other backends here, for only the near end
+    /// may move it.
+    pub(in crate::proxy) fn service(&self) -> Arc<Service> {
+        if self.preface.wanted.is_none() {
+            return self.service.clone();
+        }
+        let mut service = (*self.service).clone();
+        service.retry.attempts = 0;
+        Arc::new(service)
+    }
+}
+
+fn admit(worker: &Worker, plan: &Plan, preface: Preface) -> (Verdict, Option<Guest>) {
+    let service = plan.snapshot.services.services.get(&preface.service);
+    let Some((service, pool)) = service.zip(plan.pool(&preface.pool)) else {
+        return (Verdict::Unknown, None);
+    };
+    let place = match preface.wanted {
+        None => worker.place(plan, pool, &Tried::default(), Hops::None),
+        Some(wanted) => position(pool, wanted)
+            .filter(|at| {
+                let backend = &pool.backends[*at];
+                backend.serves() && plan.reach(&backend.config.region) == Reach::Direct
+            })
+            .map(Place::Direct),
+    };
+    match place {
+        None => (Verdict::Unavailable, None),
+        Some(place) => {
+            let guest = Guest { service: service.clone(), pool: pool.clone(), place, preface };
+            (Verdict::Accepted, Some(guest))
+        }
+    }
+}
+
+async fn http(worker: Rc<Worker>, plan: Rc<Plan>, guest: Guest, io: Box<dyn TunnelIo>, from: &NodeName) {
+    let guest = Rc::new(guest);
+    let mut builder = front::server();
+    builder.keep_alive(false);
+    let service = service_fn(|request| {
+        let (worker, plan, guest) = (worker.clone(), plan.clone(), guest.clone());
+        async move { Ok::<_, Infallible>(answer(&worker, &plan, &guest, request).await) }
+    });
+    let served = builder.serve_connection(TokioIo::new(io), service).with_upgrades().await;
+    if let Err(error) = served {
+        tracing::debug!(peer = %from, %error, "a tunnel broke");
+    }
+}
+
+async fn answer(
+    worker: &Rc<Worker>,
+    plan: &Plan,
+    guest: &Guest,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let mut record = Record::far(worker);
+    let upgrade = headers::wanted_upgrade(&request);
+    let on_client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    headers::for_backend(request.headers_mut(), upgrade.as_ref());
+    let service = guest.service();
+    let usher = Usher { worker, plan, service: &service, forced: None, hops: Hops::None };
+    let crossing = Crossing {
+        kind: Kind::Http,
+        client: guest.preface.client,
+        local: guest.preface.local,
+        request_id: None,
+    };
+    let answered = match Outgoing::new(request, service.timeout.response).await {
+        Ok(mut outgoing) => {
+            exchange(&usher, guest.seat(), &mut outgoing, &crossing).await.map_err(|failure| failure.end)
+        }
+        Err(end) => Err(end),
+    };
+    match answered {
+        Ok(mut answer) => {
+            let said = answer.backend.map(say);
+            answer.response.headers_mut().remove(END);
+            let mut response = front::deliver(answer, record, on_client, service.timeout.idle);
+            response.headers_mut().remove(BACKEND);
+            if let Some(said) = said {
+                response.headers_mut().insert(BACKEND, said);
+            }
+            response
+        }
+        Err(end) => {
+            record.end(end);
+            let mut response =
+                problem::response(end, None, None).map(|bytes| ResponseBody::own(bytes, record));
+            response.headers_mut().insert(END, HeaderValue::from_static(end.as_str()));
+            response
+        }
+    }
+}
+
+fn say(backend: BackendId) -> HeaderValue {
+    HeaderValue::from_str(&backend.to_string()).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}

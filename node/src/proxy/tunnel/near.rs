@@ -1,0 +1,151 @@
+//! The near end: opens a stream to a node of another region and hands it over once the far end has accepted it.
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use gossip::id::{BackendId, RegionName};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use rand::RngExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::TunnelIo;
+use super::preface::{Kind, Preface, Verdict};
+use crate::backend::{PoolView, TunnelNode};
+use crate::proxy::outcome::End;
+use crate::proxy::session::Usher;
+
+/// Without a word from the far end for max(3 × RTT, this) the try counts as a failed connect.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// Nodes of one region that are tried.
+const NODES: usize = 2;
+
+/// Which backend answered; between the two ends only, never shown to users.
+pub(super) const BACKEND: HeaderName = HeaderName::from_static("meridian-tunnel-backend");
+/// How the request ended at the far end, when no backend answered; between the two ends only.
+pub(super) const END: HeaderName = HeaderName::from_static("meridian-tunnel-end");
+
+/// What crosses.
+pub(in crate::proxy) struct Crossing<'a> {
+    pub(in crate::proxy) kind: Kind,
+    pub(in crate::proxy) client: SocketAddr,
+    pub(in crate::proxy) local: SocketAddr,
+    pub(in crate::proxy) request_id: Option<&'a HeaderValue>,
+}
+
+/// No node of the region takes it. Nothing was sent to any backend.
+#[derive(Debug)]
+pub(in crate::proxy) struct Refusal;
+
+/// Opens a stream to some node of `region` that accepts to serve `pool`, by `wanted` when it is given.
+pub(in crate::proxy) async fn open(
+    usher: &Usher<'_>,
+    pool: &PoolView,
+    region: &RegionName,
+    wanted: Option<BackendId>,
+    crossing: &Crossing<'_>,
+) -> Result<Box<dyn TunnelIo>, Refusal> {
+    let shared = &usher.worker.shared;
+    let preface = Preface {
+        kind: crossing.kind,
+        service: usher.service.name.clone(),
+        pool: pool.config.name.clone(),
+        wanted,
+        client: crossing.client,
+        local: crossing.local,
+        request_id: crossing.request_id.map_or(Vec::new(), |id| id.as_bytes().to_vec()),
+    }
+    .encode();
+    let nodes = usher.plan.snapshot.regions.get(region).map_or(&[][..], |view| &view.nodes);
+    let first = usher.worker.random(|rng| rng.random_range(0..nodes.len().max(1)));
+    for node in nodes.iter().cycle().skip(first).take(nodes.len().min(NODES)) {
+        match tokio::time::timeout(patience(usher, node), ask(usher, node, &preface)).await {
+            Ok(Ok((stream, Verdict::Accepted))) => {
+                shared.counters.tunnels_out.fetch_add(1, Ordering::Relaxed);
+                return Ok(stream);
+            }
+            // Its backends are as good or bad for every node of the region.
+            Ok(Ok((_, Verdict::Unavailable))) => return Err(Refusal),
+            Ok(Ok((_, Verdict::Unknown))) => {
+                tracing::debug!(peer = %node.name, "the far end knows no such service yet");
+            }
+            Ok(Err(error)) => tracing::debug!(peer = %node.name, %error, "no tunnel"),
+            Err(_) => tracing::debug!(peer = %node.name, "the far end did not answer in time"),
+        }
+    }
+    Err(Refusal)
+}
+
+fn patience(usher: &Usher<'_>, node: &TunnelNode) -> Duration {
+    match usher.worker.shared.tunnels.rtt(&node.name) {
+        Some(rtt) => (3 * rtt).max(PATIENCE),
+        // There is no connection yet: the handshake takes its round trips too.
+        None => 2 * (3 * node.rtt.unwrap_or_default()).max(PATIENCE),
+    }
+}
+
+async fn ask(
+    usher: &Usher<'_>,
+    node: &TunnelNode,
+    preface: &[u8],
+) -> io::Result<(Box<dyn TunnelIo>, Verdict)> {
+    let mut stream = usher.worker.shared.tunnels.open(&node.name, node.addr).await?;
+    stream.write_all(preface).await?;
+    stream.flush().await?;
+    let mut answer = [0; 2];
+    stream.read_exact(&mut answer).await?;
+    let verdict = Verdict::decode(answer).map_err(io::Error::other)?;
+    Ok((stream, verdict))
+}
+
+/// For TCP: waits until the far end's connection stands and says to whom. `None`: it found nobody.
+pub(in crate::proxy) async fn connected(
+    stream: &mut Box<dyn TunnelIo>,
+    limit: Duration,
+) -> Option<BackendId> {
+    let read = async {
+        match stream.read_u8().await {
+            Ok(1) => stream.read_u64_le().await.ok().map(BackendId),
+            _ => None,
+        }
+    };
+    tokio::time::timeout(limit, read).await.ok().flatten()
+}
+
+/// What the far end says beside the answer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::proxy) struct Told {
+    pub(in crate::proxy) backend: Option<BackendId>,
+    pub(in crate::proxy) end: Option<End>,
+}
+
+/// Takes what the far end says out of the answer's head.
+pub(in crate::proxy) fn told(headers: &mut HeaderMap) -> Told {
+    let backend = headers.remove(BACKEND);
+    let end = headers.remove(END);
+    let text = |value: Option<HeaderValue>| value.and_then(|value| value.to_str().ok().map(str::to_owned));
+    let backend = text(backend).and_then(|hex| u64::from_str_radix(&hex, 16).ok()).map(BackendId);
+    let end = text(end).map(|end| {
+        // An end that a newer node made up is an end all the same.
+        End::ALL.iter().copied().find(|known| known.as_str() == end).unwrap_or(End::UpstreamReset)
+    });
+    Told { backend, end }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_far_end_says_never_reaches_the_user() {
+        let mut headers = HeaderMap::new();
+        headers.insert(BACKEND, HeaderValue::from_static("00000000000000ab"));
+        headers.insert(END, HeaderValue::from_static("no_backend"));
+        let said = told(&mut headers);
+        assert_eq!(said, Told { backend: Some(BackendId(0xab)), end: Some(End::NoBackend) });
+        assert!(headers.is_empty());
+        headers.insert(END, HeaderValue::from_static("something_new"));
+        assert_eq!(told(&mut headers).end, Some(End::UpstreamReset));
+        assert_eq!(told(&mut headers), Told::default());
+    }
+}

@@ -1,0 +1,143 @@
+//! Connections to backends: each worker has its own, the one used last is used first.
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use gossip::id::BackendId;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::body::RequestBody;
+
+/// Sends requests over one connection, one at a time.
+pub(super) type Sender = SendRequest<RequestBody>;
+
+/// How long a connection waits for its next request.
+const IDLE: Duration = Duration::from_secs(60);
+/// A request that cannot be sent again takes no connection that was idle for longer: the backend may be about to close
+/// it, and nobody could tell whether it acted.
+pub(super) const IDLE_FOR_ONCE: Duration = Duration::from_secs(1);
+/// Idle connections kept for one backend by one worker; the coldest is closed beyond.
+const IDLE_MAX: usize = 256;
+const HEAD_MAX_BYTES: usize = 64 * 1024;
+
+#[derive(Default)]
+pub(super) struct Upstreams {
+    idle: RefCell<HashMap<BackendId, Vec<Idle>>>,
+}
+
+struct Idle {
+    sender: Sender,
+    since: Instant,
+}
+
+impl Upstreams {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    /// The warmest idle connection to a backend that was used within `max_idle`.
+    pub(super) fn take(&self, backend: BackendId, max_idle: Duration, now: Instant) -> Option<Sender> {
+        let mut idle = self.idle.borrow_mut();
+        let connections = idle.get_mut(&backend)?;
+        while let Some(last) = connections.pop() {
+            if last.sender.is_closed() || !last.sender.is_ready() {
+                continue;
+            }
+            if now.saturating_duration_since(last.since) > max_idle {
+                // All below it are colder still.
+                connections.push(last);
+                return None;
+            }
+            return Some(last.sender);
+        }
+        None
+    }
+
+    /// Takes a connection back whose answer is complete.
+    pub(super) fn put(&self, backend: BackendId, sender: Sender, now: Instant) {
+        if sender.is_closed() {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        let connections = idle.entry(backend).or_default();
+        if connections.len() >= IDLE_MAX {
+            connections.remove(0);
+        }
+        connections.push(Idle { sender, since: now });
+    }
+
+    /// Closes what waited too long and what goes to backends that are not wanted any more.
+    pub(super) fn sweep(&self, now: Instant, wanted: impl Fn(BackendId) -> bool) {
+        self.idle.borrow_mut().retain(|backend, connections| {
+            let keep =
+                |idle: &Idle| !idle.sender.is_closed() && now.saturating_duration_since(idle.since) < IDLE;
+            connections.retain(keep);
+            !connections.is_empty() && wanted(*backend)
+        });
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) struct ConnectError {
+    /// What the system said.
+    pub(super) error: io::Error,
+}
+
+impl ConnectError {
+    /// Whether it tells something of the backend; a lack of descriptors or ports tells only of this node.
+    pub(super) fn blames_backend(&self) -> bool {
+        use io::ErrorKind::{
+            ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
+            TimedOut,
+        };
+        matches!(
+            self.error.kind(),
+            ConnectionRefused
+                | ConnectionReset
+                | ConnectionAborted
+                | HostUnreachable
+                | NetworkUnreachable
+                | TimedOut
+        )
+    }
+}
+
+/// Connects to a backend.
+pub(super) async fn connect_tcp(addr: SocketAddr, timeout: Duration) -> Result<TcpStream, ConnectError> {
+    let connected = tokio::time::timeout(timeout, TcpStream::connect(addr)).await;
+    let stream = connected
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+        .map_err(|error| ConnectError { error })?;
+    Ok(stream)
+}
+
+/// Connects to a backend and prepares to speak HTTP/1.1 with it.
+pub(super) async fn connect(addr: SocketAddr, timeout: Duration) -> Result<Sender, ConnectError> {
+    let stream = connect_tcp(addr, timeout).await?;
+    handshake(stream).await
+}
+
+/// Prepares to speak HTTP/1.1 over a stream; its driver is a task of this worker and ends with the connection.
+pub(super) async fn handshake<T>(stream: T) -> Result<Sender, ConnectError>
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.max_header_size(HEAD_MAX_BYTES).max_buf_size(HEAD_MAX_BYTES);
+    let (sender, connection) = builder
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| ConnectError { error: io::Error::other(error) })?;
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::trace!(%error, "a backend connection ended");
+        }
+    });
+    Ok(sender)
+}

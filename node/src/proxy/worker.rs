@@ -1,0 +1,200 @@
+//! A worker: what one thread of the data plane holds. Nothing in it is shared but counters, so nothing is locked.
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::{ArcSwap, Cache};
+use gossip::clock::Clock;
+use gossip::id::{BackendId, ServiceName, Tag};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use storage::cookie::Cookies;
+use tokio::sync::mpsc;
+
+use super::choose::{Hops, Place, Tried, Turns, place};
+use super::log::AccessLogger;
+use super::outcome::Counters;
+use super::plan::{Plan, RouteCache};
+use super::retry::Budget;
+use super::store::SessionStore;
+use super::tunnel::TunnelDial;
+use super::upstream::Upstreams;
+use crate::backend::{BackendShared, BackendView, Evidence, PoolView, Snapshot};
+use crate::config::model::Service;
+
+/// Consecutive failures that health is told of.
+const FAILURES_TO_REPORT: u32 = 5;
+
+/// What all workers of the node share.
+pub(super) struct Shared {
+    pub(super) node: Tag,
+    pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(super) routes: RouteCache,
+    pub(super) sessions: Arc<dyn SessionStore>,
+    pub(super) cookies: Cookies,
+    pub(super) source_key: [u8; 32],
+    pub(super) tunnels: Arc<dyn TunnelDial>,
+    pub(super) evidence: mpsc::Sender<(BackendId, Evidence)>,
+    pub(super) log: Option<AccessLogger>,
+    pub(super) clock: Clock,
+    pub(super) counters: Arc<Counters>,
+    pub(super) workers: usize,
+}
+
+/// What one worker has at the moment, for others to read; on cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Gauges {
+    in_flight: AtomicUsize,
+    open: AtomicUsize,
+}
+
+impl Gauges {
+    /// Requests and relays.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Connections and inbound tunnels, busy or not.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+}
+
+/// One request or relay in flight; dropping it counts it out.
+pub(super) struct Busy(Arc<Gauges>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One open connection; dropping it counts it out.
+pub(super) struct Open(Arc<Gauges>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How far the node is in leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// It stays.
+    Serving,
+    /// It serves, but asks clients to go.
+    Draining,
+    /// It accepts nothing; what is idle is closed, what is in flight may end.
+    Closing,
+    /// It ends, whatever is in flight.
+    Stopped,
+}
+
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) upstreams: Upstreams,
+    pub(super) phase: Cell<Phase>,
+    gauges: Arc<Gauges>,
+    cache: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    plan: RefCell<Rc<Plan>>,
+    rng: RefCell<SmallRng>,
+    turns: RefCell<Turns>,
+    budgets: RefCell<HashMap<ServiceName, Budget>>,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, gauges: Arc<Gauges>) -> Self {
+        let mut cache = Cache::new(shared.snapshot.clone());
+        let plan = Rc::new(Plan::new(cache.load().clone(), &shared.routes));
+        Self {
+            upstreams: Upstreams::new(),
+            phase: Cell::new(Phase::Serving),
+            gauges,
+            cache: RefCell::new(cache),
+            plan: RefCell::new(plan),
+            rng: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
+            turns: RefCell::new(Turns::new()),
+            budgets: RefCell::new(HashMap::new()),
+            shared,
+        }
+    }
+
+    /// The present snapshot and what follows from it (I1): a pointer comparison unless it changed.
+    pub(super) fn plan(&self) -> Rc<Plan> {
+        let mut cache = self.cache.borrow_mut();
+        let snapshot = cache.load();
+        let mut plan = self.plan.borrow_mut();
+        if !Arc::ptr_eq(snapshot, &plan.snapshot) {
+            *plan = Rc::new(Plan::new(snapshot.clone(), &self.shared.routes));
+            self.turns.borrow_mut().retain(|pool, _| plan.snapshot.pools.contains_key(pool));
+            self.budgets
+                .borrow_mut()
+                .retain(|service, _| plan.snapshot.services.services.contains_key(service));
+        }
+        plan.clone()
+    }
+
+    /// Counts one request or relay in.
+    pub(super) fn enter(&self) -> Busy {
+        self.gauges.in_flight.fetch_add(1, Ordering::Relaxed);
+        Busy(self.gauges.clone())
+    }
+
+    /// Counts one connection in.
+    pub(super) fn open(&self) -> Open {
+        self.gauges.open.fetch_add(1, Ordering::Relaxed);
+        Open(self.gauges.clone())
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    /// Runs `draw` with the worker's random source. Not for secrets.
+    pub(super) fn random<T>(&self, draw: impl FnOnce(&mut SmallRng) -> T) -> T {
+        draw(&mut self.rng.borrow_mut())
+    }
+
+    /// A place for a new session in this pool.
+    pub(super) fn place(&self, plan: &Plan, pool: &PoolView, tried: &Tried, hops: Hops) -> Option<Place> {
+        place(plan, pool, tried, hops, &mut self.turns.borrow_mut(), &mut *self.rng.borrow_mut())
+    }
+
+    /// Pays a request's share into its service's retry budget.
+    pub(super) fn pay_in(&self, service: &Service) {
+        self.with_budget(service, |budget| budget.request(service.retry.budget));
+    }
+
+    /// Takes a retry out of the service's budget, if there is one.
+    pub(super) fn take_retry(&self, service: &Service) -> bool {
+        let now = self.clock().now();
+        self.with_budget(service, |budget| budget.take(now))
+    }
+
+    fn with_budget<T>(&self, service: &Service, with: impl FnOnce(&mut Budget) -> T) -> T {
+        let mut budgets = self.budgets.borrow_mut();
+        if let Some(budget) = budgets.get_mut(&service.name) {
+            return with(budget);
+        }
+        let fresh = Budget::new(self.clock().now(), self.shared.workers);
+        with(budgets.entry(service.name.clone()).or_insert(fresh))
+    }
+
+    /// Tells health what a request met; never waits.
+    pub(super) fn report(&self, backend: BackendId, evidence: Evidence) {
+        if self.shared.evidence.try_send((backend, evidence)).is_err() {
+            self.shared.counters.evidence_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes note of a failed request; the fifth in a row and each further one is evidence.
+    pub(super) fn failed(&self, backend: &BackendView) {
+        if BackendShared::failed(&backend.shared) >= FAILURES_TO_REPORT {
+            self.report(backend.config.id, Evidence::FailingRequests);
+        }
+    }
+}
