@@ -1,0 +1,27 @@
+//! Meridian as real processes on loopback: the harness of the proofs in `tests/`.
+//!
+//! ```text
+//!   prove!(within 90 s, async |stage| ...)          one proof: its bound, its turn, its logs when it fails
+//!        │
+//!      Stage ─── Net          a /16 of 127.0.0.0/8 that nobody else uses; ports are fixed numbers
+//!        │  ├─── Cluster      nodes: real processes of the program under test, each with its own address
+//!        │  └─── Cli          one command line call, with its exit code
+//!        ├── HttpBackend, TcpBackend      what the mesh balances, in this process, each with a switch for every fault
+//!        └── Browser, TcpTalk, Resolver   the users: a cookie jar, a chosen source address, ECS
+//! ```
+//!
+//! Everything here waits for conditions ([`wait::eventually`]) and has a bound; nothing sleeps for a guess. Every
+//! child process dies with the test process, however that ends ([`process`]).
+
+pub mod backend;
+pub mod cli;
+pub mod client;
+pub mod cluster;
+pub mod dns;
+pub mod load;
+pub mod net;
+pub mod process;
+pub mod services;
+pub mod stage;
+pub mod status;
+pub mod wait;

@@ -1,0 +1,89 @@
+//! An operator takes a node, a backend or a region out of service and nobody is cut off.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tests::backend::http_backends;
+use tests::cli::code;
+use tests::client::Browser;
+use tests::cluster::Cluster;
+use tests::dns::resolve;
+use tests::load::all_visit;
+use tests::prove;
+use tests::services::{NAME, Services, users_of};
+use tests::wait::{eventually, secs};
+
+const SPREADS: Duration = Duration::from_secs(15);
+
+async fn told(mesh: &Cluster<'_>, what: &str, from: &str, to: &[std::net::Ipv4Addr]) -> Result<()> {
+    for server in mesh.running() {
+        eventually(&format!("{} {what}", server.name), SPREADS, async || {
+            resolve(server.dns(), NAME, users_of(from)).await?.only(to)
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_drained_keeps_its_users_and_gets_no_new_ones() {
+    prove!(Heavy, secs(150), async |stage| {
+        let backends = http_backends(&stage.net, &[("eu", 2), ("us", 2)]).await?;
+        let mesh = Cluster::of(stage, &[("eu", 2), ("us", 1)]).await?;
+        let services = Services::shop(&stage.net, &backends);
+        mesh.apply("eu-1", &services).await?;
+        mesh.healthy().await?;
+        let (a, b) = (mesh.node("eu-1").address, mesh.node("eu-2").address);
+        let (http, cli) = (mesh.node("eu-1").http(), mesh.node("us-1").cli());
+        let mut users: Vec<Browser> = (0..40).map(|_| Browser::new().closing()).collect();
+        let first = all_visit(&mut users, http, 8).await?;
+
+        // A node, by order of another: it leaves the answers, serves on, and comes back.
+        cli.expect(code::OK, &["drain", "node", "eu-1"]).await?;
+        mesh.each_sees("eu-1 drains", SPREADS, |status| {
+            let state = &status.member("eu-1")?.state;
+            ensure!(state == "draining", "eu-1 is {state}");
+            Ok(())
+        })
+        .await?;
+        told(&mesh, "no longer names eu-1", "eu", &[b]).await?;
+        Browser::new().visit(http).await?;
+        cli.expect(code::OK, &["undrain", "node", "eu-1"]).await?;
+        mesh.agree().await?;
+        eventually("eu-1 is named again", SPREADS, async || {
+            let answer = resolve(mesh.node("eu-2").dns(), NAME, users_of("eu")).await?;
+            ensure!(answer.names(a), "{:?}", answer.addresses);
+            Ok(())
+        })
+        .await?;
+
+        // A backend: its sessions stay, new ones go elsewhere, and a new revision does not undo it.
+        let drained = &backends[0];
+        cli.expect(code::OK, &["drain", "backend", &drained.address().to_string()]).await?;
+        mesh.apply("eu-2", &services.and("# something else")).await?;
+        mesh.each_sees("the backend drains", SPREADS, |status| {
+            let state = &status.backend(drained.address())?.state;
+            ensure!(state == "draining", "it is {state}");
+            Ok(())
+        })
+        .await?;
+        let again = all_visit(&mut users, http, 8).await?;
+        let moved = first.iter().zip(&again).filter(|(was, is)| was.backend != is.backend).count();
+        ensure!(moved == 0, "{moved} sessions moved off a draining backend");
+        let mut new: Vec<Browser> = (0..30).map(|_| Browser::new()).collect();
+        let seen = all_visit(&mut new, http, 8).await?;
+        ensure!(seen.iter().all(|seen| seen.backend != drained.id()), "a draining backend got a new session");
+        cli.expect(code::OK, &["undrain", "backend", &drained.address().to_string()]).await?;
+        mesh.healthy().await?;
+
+        // A region: its users are sent to the next.
+        cli.expect(code::OK, &["drain", "region", "eu"]).await?;
+        told(&mesh, "sends users of eu to us", "eu", &mesh.addresses("us")).await?;
+        cli.expect(code::OK, &["undrain", "region", "eu"]).await?;
+        told(&mesh, "sends users of eu to eu", "eu", &[a, b]).await?;
+
+        let unknown = cli.run(&["drain", "node", "eu-9"]).await?;
+        ensure!(unknown.code == code::FAILURE, "{}: {}", unknown.code, unknown.said());
+        unknown.must_say("eu-9")
+    });
+}

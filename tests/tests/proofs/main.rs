@@ -1,0 +1,29 @@
+//! What Meridian promises, shown with real processes on loopback: one file a promise.
+//!
+//! One binary, so that it links once; the files are independent of each other.
+
+mod apply_anywhere;
+mod backend_dies;
+mod bad_files;
+mod broken_log;
+mod command_line;
+mod cookies;
+mod demo;
+mod drain;
+mod full_disk;
+mod garbage;
+mod grow;
+mod grow_under_load;
+mod http;
+mod keys;
+mod least_busy;
+mod names_and_ports;
+mod nearest_region;
+mod rescue;
+mod seed_list;
+mod shopper;
+mod split;
+mod tcp;
+mod terminate;
+mod two_nodes;
+mod unreachable_seed;
