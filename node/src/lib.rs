@@ -18,6 +18,7 @@ pub mod health;
 pub mod proxy;
 pub mod registry;
 mod steering;
+pub mod tls;
 mod watchdog;
 
 pub use cli::main;

@@ -1,7 +1,7 @@
 //! The only wiring: every room of this node, started in order and stopped in the opposite one.
 //!
 //! ```text
-//!   data folder ─▶ keyring ─▶ gossip ─▶ storage ─▶ health ─▶ registry ─▶ proxy ─▶ dns ─▶ admin
+//!   data folder ─▶ keyring ─▶ gossip ─▶ storage ─▶ tls ─▶ health ─▶ registry ─▶ proxy ─▶ dns ─▶ admin
 //!                               │          │ revisions ──▶ Current ──┘
 //!                               └── view ──┴── intents ──▶ Orders ──┘
 //! ```
@@ -35,8 +35,9 @@ use crate::config::services;
 use crate::health::task::HealthConfig;
 use crate::proxy::{ProxyConfig, ProxyHandle};
 use crate::registry::{Registry, RegistryConfig};
+use crate::tls::TlsConfig;
 use crate::watchdog::Watchdog;
-use crate::{health, proxy, steering};
+use crate::{health, proxy, steering, tls};
 
 /// Evidence from the workers that health has not yet looked at; beyond it, evidence is dropped and counted.
 const EVIDENCE_QUEUE: usize = 1024;
@@ -180,6 +181,9 @@ impl App {
         let mut tasks = JoinSet::new();
         let current = tasks::follow_revisions(&mut tasks, &gossip, &storage);
         let orders = tasks::follow_intents(&mut tasks, &storage, clock.clone());
+        let secrets = TlsConfig { keyring: &keyring, clock: clock.clone() };
+        let (tls, tls_task) = tls::start(&secrets, current.clone(), |current| current.services.clone());
+        tasks.spawn(tasks::supervise("tls", tls_task));
         let (evidence, evidence_seen) = mpsc::channel(EVIDENCE_QUEUE);
         let publisher = gossip.clone();
         let (table, health_task) = health::task::start(HealthConfig {
@@ -193,6 +197,7 @@ impl App {
                     tracing::error!(%error, "verdicts are not told to the mesh");
                 }
             }),
+            tls: tls.clone(),
             clock: clock.clone(),
         });
         tasks.spawn(tasks::supervise("health", health_task));
@@ -223,6 +228,7 @@ impl App {
             tunnels: Arc::new(gossip.tunnels()),
             tunnel_accepts: gossip.take_tunnel_accepts().unwrap_or_else(|| mpsc::channel(1).1),
             evidence,
+            tls: tls.clone(),
             access: config.log.access.clone(),
             access_format: config.log.format,
             clock: clock.clone(),
@@ -237,6 +243,7 @@ impl App {
         let (bound, sessions) = (proxy.clone(), storage.sessions());
         let problems = Arc::new(move || {
             let mut problems: Vec<String> = bound.problems().iter().map(ToString::to_string).collect();
+            problems.extend(tls.problems());
             if sessions.stats().disk_behind {
                 let text = "the store on disk lags behind; sessions are safe in memory and on other nodes";
                 problems.push(text.into());

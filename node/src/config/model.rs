@@ -118,6 +118,25 @@ impl Services {
         let tcp = |listener: &&Arc<Listener>| listener.protocol == ListenerProtocol::Tcp;
         self.listeners.values().filter(tcp).filter_map(|listener| listener.service.as_ref()).collect()
     }
+
+    /// The services that `tls` listeners name; HTTP listeners do not route to them.
+    pub fn behind_tls(&self) -> BTreeSet<&ServiceName> {
+        let tls = |listener: &&Arc<Listener>| listener.protocol == ListenerProtocol::Tls;
+        let listeners = self.listeners.values().filter(tls);
+        listeners.flat_map(|listener| listener.services.iter().chain(&listener.service)).collect()
+    }
+
+    /// The services that a `tls` listener serves: those that it names, or, when it lists none, all that no other
+    /// listener names.
+    pub fn served_by_tls<'a>(&'a self, listener: &'a Listener) -> impl Iterator<Item = &'a Arc<Service>> {
+        let (by_port, named) = (self.behind_tcp(), self.behind_tls());
+        let own =
+            |name: &ServiceName| listener.services.contains(name) || listener.service.as_ref() == Some(name);
+        let rest = move |name: &ServiceName| {
+            listener.services.is_empty() && !by_port.contains(name) && !named.contains(name)
+        };
+        self.services.values().filter(move |service| own(&service.name) || rest(&service.name))
+    }
 }
 
 /// `[region.NAME]`.
@@ -194,12 +213,33 @@ pub struct Listener {
     pub port: u16,
     /// What it speaks.
     pub protocol: ListenerProtocol,
-    /// For `tcp`: the service behind it.
+    /// For `tcp`: the service behind it. For `tls`: the service of connections that ask for no name that is served.
     pub service: Option<ServiceName>,
+    /// For `tls`: the services that are asked for by their hosts; empty: all that no other listener names.
+    pub services: Vec<ServiceName>,
     /// Whose X-Forwarded-For is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Sources that must begin with a PROXY header; from all others it is refused.
+    pub accept_proxy: Vec<IpNet>,
     /// Connections at once on this node.
     pub max_connections: usize,
+    /// For `https`: what it shows, the default first. The files are each node's own.
+    pub certificates: Vec<CertificateFiles>,
+    /// For `https`: clients must show a certificate that one of this file's authorities signed.
+    pub client_ca: Option<PathBuf>,
+    /// For `https`: the value of Strict-Transport-Security.
+    pub hsts: Option<HeaderValue>,
+    /// For `http`: the port of the https listener that clients are sent to.
+    pub redirect_https: Option<u16>,
+}
+
+/// One of `listener.*.certificate`: PEM files on each node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CertificateFiles {
+    /// The chain, the server's own certificate first.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// What a listener speaks.
@@ -207,8 +247,12 @@ pub struct Listener {
 pub enum ListenerProtocol {
     /// HTTP/1.1 in the clear.
     Http,
+    /// HTTP over TLS.
+    Https,
     /// Bytes.
     Tcp,
+    /// TLS that the backends end; the name that is asked for says which.
+    Tls,
 }
 
 /// `[service.NAME]`.
@@ -301,12 +345,23 @@ pub struct Pool {
     pub name: PoolName,
     /// How a backend is chosen.
     pub balance: BalancePolicy,
+    /// With `protocol = "https"`: how its backends are spoken to; `None`: in the clear.
+    pub tls: Option<BackendTls>,
     /// The health check; `None`: backends count as up until requests say otherwise.
     pub health: Option<HealthCheck>,
     /// The PROXY header sent to backends, TCP only.
     pub send_proxy: Option<SendProxy>,
     /// The backends, by id.
     pub backends: Vec<Arc<Backend>>,
+}
+
+/// TLS towards the backends of a pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackendTls {
+    /// A PEM file, on each node, of the authorities that sign backends' certificates; `None`: not verified.
+    pub ca: Option<PathBuf>,
+    /// The name that is asked for (SNI) and must be certified; `None`: the backend's address.
+    pub server_name: Option<String>,
 }
 
 /// How a backend is chosen.
@@ -357,6 +412,8 @@ pub enum Probe {
 pub enum SendProxy {
     /// The text line.
     V1,
+    /// The binary header.
+    V2,
 }
 
 /// One entry of `pool.*.backend`.

@@ -13,11 +13,6 @@ use ipnet::IpNet;
 use super::suggest;
 use super::walk::{At, Value};
 
-/// Anything; for keys whose shape is not settled.
-pub(super) fn any(_: &Value<'_>) -> Option<()> {
-    Some(())
-}
-
 /// A string that is not empty.
 pub(super) fn text(value: &Value<'_>) -> Option<String> {
     let text = value.text()?;

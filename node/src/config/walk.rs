@@ -96,6 +96,16 @@ impl<'t> Value<'t> {
         self.tree.is_str()
     }
 
+    /// Whether this is a table at all; no fault when it is not.
+    pub(super) fn is_table(&self) -> bool {
+        self.tree.is_table()
+    }
+
+    /// Whether this is a boolean at all; no fault when it is not.
+    pub(super) fn is_boolean(&self) -> bool {
+        self.tree.is_bool()
+    }
+
     /// The integer this is, in `range`.
     pub(super) fn integer(&self, range: RangeInclusive<i64>) -> Option<i64> {
         let number = self.of_type("integer", self.tree.as_integer())?;

@@ -47,6 +47,8 @@ pub struct ProbeOrder {
     pub probe: Probe,
     /// The PROXY header to send first.
     pub send_proxy: Option<SendProxy>,
+    /// The pool whose TLS is spoken.
+    pub tls: Option<PoolName>,
     /// From the first packet to the verdict.
     pub timeout: Duration,
 }
@@ -182,6 +184,7 @@ impl Checker {
                     address: target.backend.address,
                     probe: check.probe.clone(),
                     send_proxy: target.pool.send_proxy,
+                    tls: target.pool.tls.as_ref().map(|_| target.pool.name.clone()),
                     timeout: check.timeout,
                 });
                 target.begin_probe(self.tickets, self.rng.random_range(1.0 - JITTER..=1.0 + JITTER), at.now);

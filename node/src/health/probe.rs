@@ -14,12 +14,13 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::checker::ProbeOrder;
 use crate::config::model::{Probe, SendProxy};
+use crate::tls::Tls;
 
 /// The greatest head of an answer.
 const HEAD_MAX_BYTES: usize = 64 * 1024;
@@ -29,6 +30,8 @@ const BODY_MAX_BYTES: usize = 64 * 1024;
 const FAREWELL: Duration = Duration::from_millis(100);
 /// The PROXY protocol, version 1, for a connection that carries nobody's bytes (its specification, section 2.1).
 const PROXY_V1_UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\n";
+/// The same in version 2: the command LOCAL (section 2.2).
+const PROXY_V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 /// Why a probe failed.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +51,12 @@ pub enum ProbeError {
     /// What came back is not HTTP, or its head is too large.
     #[error("not an HTTP answer")]
     NotHttp,
+    /// The backend does not speak TLS, or its certificate is not what the pool wants.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The authorities of the pool cannot be read on this node.
+    #[error("the pool's `ca` cannot be read on this node")]
+    Authorities,
     /// The check cannot be asked in HTTP; validation lets none through.
     #[error("the check's path or host cannot be sent")]
     Unsendable,
@@ -57,8 +66,8 @@ pub enum ProbeError {
 ///
 /// # Errors
 /// When the backend is not as the check wants it. Takes at most the order's time-out and a moment of farewell.
-pub async fn run(order: &ProbeOrder) -> Result<(), ProbeError> {
-    let (rest, verdict) = match timeout(order.timeout, ask(order)).await {
+pub async fn run(order: &ProbeOrder, tls: &Tls) -> Result<(), ProbeError> {
+    let (rest, verdict) = match timeout(order.timeout, ask(order, tls)).await {
         Ok(asked) => asked?,
         Err(_) => return Err(ProbeError::TimedOut(order.timeout)),
     };
@@ -67,11 +76,20 @@ pub async fn run(order: &ProbeOrder) -> Result<(), ProbeError> {
 }
 
 /// The verdict, and what is left to be ended. An error is a verdict too, with nothing left.
-async fn ask(order: &ProbeOrder) -> Result<(Rest, Result<(), ProbeError>), ProbeError> {
+async fn ask(order: &ProbeOrder, tls: &Tls) -> Result<(Rest, Result<(), ProbeError>), ProbeError> {
     let stream = connect(order).await?;
     match &order.probe {
         Probe::Tcp => Ok((Rest::Connection(stream), Ok(()))),
         Probe::Http { path, host, status } => {
+            let stream: Box<dyn Stream> = match &order.tls {
+                None => Box::new(stream),
+                Some(pool) => {
+                    let upstream = tls.upstream(pool).await.ok_or(ProbeError::Authorities)?;
+                    Box::new(
+                        upstream.handshake(stream, order.address.ip()).await.map_err(ProbeError::of_tls)?,
+                    )
+                }
+            };
             let answer = get(stream, path, host.as_deref(), order).await?;
             let verdict = judge(answer.status, status);
             Ok((Rest::Answer(answer), verdict))
@@ -88,13 +106,18 @@ async fn connect(order: &ProbeOrder) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     match order.send_proxy {
         Some(SendProxy::V1) => stream.write_all(PROXY_V1_UNKNOWN).await?,
+        Some(SendProxy::V2) => stream.write_all(PROXY_V2_LOCAL).await?,
         None => {}
     }
     Ok(stream)
 }
 
+/// A connection, over TLS or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 async fn get(
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     path: &str,
     host: Option<&str>,
     order: &ProbeOrder,
@@ -132,7 +155,7 @@ enum Rest {
 struct Answer {
     status: StatusCode,
     body: Incoming,
-    connection: Option<Pin<Box<http1::Connection<TokioIo<TcpStream>, Empty<Bytes>>>>>,
+    connection: Option<Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, Empty<Bytes>>>>>,
 }
 
 impl Rest {
@@ -151,6 +174,16 @@ impl Rest {
                     None => drop(read.await),
                 }
             }
+        }
+    }
+}
+
+impl ProbeError {
+    /// What a TLS handshake failed by: rustls's own words where they are its, else the connection's.
+    fn of_tls(error: io::Error) -> Self {
+        match error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>()) {
+            Some(source) => Self::Tls(source.to_string()),
+            None => Self::Io(error),
         }
     }
 }
@@ -191,7 +224,7 @@ mod tests {
 
     fn order(address: SocketAddr, probe: Probe) -> ProbeOrder {
         let timeout = Duration::from_secs(5);
-        ProbeOrder { backend: BackendId(1), ticket: 1, address, probe, send_proxy: None, timeout }
+        ProbeOrder { backend: BackendId(1), ticket: 1, address, probe, send_proxy: None, tls: None, timeout }
     }
 
     fn http() -> Probe {
@@ -224,7 +257,7 @@ mod tests {
     }
 
     async fn reason(order: &ProbeOrder) -> String {
-        run(order).await.unwrap_err().to_string()
+        run(order, &Tls::none()).await.unwrap_err().to_string()
     }
 
     const HEAD_END: &str = "\r\n\r\n";
@@ -232,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn a_good_answer_and_what_was_asked() {
         let (address, asked) = server(HEAD_END, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
-        run(&order(address, http())).await.unwrap();
+        run(&order(address, http()), &Tls::none()).await.unwrap();
         let asked = asked.await.unwrap().to_lowercase();
         assert!(asked.starts_with("get /healthz?deep=1 http/1.1\r\n"), "{asked}");
         assert!(asked.contains(&format!("\r\nhost: {address}\r\n")), "{asked}");
@@ -244,7 +277,7 @@ mod tests {
         let (address, asked) = server(HEAD_END, b"HTTP/1.1 204 No Content\r\n\r\n").await;
         let Probe::Http { path, status, .. } = http() else { unreachable!() };
         let probe = Probe::Http { path, host: Some("www.example.com".to_owned()), status };
-        run(&order(address, probe)).await.unwrap();
+        run(&order(address, probe), &Tls::none()).await.unwrap();
         assert!(asked.await.unwrap().to_lowercase().contains("\r\nhost: www.example.com\r\n"));
     }
 
@@ -288,7 +321,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
             while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
         });
-        timeout(Duration::from_secs(4), run(&order(address, http()))).await.unwrap().unwrap();
+        timeout(Duration::from_secs(4), run(&order(address, http()), &Tls::none())).await.unwrap().unwrap();
     }
 
     #[tokio::test]
@@ -312,14 +345,18 @@ mod tests {
     async fn tcp_says_who_it_is_not_when_the_pool_speaks_proxy() {
         let (address, read) = server("\r\n", b"220 ready\r\n").await;
         let order = ProbeOrder { send_proxy: Some(SendProxy::V1), ..order(address, Probe::Tcp) };
-        run(&order).await.unwrap();
+        run(&order, &Tls::none()).await.unwrap();
         assert_eq!(read.await.unwrap(), "PROXY UNKNOWN\r\n");
+        let (address, read) = server("QUIT\n \0\0\0", b"220 ready\r\n").await;
+        let order = ProbeOrder { send_proxy: Some(SendProxy::V2), address, ..order };
+        run(&order, &Tls::none()).await.unwrap();
+        assert_eq!(read.await.unwrap().as_bytes(), PROXY_V2_LOCAL);
     }
 
     #[tokio::test]
     async fn tcp_needs_no_answer() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        run(&order(listener.local_addr().unwrap(), Probe::Tcp)).await.unwrap();
+        run(&order(listener.local_addr().unwrap(), Probe::Tcp), &Tls::none()).await.unwrap();
         let (mut stream, _) = listener.accept().await.unwrap();
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "a clean end");
     }

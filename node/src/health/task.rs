@@ -16,6 +16,7 @@ use super::checker::{Checker, Moment, ProbeOrder};
 use super::{HealthTable, probe};
 use crate::backend::Evidence;
 use crate::registry::Current;
+use crate::tls::Tls;
 
 /// Probes under way at once. Beyond it they wait, the longest due first.
 const PROBES_AT_ONCE: usize = 64;
@@ -37,6 +38,8 @@ pub struct HealthConfig {
     pub evidence: mpsc::Receiver<(BackendId, Evidence)>,
     /// Where verdicts go.
     pub publish: PublishVerdicts,
+    /// How https pools are spoken to.
+    pub tls: Tls,
     /// The clock.
     pub clock: Clock,
 }
@@ -56,7 +59,7 @@ impl fmt::Debug for HealthConfig {
 pub fn start(config: HealthConfig) -> (watch::Receiver<Arc<HealthTable>>, JoinHandle<()>) {
     let (table, receiver) = watch::channel(Arc::default());
     let checker = Checker::new(config.me.clone(), config.region.clone(), rand::random());
-    let driver = Driver { checker, table, publish: config.publish, clock: config.clock };
+    let driver = Driver { checker, table, publish: config.publish, tls: config.tls, clock: config.clock };
     let task = tokio::spawn(driver.run(config.current, config.view, config.evidence));
     (receiver, task)
 }
@@ -65,6 +68,7 @@ struct Driver {
     checker: Checker,
     table: watch::Sender<Arc<HealthTable>>,
     publish: PublishVerdicts,
+    tls: Tls,
     clock: Clock,
 }
 
@@ -82,7 +86,7 @@ impl Driver {
         loop {
             let room = PROBES_AT_ONCE - probes.len();
             for order in self.checker.due(room, self.moment()) {
-                probes.push(probe(order));
+                probes.push(probe(order, self.tls.clone()));
             }
             self.tell();
             // Without room only a probe's end makes some; a probe ends by its time-out.
@@ -136,8 +140,8 @@ impl Driver {
     }
 }
 
-async fn probe(order: ProbeOrder) -> (ProbeOrder, Result<(), String>) {
-    let result = probe::run(&order).await.map_err(|error| error.to_string());
+async fn probe(order: ProbeOrder, tls: Tls) -> (ProbeOrder, Result<(), String>) {
+    let result = probe::run(&order, &tls).await.map_err(|error| error.to_string());
     (order, result)
 }
 

@@ -8,14 +8,17 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::activity::{Activity, FIRST_LOOK, Verdict, Watched, look};
 use super::http::{self, Door};
 use super::outcome::End;
-use super::tcp;
+use super::proxy_protocol::{self, Arrival};
+use super::record::Record;
 use super::worker::Worker;
+use super::{forwarded, secure, tcp};
 use crate::config::model::{Listener, ListenerProtocol};
 
 /// How long a worker accepts nothing when the system has no descriptors or memory left for a connection.
@@ -47,6 +50,11 @@ impl Slot {
     pub(super) fn update(&self, listener: Arc<Listener>, permits: Arc<Semaphore>) {
         *self.listener.borrow_mut() = listener;
         *self.permits.borrow_mut() = permits;
+    }
+
+    /// Turns true when its connections shall close.
+    pub(super) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
     }
 
     /// Asks its connections to close when what they do is done.
@@ -99,25 +107,67 @@ async fn connection(
     let _open = worker.open();
     // A connection whose peer is gone already has no such option; its first read will tell.
     let _ = stream.set_nodelay(true);
-    let protocol = slot.listener.borrow().protocol;
-    match protocol {
-        ListenerProtocol::Http => http(worker, slot, stream, peer).await,
-        ListenerProtocol::Tcp => tcp::serve(worker, slot, stream, peer).await,
+    let listener = slot.listener();
+    let mut closing = slot.closing();
+    let arrived = tokio::select! {
+        biased;
+        arrived = proxy_protocol::arrive(&listener, &stream, peer) => arrived,
+        // Nothing was asked yet.
+        _ = closing.wait_for(|closing| *closing) => return,
+    };
+    let arrival = match arrived {
+        Ok(arrival) => arrival,
+        Err(end) => {
+            return Record::begin(&worker, forwarded::plain(peer.ip()), Some(&listener.name), None).end(end);
+        }
+    };
+    match listener.protocol {
+        ListenerProtocol::Http => http(worker, slot, stream, arrival).await,
+        ListenerProtocol::Https => https(worker, slot, stream, arrival).await,
+        ListenerProtocol::Tcp | ListenerProtocol::Tls => tcp::serve(worker, slot, stream, arrival).await,
     }
     drop(permit);
 }
 
-async fn http(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, peer: SocketAddr) {
-    let Ok(local) = stream.local_addr() else { return };
-    let clock = worker.clock().clone();
-    let activity = Arc::new(Activity::new(clock.now()));
+async fn http(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, arrival: Arrival) {
+    let Arrival { client: peer, local } = arrival;
+    let activity = Arc::new(Activity::new(worker.clock().now()));
     let stream = Arc::new(stream);
-    let io = TokioIo::new(Watched::new(stream.clone(), activity.clone(), clock.clone()));
-    let mut closing = slot.closing.subscribe();
-    let counters = worker.shared.counters.clone();
-    let door = Rc::new(Door { worker, slot, peer, local, activity: activity.clone() });
+    let io = Watched::new(stream.clone(), activity.clone(), worker.clock().clone());
+    let door = Door { worker, slot, peer, local, activity, is_secure: false };
+    converse(door, stream, io).await;
+}
+
+async fn https(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, arrival: Arrival) {
+    let Arrival { client: peer, local } = arrival;
+    let activity = Arc::new(Activity::new(worker.clock().now()));
+    let stream = Arc::new(stream);
+    let io = Watched::new(stream.clone(), activity.clone(), worker.clock().clone());
+    let name = slot.listener.borrow().name.clone();
+    let mut closing = slot.closing();
+    let secured = tokio::select! {
+        secured = secure::handshake(&worker, &name, io) => secured,
+        // Nothing was asked yet; the client will ask elsewhere.
+        _ = closing.wait_for(|closing| *closing) => None,
+    };
+    let Some(secured) = secured else { return };
+    activity.accepted(worker.clock().now());
+    let door = Door { worker, slot, peer, local, activity, is_secure: true };
+    converse(door, stream, secured.stream).await;
+}
+
+/// Serves the requests of one connection; `io` is what they come over, `stream` the socket below it.
+async fn converse<T>(door: Door, stream: Arc<TcpStream>, io: T)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let clock = door.worker.clock().clone();
+    let (peer, activity) = (door.peer, door.activity.clone());
+    let mut closing = door.slot.closing.subscribe();
+    let counters = door.worker.shared.counters.clone();
+    let door = Rc::new(door);
     let service = service_fn(move |request| http::serve(door.clone(), request));
-    let connection = http::server().serve_connection(io, service).with_upgrades();
+    let connection = http::server().serve_connection(TokioIo::new(io), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let mut timer = std::pin::pin!(tokio::time::sleep(FIRST_LOOK));
     let mut asked = false;

@@ -114,6 +114,11 @@ impl Activity {
         self.state.store(state, Ordering::Relaxed);
     }
 
+    /// The handshake is done: from now on a request's head is waited for.
+    pub(super) fn accepted(&self, now: Instant) {
+        self.set(READS_HEAD, now);
+    }
+
     /// A request's head has arrived.
     pub(super) fn busy(&self) {
         self.state.store(BUSY, Ordering::Relaxed);

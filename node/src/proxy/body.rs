@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 
 use super::outcome::End;
 use super::record::Record;
+use super::secure::Via;
 use super::upstream::Sender;
 use crate::backend::InFlight;
 
@@ -114,6 +115,7 @@ impl Body for RequestBody {
 pub(super) struct Lease {
     pub(super) sender: Sender,
     pub(super) backend: BackendId,
+    pub(super) via: Via,
 }
 
 /// What is sent to the client.
@@ -158,9 +160,9 @@ impl Relayed {
         self.in_flight = None;
         let Some(record) = self.record.as_mut() else { return };
         record.end(End::Ok);
-        if let Some(Lease { sender, backend }) = self.lease.take() {
+        if let Some(Lease { sender, backend, via }) = self.lease.take() {
             let worker = Rc::clone(record.worker());
-            worker.upstreams.put(backend, sender, worker.clock().now());
+            worker.upstreams.put(backend, sender, via, worker.clock().now());
         }
     }
 }

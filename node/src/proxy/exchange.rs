@@ -218,12 +218,23 @@ async fn direct_try(usher: &Usher<'_>, seat: &mut Seat, at: usize, outgoing: &mu
     let backend = &pool.backends[at];
     let id = backend.config.id;
     let max_idle = if outgoing.is_replayable() { Duration::MAX } else { IDLE_FOR_ONCE };
-    let mut kept = worker.upstreams.take(id, max_idle, worker.clock().now());
+    let via = match &pool.config.tls {
+        None => None,
+        Some(_) => {
+            let upstream = worker.shared.tls.upstream(&pool.config.name);
+            match tokio::time::timeout(usher.service.timeout.connect, upstream).await {
+                Ok(Some(upstream)) => Some(upstream),
+                // Its authorities cannot be read on this node; `status` says so.
+                Ok(None) | Err(_) => return Try::NotSent,
+            }
+        }
+    };
+    let mut kept = worker.upstreams.take(id, &via, max_idle, worker.clock().now());
     loop {
         let reused = kept.is_some();
         let connected = match kept.take() {
             Some(sender) => Ok(sender),
-            None => connect(backend.config.address, usher.service.timeout.connect).await,
+            None => connect(backend.config.address, &via, usher.service.timeout.connect).await,
         };
         let sender = match connected {
             Ok(sender) => sender,
@@ -248,7 +259,7 @@ async fn direct_try(usher: &Usher<'_>, seat: &mut Seat, at: usize, outgoing: &mu
                 }
                 return Try::Answered(
                     response,
-                    Some(Lease { sender, backend: id }),
+                    Some(Lease { sender, backend: id, via }),
                     Some(in_flight),
                     Some(id),
                 );

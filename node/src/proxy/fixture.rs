@@ -57,8 +57,14 @@ pub(crate) fn http_listener(name: &str, port: u16) -> Listener {
         port,
         protocol: ListenerProtocol::Http,
         service: None,
+        services: Vec::new(),
         trusted_proxies: Vec::new(),
+        accept_proxy: Vec::new(),
         max_connections: 1000,
+        certificates: Vec::new(),
+        client_ca: None,
+        hsts: None,
+        redirect_https: None,
     }
 }
 
@@ -66,6 +72,15 @@ pub(crate) fn tcp_listener(name: &str, port: u16, service: &str) -> Listener {
     Listener {
         protocol: ListenerProtocol::Tcp,
         service: Some(ServiceName::new(service).unwrap()),
+        ..http_listener(name, port)
+    }
+}
+
+pub(crate) fn tls_listener(name: &str, port: u16, service: Option<&str>, services: &[&str]) -> Listener {
+    Listener {
+        protocol: ListenerProtocol::Tls,
+        service: service.map(|name| ServiceName::new(name).unwrap()),
+        services: services.iter().map(|name| ServiceName::new(name).unwrap()).collect(),
         ..http_listener(name, port)
     }
 }
@@ -86,7 +101,7 @@ pub(crate) fn pool(name: &str, backends: &[(SocketAddr, &str)]) -> Pool {
             })
         })
         .collect();
-    Pool { name, balance: BalancePolicy::LeastBusy, health: None, send_proxy: None, backends }
+    Pool { name, balance: BalancePolicy::LeastBusy, tls: None, health: None, send_proxy: None, backends }
 }
 
 /// The view of a pool with every backend up and no break known.

@@ -44,6 +44,11 @@ pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> Ip
     client
 }
 
+/// Whether a proxy says that its client came over TLS. Only a trusted one is believed.
+pub(super) fn says_https(headers: &HeaderMap) -> bool {
+    headers.get(X_FORWARDED_PROTO).is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"))
+}
+
 /// An address as proxies write it: bare, or with a port, or in brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text.parse::<IpAddr>().ok();

@@ -25,6 +25,7 @@ use super::tunnel::{InboundTunnel, TunnelDial};
 use super::worker::{Gauges, Phase, Shared};
 use crate::backend::{Evidence, Snapshot};
 use crate::config::model::{AccessLog, LogFormat};
+use crate::tls::Tls;
 
 /// Orders that may wait for one worker; inbound tunnels beyond it are dropped and counted.
 const ORDERS: usize = 1024;
@@ -72,6 +73,8 @@ pub struct ProxyConfig<A = TunnelAccept> {
     pub tunnel_accepts: mpsc::Receiver<A>,
     /// Takes what requests meet of backends; what does not fit is dropped and counted.
     pub evidence: mpsc::Sender<(BackendId, Evidence)>,
+    /// What https listeners show, and how https pools are spoken to.
+    pub tls: Tls,
     /// Where the access log goes ...
     pub access: AccessLog,
     /// ... and how its lines look.
@@ -117,6 +120,7 @@ pub fn start<A: Into<InboundTunnel> + Send + 'static>(
         source_key: config.source_key,
         tunnels: config.tunnels,
         evidence: config.evidence,
+        tls: config.tls,
         log,
         clock: config.clock,
         counters: counters.clone(),

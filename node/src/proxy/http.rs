@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
+use http::header::{CONNECTION, HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -27,7 +27,7 @@ use super::session::Usher;
 use super::tunnel::near::Crossing;
 use super::tunnel::preface::Kind;
 use super::worker::{Phase, Worker};
-use super::{forwarded, problem};
+use super::{forwarded, problem, redirect};
 use crate::config::model::{Listener, Service};
 
 const HEAD_MAX_BYTES: usize = 64 * 1024;
@@ -53,17 +53,21 @@ pub(super) struct Door {
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
     pub(super) activity: Arc<Activity>,
+    /// It came over TLS.
+    pub(super) is_secure: bool,
 }
 
 /// A request that is answered here instead of by a backend.
 struct Refused {
     end: End,
     detail: Option<&'static str>,
+    /// Where the client is sent.
+    location: Option<HeaderValue>,
 }
 
 impl From<End> for Refused {
     fn from(end: End) -> Self {
-        Self { end, detail: None }
+        Self { end, detail: None, location: None }
     }
 }
 
@@ -81,11 +85,16 @@ pub(super) async fn serve(
         Ok(ready) => deliver(ready.answer, record, ready.on_client, ready.idle),
         Err(refused) => {
             record.end(refused.end);
-            let response = problem::response(refused.end, refused.detail, id.as_ref());
+            let mut response = problem::response(refused.end, refused.detail, id.as_ref());
+            response.headers_mut().extend(refused.location.map(|location| (LOCATION, location)));
             record.status(response.status().as_u16());
             response.map(|bytes| ResponseBody::own(bytes, record))
         }
     };
+    if let Some(hsts) = listener.hsts.as_ref().filter(|_| door.is_secure) {
+        // The listener's word replaces the backend's: clients read only one (RFC 6797 §8.1).
+        response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+    }
     if door.worker.phase.get() != Phase::Serving && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -116,7 +125,12 @@ async fn answer(
     record.known_as(client, &request_id);
     *id = Some(request_id.clone());
     let host =
-        host.map_err(|malformed| Refused { end: End::BadRequest, detail: Some(malformed.detail()) })?;
+        host.map_err(|malformed| Refused { detail: Some(malformed.detail()), ..End::BadRequest.into() })?;
+    let is_secure = door.is_secure || (trusted && forwarded::says_https(request.headers()));
+    if let Some(port) = listener.redirect_https.filter(|_| !is_secure) {
+        let location = redirect::location(&host, port, request.uri()).ok_or(End::BadRequest)?;
+        return Err(Refused { location: Some(location), ..End::Redirected.into() });
+    }
 
     let plan = worker.plan();
     let service = plan.routes.find(host.to_str().unwrap_or_default(), request.uri().path());
@@ -142,7 +156,8 @@ async fn answer(
     };
 
     headers::for_backend(request.headers_mut(), upgrade.as_ref());
-    forwarded::tell(request.headers_mut(), peer, trusted, "http", &host);
+    let scheme = if door.is_secure { "https" } else { "http" };
+    forwarded::tell(request.headers_mut(), peer, trusted, scheme, &host);
     request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
     *request.version_mut() = Version::HTTP_11;
     let mut outgoing = Outgoing::new(request, service.timeout.response).await?;
@@ -167,7 +182,7 @@ async fn answer(
         {
             let status = answer.response.status();
             let headers = answer.response.headers_mut();
-            affinity::set_cookie(headers, status, &sticky.name, &sealed, max_age, false);
+            affinity::set_cookie(headers, status, &sticky.name, &sealed, max_age, is_secure);
         }
     }
     Ok(Ready { answer, on_client, idle: service.timeout.idle })

@@ -152,6 +152,7 @@ fn put(out: &mut impl Write, line: &Line, format: LogFormat) -> io::Result<()> {
 fn put_text(out: &mut impl Write, fields: &Fields<'_>) -> io::Result<()> {
     let request = match (fields.method, &fields.host, &fields.path) {
         (Some(method), Some(host), Some(path)) => format!("{:?}", format!("{method} {host}{path}")),
+        (None, Some(host), None) => format!("{host:?}"),
         _ => "-".into(),
     };
     let backend = fields.backend.map_or_else(|| "-".into(), |backend| backend.to_string());

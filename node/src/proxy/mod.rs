@@ -7,10 +7,11 @@
 //! ```text
 //! handle ── listeners ── bind          what is listened on, following the snapshot
 //!    └ thread ── worker ── plan        one thread a core; the snapshot with what follows from it
-//!         └ accept ── activity         one task a connection; how long it may wait for what
+//!         └ accept ── secure, activity one task a connection; how long it may wait for what
+//!              ├ proxy_protocol           whom a connection is for; what backends are told of it
 //!              ├ http ── headers ── forwarded ── route ── affinity ── session ── choose
 //!              │    └ exchange ── upstream ── retry ── body ── record ── outcome ── log
-//!              ├ tcp ── proxy_protocol ── relay
+//!              ├ tcp ── hello ── sni ── relay ── sockets ── pipe
 //!              └ tunnel/{preface, near, far}
 //! ```
 
@@ -22,22 +23,28 @@ mod body;
 mod choose;
 mod exchange;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod forwarded;
 mod handle;
 mod headers;
+mod hello;
 mod http;
 mod listeners;
 mod log;
 mod outcome;
+mod pipe;
 mod plan;
 mod problem;
 mod proxy_protocol;
 mod record;
+mod redirect;
 mod relay;
 mod retry;
 mod route;
+mod secure;
 mod session;
+mod sni;
+mod sockets;
 mod store;
 mod tcp;
 #[cfg(test)]

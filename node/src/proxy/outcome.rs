@@ -40,8 +40,14 @@ reasons! {
         SessionRefused = "session_refused",
         /// The request is malformed or asks for what no proxy does.
         BadRequest = "bad_request",
+        /// A source that must begin with a PROXY header did not, or not in time.
+        BadProxyHeader = "bad_proxy_header",
+        /// A connection to a tls listener did not begin with a TLS ClientHello, or not in time.
+        BadClientHello = "bad_client_hello",
         /// A relay was silent for too long.
         Idle = "idle",
+        /// The client was sent to the https listener.
+        Redirected = "redirected",
     }
 }
 
@@ -70,6 +76,12 @@ pub struct Counters {
     pub connections: AtomicU64,
     /// Times an accept waited because a listener had all its connections.
     pub connections_held: AtomicU64,
+    /// TLS handshakes done ...
+    pub tls_handshakes: AtomicU64,
+    /// ... those among them that resumed a session ...
+    pub tls_resumed: AtomicU64,
+    /// ... and those that failed.
+    pub tls_failed: AtomicU64,
     /// Second and further tries.
     pub retries: AtomicU64,
     /// Requests and connections that crossed to another region from here.
@@ -93,6 +105,9 @@ impl Default for Counters {
             affinity: Default::default(),
             connections: AtomicU64::new(0),
             connections_held: AtomicU64::new(0),
+            tls_handshakes: AtomicU64::new(0),
+            tls_resumed: AtomicU64::new(0),
+            tls_failed: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             tunnels_out: AtomicU64::new(0),
             tunnels_in: AtomicU64::new(0),

@@ -98,6 +98,13 @@ impl Record {
         }
     }
 
+    /// The name that a TLS connection asked for.
+    pub(super) fn named(&mut self, name: Option<&str>) {
+        if let Some(line) = &mut self.line {
+            line.host = name.and_then(|name| HeaderValue::from_str(name).ok());
+        }
+    }
+
     /// Who asked, and under which id.
     pub(super) fn known_as(&mut self, client: IpAddr, id: &HeaderValue) {
         if let Some(line) = &mut self.line {

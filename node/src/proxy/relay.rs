@@ -57,17 +57,7 @@ where
     let copied = {
         let copy =
             tokio::io::copy_bidirectional_with_sizes(&mut first, &mut second, BUFFER_BYTES, BUFFER_BYTES);
-        tokio::pin!(copy);
-        loop {
-            let left = (meter.moved.get() + idle).saturating_duration_since(clock.now());
-            if left.is_zero() {
-                break None;
-            }
-            tokio::select! {
-                copied = &mut copy => break Some(copied),
-                () = tokio::time::sleep(left) => {}
-            }
-        }
+        until_idle(copy, &meter.moved, idle, clock).await
     };
     let end = match copied {
         None => Relayed::Idle,
@@ -76,6 +66,26 @@ where
         Some(Err(_)) => Relayed::SecondBroke,
     };
     (end, meter.to_first.get())
+}
+
+/// What `work` comes to, or nothing when `moved` has not moved on for `idle`.
+pub(super) async fn until_idle<T>(
+    work: impl Future<Output = T>,
+    moved: &Cell<Instant>,
+    idle: Duration,
+    clock: &Clock,
+) -> Option<T> {
+    tokio::pin!(work);
+    loop {
+        let left = (moved.get() + idle).saturating_duration_since(clock.now());
+        if left.is_zero() {
+            return None;
+        }
+        tokio::select! {
+            done = &mut work => return Some(done),
+            () = tokio::time::sleep(left) => {}
+        }
+    }
 }
 
 impl<T> Metered<T> {

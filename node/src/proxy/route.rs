@@ -4,10 +4,13 @@
 //! host the longest path prefix wins, matched at segment borders: `/api` serves `/api` and `/api/x`, not `/apix`. When
 //! no path under a host fits, the next less specific host is tried.
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::config::model::{ListenerProtocol, Service, Services};
+use gossip::id::ListenerName;
+
+use super::sni::SniTable;
+use crate::config::model::{Listener, ListenerProtocol, Service, Services};
 
 /// The routes of one revision. Compiled once, shared by all workers.
 #[derive(Debug, Default)]
@@ -16,6 +19,7 @@ pub struct RouteTable {
     /// By what follows the first label.
     wildcard: HashMap<String, Paths>,
     any: Paths,
+    by_name: BTreeMap<ListenerName, SniTable>,
 }
 
 /// Longest prefix first.
@@ -23,16 +27,17 @@ pub struct RouteTable {
 struct Paths(Vec<(String, Arc<Service>)>);
 
 impl RouteTable {
-    /// Compiles the routes of all services but those behind TCP listeners, which are asked for by port.
+    /// Compiles the routes of all services but those behind TCP listeners, which are asked for by port, and those that
+    /// TLS listeners name.
     pub fn compile(services: &Services) -> Self {
-        let by_port: BTreeSet<_> = services
-            .listeners
-            .values()
-            .filter(|listener| listener.protocol == ListenerProtocol::Tcp)
-            .filter_map(|listener| listener.service.as_ref())
-            .collect();
+        let (by_port, by_tls) = (services.behind_tcp(), services.behind_tls());
         let mut table = Self::default();
-        for service in services.services.values().filter(|service| !by_port.contains(&service.name)) {
+        let tls = |listener: &&Arc<Listener>| listener.protocol == ListenerProtocol::Tls;
+        for listener in services.listeners.values().filter(tls) {
+            table.by_name.insert(listener.name.clone(), SniTable::compile(services, listener));
+        }
+        let unopened = |name| by_port.contains(name) || by_tls.contains(name);
+        for service in services.services.values().filter(|service| !unopened(&service.name)) {
             if service.hosts.is_empty() {
                 table.any.add(service);
             }
@@ -48,6 +53,11 @@ impl RouteTable {
         table.wildcard.values_mut().for_each(Paths::sort);
         table.any.sort();
         table
+    }
+
+    /// The service for a name that a connection to a TLS listener asks for.
+    pub(super) fn find_by_name(&self, listener: &ListenerName, name: Option<&str>) -> Option<&Arc<Service>> {
+        self.by_name.get(listener)?.find(name)
     }
 
     /// The service for a Host (with or without a port) and a path (without its query).

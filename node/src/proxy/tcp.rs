@@ -1,4 +1,5 @@
-//! TCP: a connection to a listener becomes one to a backend, and bytes flow both ways, each way ending by itself.
+//! TCP: a connection to a listener becomes one to a backend, and bytes flow both ways, each way ending by itself. TLS that
+//! the backends end is the same, but that the name in its first words says which service is meant.
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,12 +10,15 @@ use tokio::net::TcpStream;
 
 use super::accept::Slot;
 use super::choose::{Hops, Place, Tried};
+use super::hello;
 use super::http::{admits, relayed_end};
 use super::outcome::End;
 use super::plan::Plan;
+use super::proxy_protocol::Arrival;
 use super::record::Record;
 use super::relay::relay;
 use super::session::{Seat, Session, Usher};
+use super::sockets;
 use super::tunnel::TunnelIo;
 use super::tunnel::far::Guest;
 use super::tunnel::near::{self, Crossing};
@@ -23,16 +27,45 @@ use super::upstream::connect_tcp;
 use super::worker::Worker;
 use super::{forwarded, proxy_protocol};
 use crate::backend::{Evidence, InFlight};
-use crate::config::model::SendProxy;
+use crate::config::model::ListenerProtocol;
 
 /// Serves one connection of a TCP listener to its end.
-pub(super) async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, peer: SocketAddr) {
+pub(super) async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, arrival: Arrival) {
     let listener = slot.listener();
-    let client = SocketAddr::new(forwarded::plain(peer.ip()), peer.port());
+    let Arrival { client, local } = arrival;
+    let client = SocketAddr::new(forwarded::plain(client.ip()), client.port());
+    let hello = match listener.protocol {
+        ListenerProtocol::Tls => {
+            let mut closing = slot.closing();
+            tokio::select! {
+                biased;
+                hello = hello::read(&stream) => Some(hello),
+                // Nothing was asked yet.
+                _ = closing.wait_for(|closing| *closing) => return,
+            }
+        }
+        _ => None,
+    };
     let mut record = Record::begin(&worker, client.ip(), Some(&listener.name), None);
+    let hello = match hello.transpose() {
+        Ok(hello) => hello,
+        Err(error) => {
+            tracing::debug!(client.addr = %client, %error, "no ClientHello");
+            return record.end(End::BadClientHello);
+        }
+    };
     let plan = worker.plan();
-    let service = listener.service.as_ref().and_then(|name| plan.snapshot.services.services.get(name));
-    let (Some(service), Ok(local)) = (service, stream.local_addr()) else {
+    let service = match &hello {
+        Some(hello) => {
+            record.named(hello.name.as_deref());
+            plan.routes.find_by_name(&listener.name, hello.name.as_deref())
+        }
+        None => listener.service.as_ref().and_then(|name| plan.snapshot.services.services.get(name)),
+    };
+    let Some(service) = service else {
+        if hello.is_some() {
+            let _ = stream.try_write(&hello::UNRECOGNIZED_NAME);
+        }
         return record.end(End::NoRoute);
     };
     record.routed(&service.name);
@@ -45,7 +78,7 @@ pub(super) async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream,
         Ok(seat) => connect(&usher, seat, &crossing).await,
         Err(end) => Err(end),
     };
-    let Connected { stream: backend, mut seat, id, tries, in_flight } = match connected {
+    let Connected { stream: mut backend, mut seat, id, tries, in_flight } = match connected {
         Ok(connected) => connected,
         Err(end) => return record.end(end),
     };
@@ -56,10 +89,21 @@ pub(super) async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream,
         session.renew(&worker, &service.name);
     }
     let idle = service.timeout.idle;
+    if let Some(hello) = hello {
+        let said = async {
+            match &mut backend {
+                Backend::Direct(backend) => backend.write_all(&hello.bytes).await,
+                Backend::Tunnel(backend) => backend.write_all(&hello.bytes).await,
+            }
+        };
+        if !matches!(tokio::time::timeout(idle, said).await, Ok(Ok(()))) {
+            return record.end(End::UpstreamReset);
+        }
+    }
     // The relay may last for hours; it must not keep an old snapshot alive.
     drop((plan, seat, listener));
     let (end, bytes) = match backend {
-        Backend::Direct(backend) => relay(stream, backend, idle, worker.clock()).await,
+        Backend::Direct(backend) => sockets::relay(stream, backend, idle, worker.clock()).await,
         Backend::Tunnel(backend) => relay(stream, backend, idle, worker.clock()).await,
     };
     drop(in_flight);
@@ -147,9 +191,9 @@ async fn direct(
         }
     };
     backend.shared.succeeded();
-    if seat.pool.config.send_proxy == Some(SendProxy::V1) {
-        let header = proxy_protocol::v1(crossing.client, crossing.local);
-        if stream.write_all(header.as_bytes()).await.is_err() {
+    if let Some(version) = seat.pool.config.send_proxy {
+        let header = proxy_protocol::header(version, crossing.client, crossing.local);
+        if stream.write_all(&header).await.is_err() {
             usher.worker.failed(backend);
             return None;
         }

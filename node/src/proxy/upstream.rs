@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::body::RequestBody;
+use super::secure::{Via, same};
 
 /// Sends requests over one connection, one at a time.
 pub(super) type Sender = SendRequest<RequestBody>;
@@ -31,6 +32,7 @@ pub(super) struct Upstreams {
 
 struct Idle {
     sender: Sender,
+    via: Via,
     since: Instant,
 }
 
@@ -39,12 +41,18 @@ impl Upstreams {
         Self::default()
     }
 
-    /// The warmest idle connection to a backend that was used within `max_idle`.
-    pub(super) fn take(&self, backend: BackendId, max_idle: Duration, now: Instant) -> Option<Sender> {
+    /// The warmest idle connection to a backend that was used within `max_idle` and is spoken over as now wanted.
+    pub(super) fn take(
+        &self,
+        backend: BackendId,
+        via: &Via,
+        max_idle: Duration,
+        now: Instant,
+    ) -> Option<Sender> {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(&backend)?;
         while let Some(last) = connections.pop() {
-            if last.sender.is_closed() || !last.sender.is_ready() {
+            if last.sender.is_closed() || !last.sender.is_ready() || !same(&last.via, via) {
                 continue;
             }
             if now.saturating_duration_since(last.since) > max_idle {
@@ -58,7 +66,7 @@ impl Upstreams {
     }
 
     /// Takes a connection back whose answer is complete.
-    pub(super) fn put(&self, backend: BackendId, sender: Sender, now: Instant) {
+    pub(super) fn put(&self, backend: BackendId, sender: Sender, via: Via, now: Instant) {
         if sender.is_closed() {
             return;
         }
@@ -67,7 +75,7 @@ impl Upstreams {
         if connections.len() >= IDLE_MAX {
             connections.remove(0);
         }
-        connections.push(Idle { sender, since: now });
+        connections.push(Idle { sender, via, since: now });
     }
 
     /// Closes what waited too long and what goes to backends that are not wanted any more.
@@ -117,10 +125,13 @@ pub(super) async fn connect_tcp(addr: SocketAddr, timeout: Duration) -> Result<T
     Ok(stream)
 }
 
-/// Connects to a backend and prepares to speak HTTP/1.1 with it.
-pub(super) async fn connect(addr: SocketAddr, timeout: Duration) -> Result<Sender, ConnectError> {
+/// Connects to a backend, over TLS where the pool wants it, and prepares to speak HTTP/1.1 with it.
+pub(super) async fn connect(addr: SocketAddr, via: &Via, timeout: Duration) -> Result<Sender, ConnectError> {
     let stream = connect_tcp(addr, timeout).await?;
-    handshake(stream).await
+    let Some(upstream) = via else { return handshake(stream).await };
+    let secured = tokio::time::timeout(timeout, upstream.handshake(stream, addr.ip())).await;
+    let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    handshake(secured.map_err(|error| ConnectError { error })?).await
 }
 
 /// Prepares to speak HTTP/1.1 over a stream; its driver is a task of this worker and ends with the connection.

@@ -23,6 +23,7 @@ use super::tunnel::TunnelDial;
 use super::upstream::Upstreams;
 use crate::backend::{BackendShared, BackendView, Evidence, PoolView, Snapshot};
 use crate::config::model::Service;
+use crate::tls::Tls;
 
 /// Consecutive failures that health is told of.
 const FAILURES_TO_REPORT: u32 = 5;
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub(super) source_key: [u8; 32],
     pub(super) tunnels: Arc<dyn TunnelDial>,
     pub(super) evidence: mpsc::Sender<(BackendId, Evidence)>,
+    pub(super) tls: Tls,
     pub(super) log: Option<AccessLogger>,
     pub(super) clock: Clock,
     pub(super) counters: Arc<Counters>,

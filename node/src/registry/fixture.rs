@@ -35,6 +35,7 @@ pub(crate) fn pool(name: &str, backends: &[(&str, &str)]) -> Pool {
     Pool {
         backends: backends.iter().map(backend).collect(),
         balance: BalancePolicy::default(),
+        tls: None,
         health: Some(HealthCheck {
             probe: Probe::Tcp,
             interval: Duration::from_secs(1),

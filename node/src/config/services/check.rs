@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::behind::Behind;
 use super::{Diagnostics, Draft, Section, listener, region, route, service};
 use crate::config::diagnostics::Span;
 use crate::config::model::ListenerProtocol;
@@ -22,23 +23,31 @@ pub(super) fn check(draft: &Draft<'_>, sink: &Diagnostics) {
     let names = Names::of(draft);
     check_references(draft, &names, sink);
     check_ports(draft, sink);
+    check_redirects(draft, sink);
     region::check_prefixes(&draft.regions, sink);
 
-    let behind_tcp = behind_tcp(draft);
+    let behind = Behind::of(draft);
     let bodies = || draft.services.iter().filter_map(|section| Some((section, section.body.as_ref()?)));
-    let (tcp, http): (Vec<_>, Vec<_>) =
-        bodies().partition(|(section, _)| behind_tcp.contains_key(section.key.value));
-    for (section, body) in &tcp {
-        check_tcp_service(section.key.value, behind_tcp[section.key.value], body, sink);
+    let (unopened, http): (Vec<_>, Vec<_>) =
+        bodies().partition(|(section, _)| behind.unopened(section.key.value).is_some());
+    for (section, body) in &unopened {
+        if let Some((protocol, listener)) = behind.unopened(section.key.value) {
+            check_unopened_service(section.key.value, protocol, listener, body, sink);
+        }
     }
-    for (_, body) in &http {
-        check_http_service(body, sink);
+    for (section, body) in &http {
+        check_http_service(body, behind.by_any_tls(section.key.value).is_some(), sink);
     }
-    route::check(&http, sink);
-    check_pools(draft, &tcp, &http, sink);
+    let unnamed: Vec<_> = bodies().filter(|(section, _)| !behind.is_named(section.key.value)).collect();
+    route::check(&unnamed, sink);
+    for names in behind.tls_lists() {
+        let listed: Vec<_> = bodies().filter(|(section, _)| names.contains(section.key.value)).collect();
+        route::check(&listed, sink);
+    }
+    check_pools(draft, &unopened, &http, sink);
     // What is merely odd is worth a word in a file that is sound otherwise.
     if !sink.has_errors() {
-        check_served(draft, &behind_tcp, sink);
+        check_served(draft, &behind, sink);
         check_used(draft, sink);
     }
 }
@@ -69,7 +78,7 @@ fn check_references(draft: &Draft<'_>, names: &Names<'_>, sink: &Diagnostics) {
         }
     };
     for listener in draft.listeners.iter().filter_map(|section| section.body.as_ref()) {
-        if let Some(service) = &listener.service {
+        for service in listener.service.iter().chain(&listener.services) {
             missing("service", service.as_str(), &service.span, &names.services);
         }
     }
@@ -108,31 +117,49 @@ fn check_ports(draft: &Draft<'_>, sink: &Diagnostics) {
     }
 }
 
-/// The services that tcp listeners name, each with one such listener.
-fn behind_tcp<'a>(draft: &'a Draft<'_>) -> BTreeMap<&'a str, &'a str> {
-    let tcp = |body: &&listener::Draft| body.listener.protocol == ListenerProtocol::Tcp;
-    let named = |section: &'a Section<'_, _, listener::Draft>| {
-        let service = section.body.as_ref().filter(tcp)?.service.as_ref()?;
-        Some((service.value.as_str(), section.key.value))
-    };
-    draft.listeners.iter().filter_map(named).collect()
+/// The port that `redirect_https` leads to: 443 where it is one, else the lowest.
+pub(super) fn https_port(
+    listeners: &[Section<'_, gossip::id::ListenerName, listener::Draft>],
+) -> Option<u16> {
+    let bodies = listeners.iter().filter_map(|section| section.body.as_ref());
+    let https = bodies.filter(|body| body.listener.protocol == ListenerProtocol::Https);
+    https.map(|body| body.listener.port).min_by_key(|port| (*port != 443, *port))
 }
 
-fn check_tcp_service(name: &str, listener: &str, body: &service::Draft, sink: &Diagnostics) {
-    for key in &body.http_only {
-        let message =
-            format!("`{}` is for HTTP, and `{name}` stands behind the tcp listener `{listener}`", key.value);
+fn check_redirects(draft: &Draft<'_>, sink: &Diagnostics) {
+    if https_port(&draft.listeners).is_some() {
+        return;
+    }
+    let bodies = draft.listeners.iter().filter_map(|section| section.body.as_ref());
+    for span in bodies.filter_map(|body| body.redirects.as_ref()) {
+        sink.error(span.clone(), "there is no https listener to redirect to", None);
+    }
+}
+
+fn check_unopened_service(
+    name: &str,
+    protocol: &str,
+    listener: &str,
+    body: &service::Draft,
+    sink: &Diagnostics,
+) {
+    for key in body.http_only.iter().filter(|key| protocol == "tcp" || key.value != "hosts") {
+        let message = format!(
+            "`{}` is for HTTP, and `{name}` stands behind the {protocol} listener `{listener}`",
+            key.value
+        );
         let hint =
             (key.value == "sticky.cookie").then(|| "for TCP: sticky.source_ip = { ttl = \"30m\" }".into());
         sink.error(key.span.clone(), message, hint);
     }
     if let Some(span) = &body.response_timeout {
-        sink.warning(span.clone(), "`response` means nothing to a service behind a tcp listener", None);
+        let message = format!("`response` means nothing to a service behind a {protocol} listener");
+        sink.warning(span.clone(), message, None);
     }
 }
 
-fn check_http_service(body: &service::Draft, sink: &Diagnostics) {
-    if let Some(span) = &body.source_ip {
+fn check_http_service(body: &service::Draft, also_by_tls: bool, sink: &Diagnostics) {
+    if let Some(span) = body.source_ip.as_ref().filter(|_| !also_by_tls) {
         let hint = "for HTTP: sticky.cookie = { name = \"meridian\" }";
         sink.error(span.clone(), "`source_ip` is for services behind a tcp listener", Some(hint.into()));
     }
@@ -151,8 +178,14 @@ fn check_pools(draft: &Draft<'_>, tcp: &Bodies<'_, '_>, http: &Bodies<'_, '_>, s
         let (tcp, http) = (by_tcp.contains(&section.name), by_http.contains(&section.name));
         if let Some(span) = body.send_proxy.as_ref().filter(|_| http) {
             let hint = "an HTTP backend reads the client's address in X-Forwarded-For";
-            let message = "`send_proxy` is for pools behind tcp listeners, and an HTTP service uses this one";
+            let message =
+                "`send_proxy` is for pools behind tcp and tls listeners, and an HTTP service uses this one";
             sink.error(span.clone(), message, Some(hint.into()));
+        }
+        if let Some(span) = body.unverified.as_ref().filter(|_| http) {
+            let hint = "ca = \"/etc/meridian/backends.pem\", and server_name = \"...\" when they are certified by name";
+            let message = "without `ca` the certificates of these backends are not verified";
+            sink.warning(span.clone(), message, Some(hint.into()));
         }
         if let Some(span) = body.protocol.as_ref().filter(|_| tcp && !http) {
             sink.warning(span.clone(), "`protocol` means nothing to a pool behind a tcp listener", None);
@@ -171,14 +204,12 @@ fn check_used(draft: &Draft<'_>, sink: &Diagnostics) {
 }
 
 /// Services that no listener serves.
-fn check_served(draft: &Draft<'_>, behind_tcp: &BTreeMap<&str, &str>, sink: &Diagnostics) {
-    let http = |body: &listener::Draft| body.listener.protocol == ListenerProtocol::Http;
-    let any_http = draft.listeners.iter().any(|section| section.body.as_ref().is_none_or(http));
-    if any_http {
+fn check_served(draft: &Draft<'_>, behind: &Behind<'_>, sink: &Diagnostics) {
+    if behind.any_http {
         return;
     }
     let unserved: BTreeSet<&str> =
-        keys(&draft.services).into_iter().filter(|name| !behind_tcp.contains_key(name)).collect();
+        keys(&draft.services).into_iter().filter(|name| behind.unopened(name).is_none()).collect();
     for section in draft.services.iter().filter(|section| unserved.contains(section.key.value)) {
         sink.warning(section.key.span.clone(), format!("no listener serves `{}`", section.key.value), None);
     }

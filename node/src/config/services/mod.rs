@@ -5,6 +5,7 @@
 //!                          └ one file each: keys, types, ranges            └ values with their places
 //! ```
 
+mod behind;
 mod check;
 mod health;
 mod listener;
@@ -141,13 +142,18 @@ impl Draft<'_> {
     fn assemble(self) -> Services {
         let regions = self.regions.into_iter().filter_map(|section| Some(section.body?.region));
         let zones = self.zones.into_iter().filter_map(|section| Some(section.body?.zone));
-        let listeners = self.listeners.into_iter();
+        let https_port = check::https_port(&self.listeners);
+        let listeners = self.listeners.into_iter().filter_map(|section| {
+            let listener::Draft { mut listener, redirects, .. } = section.body?;
+            listener.redirect_https = https_port.filter(|_| redirects.is_some());
+            Some((section.name, Arc::new(listener)))
+        });
         let services = self.services.into_iter();
         let pools = self.pools.into_iter();
         Services {
             regions: regions.collect(),
             zones: zones.collect(),
-            listeners: listeners.filter_map(|s| Some((s.name, Arc::new(s.body?.listener)))).collect(),
+            listeners: listeners.collect(),
             services: services.filter_map(|s| Some((s.name, Arc::new(s.body?.service)))).collect(),
             pools: pools.filter_map(|s| Some((s.name, Arc::new(s.body?.pool)))).collect(),
         }

@@ -8,7 +8,7 @@ use gossip::id::{BackendId, PoolName, RegionName};
 
 use super::health;
 use crate::config::diagnostics::Span;
-use crate::config::model::{Backend, BalancePolicy, Pool, SendProxy};
+use crate::config::model::{Backend, BackendTls, BalancePolicy, Pool, SendProxy};
 use crate::config::read::{self, ms, secs};
 use crate::config::walk::{At, Table, Value};
 
@@ -17,9 +17,13 @@ pub(super) struct Draft {
     pub(super) pool: Pool,
     pub(super) send_proxy: Option<Span>,
     pub(super) protocol: Option<Span>,
+    /// Where TLS is asked for without a way to verify it.
+    pub(super) unverified: Option<Span>,
     /// The regions that backends name.
     pub(super) regions: Vec<At<RegionName>>,
 }
+
+const SEND_PROXY: &[(&str, SendProxy)] = &[("v1", SendProxy::V1), ("v2", SendProxy::V2)];
 
 const BALANCE: &[(&str, BalancePolicy)] = &[
     ("least-busy", BalancePolicy::LeastBusy),
@@ -34,10 +38,11 @@ pub(super) fn read(name: PoolName, value: &Value<'_>, declared: Regions<'_>) -> 
     let mut table = value.table()?;
     let balance = table.optional("balance", read::choice(BALANCE, &["peak-ewma", "random", "hash"]));
     let protocol = table.place("protocol");
-    table.optional("protocol", read::choice(&[("http1", ())], &["http2", "https"]));
+    let spoken = table.optional("protocol", read::choice(PROTOCOLS, &["http2"]));
+    let tls = tls(&mut table, spoken == Some(Spoken::Https));
     let health = table.optional("health", health::read);
     let send_proxy_key = table.place("send_proxy");
-    let send_proxy = table.optional("send_proxy", read::choice(&[("v1", SendProxy::V1)], &["v2"]));
+    let send_proxy = table.optional("send_proxy", read::choice(SEND_PROXY, &[]));
     let discovers = table.place("discover").is_some() || table.place("lease").is_some();
     let backends = table.keyed("backend");
     if backends.is_none() && !discovers {
@@ -52,11 +57,44 @@ pub(super) fn read(name: PoolName, value: &Value<'_>, declared: Regions<'_>) -> 
     let pool = Pool {
         name,
         balance: balance.unwrap_or_default(),
+        tls,
         health,
         send_proxy,
         backends: backends.unwrap_or_default(),
     };
-    Some(Draft { pool, send_proxy: send_proxy_key, protocol, regions })
+    let unverified = protocol.clone().filter(|_| pool.tls.as_ref().is_some_and(|tls| tls.ca.is_none()));
+    Some(Draft { pool, send_proxy: send_proxy_key, protocol, unverified, regions })
+}
+
+/// What `protocol` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    Http1,
+    Https,
+}
+
+const PROTOCOLS: &[(&str, Spoken)] = &[("http1", Spoken::Http1), ("https", Spoken::Https)];
+
+/// The keys that `protocol = "https"` brings.
+fn tls(table: &mut Table<'_>, https: bool) -> Option<BackendTls> {
+    for key in ["ca", "server_name"] {
+        if let Some(place) = table.place(key).filter(|_| !https) {
+            table.sink().error(place, format!("`{key}` is for pools with `protocol = \"https\"`"), None);
+        }
+    }
+    let ca = table.optional("ca", read::path);
+    let server_name = table.optional("server_name", server_name);
+    https.then_some(BackendTls { ca, server_name })
+}
+
+/// A name that can be certified: without wildcards.
+fn server_name(value: &Value<'_>) -> Option<String> {
+    let text = read::text(value)?;
+    if rustls::pki_types::ServerName::try_from(text.as_str()).is_err() {
+        value.wrong(format!("`{text}` is no name of a server"));
+        return None;
+    }
+    Some(text)
 }
 
 fn backends_of(

@@ -68,6 +68,7 @@ impl Running {
             view: view_of,
             evidence: evidence_of,
             publish: Box::new(move |verdicts| *to.lock().unwrap() = verdicts),
+            tls: Tls::none(),
             clock: Clock::system(),
         });
         (Self { table, task, current, view, evidence, published }, ids)

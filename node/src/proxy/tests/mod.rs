@@ -1,8 +1,11 @@
 //! The proxy end to end: real sockets on loopback, hand-made snapshots, and a session store and tunnels in memory.
 mod http;
+mod https;
 mod listeners;
+mod proxy_protocol;
 mod sticky;
 mod tcp;
+mod tls;
 mod tunnel;
 
 use std::collections::HashMap;
@@ -140,6 +143,9 @@ impl World {
         let (changes, changed) = watch::channel(snapshot);
         let (tunnel, tunnel_accepts) = mpsc::channel(64);
         let (evidence, seen) = mpsc::channel(64);
+        let tls = crate::tls::TlsConfig { keyring: &self.keyring, clock: self.clock.clone() };
+        let (tls, _) =
+            crate::tls::start(&tls, changed.clone(), |snapshot: &Arc<Snapshot>| snapshot.services.clone());
         let handle = start(ProxyConfig {
             node: name.clone(),
             listen: vec!["127.0.0.1".parse().unwrap()],
@@ -152,6 +158,7 @@ impl World {
             tunnels: self.tunnels.clone(),
             tunnel_accepts,
             evidence,
+            tls,
             access: AccessLog::Off,
             access_format: LogFormat::Text,
             clock: self.clock.clone(),

@@ -102,3 +102,100 @@ async fn lists_and_missing_backends_close_the_connection() {
     until(|| node.handle.counters().ends(End::Denied) == 1).await;
     until(|| node.handle.counters().ends(End::ConnectFailed) == 1).await;
 }
+
+/// A backend that greets at once, and then says nothing and reads nothing.
+async fn greeter() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"hello").await;
+            kept.push(stream);
+        }
+    });
+    addr
+}
+
+fn plain(
+    backend: SocketAddr,
+    change: impl FnOnce(&mut crate::config::model::Listener, &mut Duration),
+) -> Snapshot {
+    let mut service = fixture::service("pg", &[("pg", 1)]);
+    let mut listener = fixture::tcp_listener("pg", 0, "pg");
+    change(&mut listener, &mut service.timeout.idle);
+    fixture::snapshot("eu", vec![listener], vec![service], vec![fixture::pool("pg", &[(backend, "eu")])])
+}
+
+async fn greeted(addr: SocketAddr, within: Duration) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let read = tokio::time::timeout(within, stream.read_exact(&mut [0; 5])).await;
+    read.ok().map(|read| {
+        read.unwrap();
+        stream
+    })
+}
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_has_so_many_places_and_the_next_one_waits_for_its_own() {
+    let world = World::new();
+    let snapshot = plain(greeter().await, |listener, idle| {
+        listener.max_connections = 2;
+        *idle = Duration::from_secs(60);
+    });
+    let node = world.node("eu-1", snapshot);
+    let addr = node.addr("pg");
+    let first = greeted(addr, SOON).await.unwrap();
+    let _second = greeted(addr, SOON).await.unwrap();
+    let mut waiting = TcpStream::connect(addr).await.unwrap();
+    let mut hello = [0; 5];
+    let early = tokio::time::timeout(Duration::from_millis(300), waiting.read_exact(&mut hello)).await;
+    assert!(early.is_err(), "a third one was served beside two");
+    until(|| node.handle.counters().connections_held.load(Ordering::Relaxed) >= 1).await;
+    // A client that resets gives its place back at once.
+    socket2::SockRef::from(&first).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(first);
+    tokio::time::timeout(SOON, waiting.read_exact(&mut hello)).await.unwrap().unwrap();
+    assert_eq!(&hello, b"hello");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_on_both_sides_ends_a_connection_and_is_counted() {
+    let world = World::new();
+    let snapshot = plain(greeter().await, |_, idle| *idle = Duration::from_millis(300));
+    let node = world.node("eu-1", snapshot);
+    let mut stream = greeted(node.addr("pg"), SOON).await.unwrap();
+    let end = tokio::time::timeout(SOON, stream.read(&mut [0; 1])).await.unwrap();
+    assert!(matches!(end, Ok(0) | Err(_)));
+    until(|| node.handle.counters().ends(End::Idle) == 1 && node.handle.connections() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_silent_connections_leave_others_unharmed() {
+    let world = World::new();
+    let mut snapshot = plain(tcp_backend("a").await, |listener, idle| {
+        listener.max_connections = 5000;
+        *idle = Duration::from_secs(60);
+    });
+    let web = fixture::tls_listener("tls", free_port(), Some("pg"), &[]);
+    let services = Arc::make_mut(&mut snapshot.services);
+    services.listeners.insert(web.name.clone(), Arc::new(web));
+    let node = world.node("eu-1", snapshot);
+    let mut silent = Vec::new();
+    for n in 0..400 {
+        let mut stream = TcpStream::connect(node.addr(if n % 2 == 0 { "pg" } else { "tls" })).await.unwrap();
+        stream.write_all(&[0x16]).await.unwrap();
+        silent.push(stream);
+    }
+    let mut stream = TcpStream::connect(node.addr("pg")).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(SOON, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, "a|hello");
+    until(|| node.handle.connections() >= 400).await;
+    drop(silent);
+    until(|| node.handle.connections() == 0).await;
+}

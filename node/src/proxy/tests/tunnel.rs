@@ -7,7 +7,7 @@ use crate::backend::{RegionView, TunnelNode};
 use crate::proxy::fixture;
 
 /// The snapshot as a node of `place` has it, when `others` are the nodes of the other region.
-fn seen_from(place: &str, mut snapshot: Snapshot, other: &str, others: &[&str]) -> Snapshot {
+pub(super) fn seen_from(place: &str, mut snapshot: Snapshot, other: &str, others: &[&str]) -> Snapshot {
     let node = |name: &&str| TunnelNode {
         name: NodeName::new(name).unwrap(),
         addr: ([127, 0, 0, 1], 1).into(),

@@ -34,6 +34,7 @@ ttl = "1h"
 port = 80
 protocol = "http"
 trusted_proxies = ["10.0.0.0/8"]
+accept_proxy = ["10.0.0.0/8"]
 max_connections = 65536
 [listener.postgres]
 port = 5432
@@ -66,7 +67,7 @@ backend = [
 backend = [{ address = "10.0.1.12:8080", region = "eu" }]
 [pool.pg]
 health.tcp = { interval = "2s" }
-send_proxy = "v1"
+send_proxy = "v2"
 backend = [{ address = "10.0.2.5:5432", region = "eu" }]
 "#;
 
@@ -82,6 +83,7 @@ fn the_contracts_sample_means_what_it_says() {
     assert_eq!(zone.steer["www"].policy, SteerPolicy::Nearest);
     assert_eq!(zone.records[0].ttl, Some(3600 * SECOND));
     assert_eq!(services.behind_tcp().into_iter().map(ServiceName::as_str).collect::<Vec<_>>(), ["pg"]);
+    assert_eq!(services.listeners["http"].accept_proxy, ["10.0.0.0/8".parse().unwrap()]);
 
     let web = &services.services["web"];
     assert_eq!(
@@ -96,7 +98,7 @@ fn the_contracts_sample_means_what_it_says() {
     let address: SocketAddr = "10.9.1.11:8080".parse().unwrap();
     assert_eq!(pool.backends[1].id, BackendId::of(&pool.name, address));
     assert_eq!((pool.backends[1].region.as_str(), pool.backends[1].weight), ("us", 50));
-    assert_eq!(services.pools["pg"].send_proxy, Some(SendProxy::V1));
+    assert_eq!(services.pools["pg"].send_proxy, Some(SendProxy::V2));
 }
 
 #[test]
@@ -185,5 +187,75 @@ fn the_example_is_valid_and_complete() {
     let text = include_str!("../../../../../deploy/examples/services.toml");
     assert_eq!(faults(text), [""; 0]);
     let services = accepted(text);
-    assert_eq!((services.listeners.len(), services.services.len(), services.pools.len()), (2, 2, 3));
+    assert_eq!((services.listeners.len(), services.services.len(), services.pools.len()), (4, 3, 4));
+}
+
+#[test]
+fn tls_on_both_sides() {
+    let text = |more: &str| {
+        format!(
+            "[listener.http]\nport = 80\nprotocol = \"http\"\nredirect_https = true\n\
+             [listener.https]\nport = 443\nprotocol = \"https\"\nclient_ca = \"/c.pem\"\n\
+             certificate = [{{ cert = \"/a.pem\", key = \"/a.key\" }}, {{ cert = \"/b.pem\", key = \"/b.key\" }}]\n\
+             [listener.other]\nport = 8443\nprotocol = \"https\"\ncertificate = [{{ cert = \"/a.pem\", key = \"/a.key\" }}]\n\
+             [service.web]\nsplit = {{ web = 1 }}\n[pool.web]\nprotocol = \"https\"\n{more}\n\
+             backend = [{{ address = \"10.0.0.1:443\" }}]\n"
+        )
+    };
+    let verified = text("ca = \"/ca.pem\"\nserver_name = \"backend.internal\"");
+    assert_eq!(faults(&verified), [""; 0]);
+    let services = accepted(&verified);
+    let (http, https) = (&services.listeners["http"], &services.listeners["https"]);
+    assert_eq!(http.redirect_https, Some(443));
+    assert_eq!(https.protocol, ListenerProtocol::Https);
+    assert_eq!(https.certificates[1].key.to_str(), Some("/b.key"));
+    assert_eq!(https.client_ca.as_deref().and_then(std::path::Path::to_str), Some("/c.pem"));
+    let tls = services.pools["web"].tls.as_ref().unwrap();
+    assert_eq!(tls.ca.as_deref().and_then(std::path::Path::to_str), Some("/ca.pem"));
+    assert_eq!(tls.server_name.as_deref(), Some("backend.internal"));
+
+    let warned = faults(&text(""));
+    assert!(warned[0].starts_with("? 17:1 without `ca` the certificates"), "{warned:?}");
+    assert_eq!(accepted(&text("")).pools["web"].tls, Some(BackendTls::default()));
+}
+
+#[test]
+fn every_way_to_write_hsts() {
+    for (written, value) in [
+        ("true", Some("max-age=31536000")),
+        ("false", None),
+        ("\"30days\"", Some("max-age=2592000")),
+        ("\"0s\"", Some("max-age=0")),
+        ("{}", Some("max-age=31536000")),
+        (
+            "{ max_age = \"2d\", include_subdomains = true, preload = true }",
+            Some("max-age=172800; includeSubDomains; preload"),
+        ),
+    ] {
+        let services = accepted(&format!(
+            "[listener.https]\nport = 443\nprotocol = \"https\"\nhsts = {written}\n\
+             certificate = [{{ cert = \"/a.pem\", key = \"/a.key\" }}]\n"
+        ));
+        let hsts = services.listeners["https"].hsts.as_ref();
+        assert_eq!(hsts.map(|value| value.to_str().unwrap()), value, "{written}");
+    }
+}
+
+#[test]
+fn tls_listeners_serve_by_host_and_make_services_their_own() {
+    let pool = "[pool.p]\nhealth.tcp = {}\nsend_proxy = \"v2\"\nbackend = [{ address = \"10.0.0.1:443\" }]\n";
+    let shop = "[service.shop]\nhosts = [\"shop.example.com\"]\nsplit = { p = 1 }\nsticky.source_ip = {}\n";
+    // Alone, it serves all.
+    let services = accepted(&format!("[listener.tls]\nport = 443\nprotocol = \"tls\"\n{shop}{pool}"));
+    let listener = &services.listeners["tls"];
+    assert_eq!(services.served_by_tls(listener).count(), 1);
+    // Beside an HTTP listener it names what is its own.
+    let http = "[listener.http]\nport = 80\nprotocol = \"http\"\n\
+                [service.www]\nsplit = { w = 1 }\n[pool.w]\nbackend = [{ address = \"10.0.0.1:80\" }]\n";
+    let named = "[listener.tls]\nport = 443\nprotocol = \"tls\"\nservices = [\"shop\"]\n";
+    let services = accepted(&format!("{named}{http}{shop}{pool}"));
+    let listener = &services.listeners["tls"];
+    let served: Vec<_> = services.served_by_tls(listener).map(|service| service.name.as_str()).collect();
+    assert_eq!(served, ["shop"]);
+    assert_eq!(services.behind_tls().into_iter().map(ServiceName::as_str).collect::<Vec<_>>(), ["shop"]);
 }

@@ -83,7 +83,7 @@ bogus = 1
 "#,
             &[
                 "2:48 this is not TOML: invalid literal string, expected `'`",
-                "3:1 unknown key `bogus` (known here: `balance`, `protocol`, `health`, `send_proxy`, `backend`, `discover`)",
+                "3:1 unknown key `bogus` (known here: `balance`, `protocol`, `ca`, `server_name`, `health`, `send_proxy`, `backend`, `discover`)",
             ],
         ),
     ]);
@@ -149,14 +149,9 @@ client_ca = 1
 acme = {}
 "#,
             &[
-                "3:12 protocol `https` is not yet supported",
-                "4:1 `accept_proxy` is not yet supported",
                 r#"4:29 `x` is no network (a network is written "10.0.0.0/8" or "2001:db8::/32")"#,
-                "5:1 `certificate` is not yet supported",
                 "5:16 `key` is missing here",
-                "6:1 `redirect_https` is not yet supported",
-                "7:1 `hsts` is not yet supported",
-                "8:1 `client_ca` is not yet supported",
+                "6:1 `redirect_https` is for http listeners",
                 "8:13 `client_ca` must be a string, not an integer",
                 "9:1 `acme` is not yet supported",
             ],
@@ -180,7 +175,7 @@ lease = { ttl = "15s" }
 scale = {}
 hash = { header = "x" }
 ejection = { max_share = 2 }
-send_proxy = "v2"
+send_proxy = "v3"
 "#,
             &[
                 "6:1 `rate_limit` is not yet supported",
@@ -200,8 +195,8 @@ send_proxy = "v2"
                 "17:1 `hash` is not yet supported",
                 "18:1 `ejection` is not yet supported",
                 "18:26 `max_share` must be between 0 and 1",
-                "19:1 `send_proxy` is for pools behind tcp listeners, and an HTTP service uses this one (an HTTP backend reads the client's address in X-Forwarded-For)",
-                "19:14 send_proxy `v2` is not yet supported",
+                "19:1 `send_proxy` is for pools behind tcp and tls listeners, and an HTTP service uses this one (an HTTP backend reads the client's address in X-Forwarded-For)",
+                "19:14 `v3` is no send_proxy (did you mean `v1`?)",
             ],
         ),
         (
@@ -275,7 +270,7 @@ protocol = "udp"
                 "1:1 `port` is missing here",
                 "1:1 `protocol` is missing here",
                 "3:8 `port` must be between 1 and 65535",
-                "4:12 `udp` is no protocol (one of: `http`, `tcp`)",
+                "4:12 `udp` is no protocol (one of: `http`, `https`, `tcp`, `tls`)",
             ],
         ),
         (
@@ -288,7 +283,7 @@ port = 80
 protocol = "tcp"
 "#,
             &[
-                "4:1 `service` is for tcp listeners (an http listener serves every service by its `hosts` and `paths`)",
+                "4:1 `service` is for tcp and tls listeners (an http listener serves every service by its `hosts` and `paths`)",
                 "4:11 there is no service `x`",
                 "5:1 a tcp listener needs `service` (bytes carry no host: name the service behind this port)",
                 "6:8 port 80 is already listener `a`'s",
@@ -518,7 +513,7 @@ backend = [{ address = "10.0.0.1:80" }]
             &[
                 r#"6:8 `source_ip` is for services behind a tcp listener (for HTTP: sticky.cookie = { name = "meridian" })"#,
                 "6:28 `ttl` must be between 1s and 1year",
-                "8:1 `send_proxy` is for pools behind tcp listeners, and an HTTP service uses this one (an HTTP backend reads the client's address in X-Forwarded-For)",
+                "8:1 `send_proxy` is for pools behind tcp and tls listeners, and an HTTP service uses this one (an HTTP backend reads the client's address in X-Forwarded-For)",
             ],
         ),
     ]);
@@ -580,7 +575,7 @@ backend = [{ address = "10.0.0.1:80" }]
                 r#"8:88 `399-200` is no range of HTTP statuses (100 to 599) (write "200", "200-399" or "200,204,301-302")"#,
                 "9:8 a pool has one health check: `http` or `tcp`",
                 "9:16 unknown key `path` (known here: `interval`, `timeout`, `rise`, `fall`)",
-                "10:1 `send_proxy` is for pools behind tcp listeners, and an HTTP service uses this one (an HTTP backend reads the client's address in X-Forwarded-For)",
+                "10:1 `send_proxy` is for pools behind tcp and tls listeners, and an HTTP service uses this one (an HTTP backend reads the client's address in X-Forwarded-For)",
                 "10:14 `send_proxy` must be a string, not an integer",
             ],
         ),
@@ -722,6 +717,58 @@ steer.www = { service = "a" }
     )]);
 }
 
+#[test]
+fn tls_where_there_is_none() {
+    check(&[
+        (
+            r#"[listener.a]
+port = 80
+protocol = "http"
+certificate = [{ cert = "a.pem", key = "a.key" }]
+hsts = "1y"
+client_ca = "ca.pem"
+redirect_https = true
+"#,
+            &[
+                "4:1 `certificate` is for https listeners",
+                "5:1 `hsts` is for https listeners",
+                "6:1 `client_ca` is for https listeners",
+                "7:1 there is no https listener to redirect to",
+            ],
+        ),
+        (
+            r#"[listener.a]
+port = 443
+protocol = "https"
+service = "a"
+hsts = { max_age = "1y", preloaded = true }
+[listener.b]
+port = 444
+protocol = "https"
+certificate = []
+hsts = 1
+[service.a]
+split.p = 1
+[pool.p]
+ca = "ca.pem"
+server_name = "*.example.com"
+backend = []
+"#,
+            &[
+                r#"1:1 an https listener needs `certificate` (certificate = [{ cert = "/etc/meridian/www.pem", key = "/etc/meridian/www.key" }])"#,
+                "4:1 `service` is for tcp and tls listeners (an http listener serves every service by its `hosts` and `paths`)",
+                "5:26 unknown key `preloaded` (did you mean `preload`?)",
+                "9:15 `certificate` names none",
+                r#"10:8 `hsts` must be a time (write "1y", true, or { max_age = "1y", include_subdomains = true })"#,
+                "14:1 `ca` is for pools with `protocol = \"https\"`",
+                "15:1 `server_name` is for pools with `protocol = \"https\"`",
+                "15:15 `*.example.com` is no name of a server",
+                "? 16:11 this pool has no backends",
+            ],
+        ),
+    ]);
+}
+
 /// The contract's sample as it is: refused at exactly the keys whose features are still to come.
 #[test]
 fn the_rest_of_the_contract_is_refused_line_by_line() {
@@ -747,9 +794,6 @@ lease = { ttl = "15s" }
     assert_eq!(
         faults(sample),
         [
-            "4:1 `accept_proxy` is not yet supported",
-            "7:12 protocol `https` is not yet supported",
-            "8:1 `certificate` is not yet supported",
             "11:1 `rate_limit` is not yet supported",
             "13:1 `slow_start` is not yet supported",
             "14:1 `max_connections` is not yet supported",
@@ -757,4 +801,62 @@ lease = { ttl = "15s" }
             "18:1 `lease` is not yet supported",
         ]
     );
+}
+
+#[test]
+fn tls_listeners() {
+    check(&[
+        (
+            r#"[listener.tls]
+port = 443
+protocol = "tls"
+service = "x"
+services = ["a", "y"]
+[listener.pg]
+port = 5432
+protocol = "tcp"
+service = "pg"
+services = ["a"]
+[service.a]
+hosts = ["a.example.com"]
+paths = ["/x"]
+sticky.cookie = {}
+split.p = 1
+[service.pg]
+split.p = 1
+[pool.p]
+send_proxy = "v2"
+backend = [{ address = "10.0.0.1:443" }]
+"#,
+            &[
+                "4:11 there is no service `x` (did you mean `a`?)",
+                "5:18 there is no service `y` (did you mean `a`?)",
+                "10:1 `services` is for tls listeners",
+                "13:1 `paths` is for HTTP, and `a` stands behind the tls listener `tls`",
+                r#"14:8 `sticky.cookie` is for HTTP, and `a` stands behind the tls listener `tls` (for TCP: sticky.source_ip = { ttl = "30m" })"#,
+            ],
+        ),
+        (
+            r#"[listener.tls]
+port = 443
+protocol = "tls"
+[listener.http]
+port = 80
+protocol = "http"
+[service.a]
+hosts = ["a.example.com"]
+split.p = 1
+[service.b]
+hosts = ["a.example.com"]
+split.p = 1
+[pool.p]
+send_proxy = "v2"
+backend = [{ address = "10.0.0.1:443" }]
+"#,
+            &[
+                "11:10 services `a` and `b` both claim a.example.com / (give one of them other `hosts` or a longer path in `paths`)",
+                "14:1 `send_proxy` is for pools behind tcp and tls listeners, and an HTTP service uses this one (an HTTP backend reads the client's address in X-Forwarded-For)",
+            ],
+        ),
+    ]);
 }

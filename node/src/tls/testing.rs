@@ -1,0 +1,147 @@
+//! Certificates for tests: an authority and what it signs.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SignatureAlgorithm};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+use crate::config::model::CertificateFiles;
+
+/// Signs the certificates of a test.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key.
+pub(crate) struct Signed {
+    pub(crate) cert: CertificateDer<'static>,
+    cert_pem: String,
+    key: KeyPair,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    pub(crate) fn sign(&self, names: &[&str]) -> Signed {
+        self.sign_with(names, &rcgen::PKCS_ECDSA_P256_SHA256)
+    }
+
+    pub(crate) fn sign_with(&self, names: &[&str], algorithm: &'static SignatureAlgorithm) -> Signed {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.use_authority_key_identifier_extension = true;
+        self.finish(params, key)
+    }
+
+    pub(crate) fn sign_expired(&self, names: &[&str]) -> Signed {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        self.finish(params, KeyPair::generate().unwrap())
+    }
+
+    fn finish(&self, params: CertificateParams, key: KeyPair) -> Signed {
+        let cert = params.signed_by(&key, &self.0).unwrap();
+        Signed { cert: cert.der().clone(), cert_pem: cert.pem(), key }
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A client that believes this authority and has a session store of its own.
+    pub(crate) fn client(&self) -> ClientConfig {
+        self.builder(rustls::DEFAULT_VERSIONS).with_no_client_auth()
+    }
+
+    /// The same at one version of TLS.
+    pub(crate) fn client_at(&self, version: &'static rustls::SupportedProtocolVersion) -> ClientConfig {
+        self.builder(&[version]).with_no_client_auth()
+    }
+
+    /// The same, showing a certificate.
+    pub(crate) fn client_as(&self, own: &Signed) -> ClientConfig {
+        let key = PrivateKeyDer::try_from(own.key.serialize_der()).unwrap();
+        self.builder(rustls::DEFAULT_VERSIONS).with_client_auth_cert(vec![own.cert.clone()], key).unwrap()
+    }
+
+    /// A client that takes only RSA signatures, from any authority: this one's own is ECDSA.
+    pub(crate) fn client_without_ecdsa(&self) -> ClientConfig {
+        let mut client = self.client_at(&rustls::version::TLS12);
+        client.dangerous().set_certificate_verifier(Arc::new(OnlyRsa));
+        client
+    }
+
+    fn builder(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots)
+    }
+}
+
+impl Signed {
+    /// Writes `NAME.pem` and `NAME.key`.
+    pub(crate) fn write(&self, folder: &Path, name: &str) -> CertificateFiles {
+        let files = CertificateFiles {
+            cert: folder.join(format!("{name}.pem")),
+            key: folder.join(format!("{name}.key")),
+        };
+        fs::write(&files.cert, &self.cert_pem).unwrap();
+        fs::write(&files.key, self.key.serialize_pem()).unwrap();
+        files
+    }
+}
+
+/// Offers RSA signatures alone and verifies nothing.
+#[derive(Debug)]
+struct OnlyRsa;
+
+impl ServerCertVerifier for OnlyRsa {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::RSA_PSS_SHA256, SignatureScheme::RSA_PKCS1_SHA256]
+    }
+}

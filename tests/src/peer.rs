@@ -1,0 +1,70 @@
+//! Other people's programs as peers: run in the foreground, with a configuration of their own, on this test's addresses.
+
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::process::Process;
+use crate::stage::{Stage, skip};
+
+/// Where programs of administrators lie that a user's PATH may leave out.
+const ELSEWHERE: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
+/// Where Debian keeps nginx's stream module, which some builds have inside.
+const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+/// Finds a program.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(ELSEWHERE.map(PathBuf::from));
+    folders.map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
+/// Finds all of them, or says which is missing and skips.
+pub fn all<const N: usize>(names: [&str; N]) -> Option<[PathBuf; N]> {
+    let found = names.map(find);
+    if let Some(missing) = names.iter().zip(&found).find(|(_, found)| found.is_none()) {
+        skip(&format!("{} is not installed", missing.0));
+        return None;
+    }
+    Some(found.map(Option::unwrap_or_default))
+}
+
+/// HAProxy with these sections behind usual defaults.
+pub fn haproxy(stage: &Stage, program: &Path, sections: &str) -> Result<Process> {
+    let text = format!(
+        "global\n  maxconn 200\ndefaults\n  timeout connect 5s\n  timeout client 20s\n  timeout server 20s\n{sections}"
+    );
+    let file = stage.write("haproxy.cfg", &text)?;
+    let mut command = Command::new(program);
+    command.arg("-db").arg("-f").arg(file);
+    Process::spawn("haproxy", command, &stage.folder().join("haproxy.log"))
+}
+
+/// nginx with these `http` and `stream` servers.
+pub fn nginx(stage: &Stage, program: &Path, http: &str, stream: &str) -> Result<Process> {
+    let folder = stage.folder().display();
+    let mut text = String::new();
+    if Path::new(NGINX_STREAM).exists() {
+        let _ = writeln!(text, "load_module {NGINX_STREAM};");
+    }
+    let _ = writeln!(
+        text,
+        "daemon off;\nmaster_process off;\npid {folder}/nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;"
+    );
+    for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+        let _ = writeln!(text, "{kind}_temp_path {folder}/nginx-{kind};");
+    }
+    let _ = writeln!(text, "{http}\n}}\nstream {{\n{stream}\n}}");
+    let file = stage.write("nginx.conf", &text)?;
+    let mut command = Command::new(program);
+    command.arg("-p").arg(stage.folder()).arg("-c").arg(file);
+    Process::spawn("nginx", command, &stage.folder().join("nginx.log"))
+}
+
+/// A `listen` or `bind` address.
+pub fn at(address: Ipv4Addr, port: u16) -> String {
+    format!("{address}:{port}")
+}
