@@ -245,7 +245,7 @@ pub struct CertificateFiles {
 /// What a listener speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerProtocol {
-    /// HTTP/1.1 in the clear.
+    /// HTTP/1.1 and HTTP/2 in the clear.
     Http,
     /// HTTP over TLS.
     Https,
@@ -345,6 +345,8 @@ pub struct Pool {
     pub name: PoolName,
     /// How a backend is chosen.
     pub balance: BalancePolicy,
+    /// What its backends speak with HTTP services.
+    pub protocol: PoolProtocol,
     /// With `protocol = "https"`: how its backends are spoken to; `None`: in the clear.
     pub tls: Option<BackendTls>,
     /// The health check; `None`: backends count as up until requests say otherwise.
@@ -353,6 +355,16 @@ pub struct Pool {
     pub send_proxy: Option<SendProxy>,
     /// The backends, by id.
     pub backends: Vec<Arc<Backend>>,
+}
+
+/// What a pool's backends speak with HTTP services, over TLS or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PoolProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 in the clear, by prior knowledge.
+    Http2,
 }
 
 /// TLS towards the backends of a pool.
@@ -405,6 +417,11 @@ pub enum Probe {
     },
     /// A connection is enough.
     Tcp,
+    /// `grpc.health.v1.Health/Check` answers SERVING.
+    Grpc {
+        /// The service asked about; empty: the whole server.
+        service: String,
+    },
 }
 
 /// The version of the PROXY protocol sent to a backend.

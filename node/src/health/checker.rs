@@ -16,7 +16,7 @@ use super::agenda::Agenda;
 use super::assign::Roster;
 use super::target::{PeerWord, Target};
 use crate::backend::Evidence;
-use crate::config::model::{Probe, Region, SendProxy, Services};
+use crate::config::model::{PoolProtocol, Probe, Region, SendProxy, Services};
 
 /// For how long a node that lost all its peers at once holds on to what they said (I5).
 pub const FREEZE: Duration = Duration::from_secs(10);
@@ -45,6 +45,8 @@ pub struct ProbeOrder {
     pub address: SocketAddr,
     /// What to ask.
     pub probe: Probe,
+    /// What its pool speaks.
+    pub protocol: PoolProtocol,
     /// The PROXY header to send first.
     pub send_proxy: Option<SendProxy>,
     /// The pool whose TLS is spoken.
@@ -183,6 +185,7 @@ impl Checker {
                     ticket: self.tickets,
                     address: target.backend.address,
                     probe: check.probe.clone(),
+                    protocol: target.pool.protocol,
                     send_proxy: target.pool.send_proxy,
                     tls: target.pool.tls.as_ref().map(|_| target.pool.name.clone()),
                     timeout: check.timeout,

@@ -27,6 +27,7 @@ mod agenda;
 pub mod assign;
 pub mod checker;
 pub mod ejection;
+mod http2;
 pub mod machine;
 pub mod probe;
 pub mod quorum;

@@ -1,4 +1,4 @@
-//! One probe over the network: an HTTP/1.1 GET or a TCP connection, within one time-out.
+//! One probe over the network: an HTTP GET, a gRPC health check or a TCP connection, within one time-out.
 //!
 //! Every probe uses a connection of its own, so that it also sees what a new user would see. What the backend answers
 //! is read only as far as the status, and then politely, within bounds, to the end.
@@ -19,7 +19,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::checker::ProbeOrder;
-use crate::config::model::{Probe, SendProxy};
+use super::http2;
+use crate::config::model::{PoolProtocol, Probe, SendProxy};
 use crate::tls::Tls;
 
 /// The greatest head of an answer.
@@ -51,6 +52,15 @@ pub enum ProbeError {
     /// What came back is not HTTP, or its head is too large.
     #[error("not an HTTP answer")]
     NotHttp,
+    /// An error in gRPC's own terms.
+    #[error("gRPC status {0}")]
+    Grpc(u32),
+    /// The service says that it does not serve.
+    #[error("gRPC says not serving")]
+    NotServing,
+    /// What came back is no answer of `grpc.health.v1.Health`.
+    #[error("not a gRPC health answer")]
+    NotGrpc,
     /// The backend does not speak TLS, or its certificate is not what the pool wants.
     #[error("TLS: {0}")]
     Tls(String),
@@ -80,6 +90,15 @@ async fn ask(order: &ProbeOrder, tls: &Tls) -> Result<(Rest, Result<(), ProbeErr
     let stream = connect(order).await?;
     match &order.probe {
         Probe::Tcp => Ok((Rest::Connection(stream), Ok(()))),
+        Probe::Grpc { service } => {
+            http2::check(stream, service, &order.address.to_string()).await?;
+            Ok((Rest::Nothing, Ok(())))
+        }
+        Probe::Http { path, host, status } if order.protocol == PoolProtocol::Http2 => {
+            let host = host.clone().unwrap_or_else(|| order.address.to_string());
+            let answered = http2::get(stream, path, &host).await?;
+            Ok((Rest::Nothing, judge(answered, status)))
+        }
         Probe::Http { path, host, status } => {
             let stream: Box<dyn Stream> = match &order.tls {
                 None => Box::new(stream),
@@ -148,6 +167,7 @@ fn judge(status: StatusCode, wanted: &[(StatusCode, StatusCode)]) -> Result<(), 
 
 /// What is left of a probe when its verdict stands.
 enum Rest {
+    Nothing,
     Connection(TcpStream),
     Answer(Answer),
 }
@@ -162,6 +182,7 @@ impl Rest {
     /// Ends the connection without a reset where the backend plays along: says goodbye and reads what is still said.
     async fn end(self) {
         match self {
+            Self::Nothing => {}
             Self::Connection(mut stream) => {
                 let _ = stream.shutdown().await;
                 let _ =
@@ -224,7 +245,16 @@ mod tests {
 
     fn order(address: SocketAddr, probe: Probe) -> ProbeOrder {
         let timeout = Duration::from_secs(5);
-        ProbeOrder { backend: BackendId(1), ticket: 1, address, probe, send_proxy: None, tls: None, timeout }
+        ProbeOrder {
+            backend: BackendId(1),
+            ticket: 1,
+            address,
+            protocol: PoolProtocol::Http1,
+            probe,
+            send_proxy: None,
+            tls: None,
+            timeout,
+        }
     }
 
     fn http() -> Probe {
@@ -322,6 +352,61 @@ mod tests {
             while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
         });
         timeout(Duration::from_secs(4), run(&order(address, http()), &Tls::none())).await.unwrap().unwrap();
+    }
+
+    /// A gRPC server over HTTP/2 whose health answers with this message and status.
+    async fn grpc(message: &'static [u8], status: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = hyper::service::service_fn(move |request: Request<Incoming>| async move {
+                    let path = request.uri().path().to_owned();
+                    let asked = request.into_body().collect().await?.to_bytes();
+                    let good = path == "/grpc.health.v1.Health/Check"
+                        && asked.as_ref() == b"\0\0\0\0\x06\x0a\x04shop";
+                    let status = if good { status } else { "12" };
+                    let trailers = http::HeaderMap::from_iter([(
+                        http::HeaderName::from_static("grpc-status"),
+                        HeaderValue::from_static(status),
+                    )]);
+                    let body = http_body_util::Full::new(Bytes::from_static(message));
+                    let body = body.with_trailers(std::future::ready(Some(Ok(trailers))));
+                    let code = if path == "/healthz" { 204 } else { 200 };
+                    Ok::<_, hyper::Error>(http::Response::builder().status(code).body(body).unwrap())
+                });
+                let executor = hyper_util::rt::TokioExecutor::new();
+                tokio::spawn(
+                    hyper::server::conn::http2::Builder::new(executor)
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn grpc_services_speak_for_themselves() {
+        let shop = || Probe::Grpc { service: "shop".to_owned() };
+        let serving = grpc(b"\0\0\0\0\x02\x08\x01", "0").await;
+        run(&order(serving, shop()), &Tls::none()).await.unwrap();
+        let other = Probe::Grpc { service: "other".to_owned() };
+        assert_eq!(reason(&order(serving, other)).await, "gRPC status 12");
+        let sick = grpc(b"\0\0\0\0\x02\x08\x02", "0").await;
+        assert_eq!(reason(&order(sick, shop())).await, "gRPC says not serving");
+        let odd = grpc(b"hello", "0").await;
+        assert_eq!(reason(&order(odd, shop())).await, "not a gRPC health answer");
+        let (http1, _server) = server(HEAD_END, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        assert!(run(&order(http1, shop()), &Tls::none()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn http2_backends_are_asked_in_http2() {
+        let address = grpc(b"", "0").await;
+        let Probe::Http { status, .. } = http() else { unreachable!() };
+        let probe = Probe::Http { path: "/healthz".to_owned(), host: None, status };
+        let order = ProbeOrder { protocol: PoolProtocol::Http2, ..order(address, probe) };
+        run(&order, &Tls::none()).await.unwrap();
     }
 
     #[tokio::test]

@@ -85,6 +85,7 @@ impl Target {
     /// Takes the pool and the backend as a new revision has them.
     pub(super) fn reconfigure(&mut self, pool: Arc<Pool>, backend: Arc<Backend>, now: Instant) {
         let asked_otherwise = self.pool.send_proxy != pool.send_proxy
+            || self.pool.protocol != pool.protocol
             || match (&self.pool.health, &pool.health) {
                 (Some(old), Some(new)) => old.probe != new.probe,
                 (old, new) => old.is_some() != new.is_some(),

@@ -6,15 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::activity::{Activity, FIRST_LOOK, Verdict, Watched, look};
-use super::http::{self, Door};
-use super::outcome::End;
+use super::activity::{Activity, Watched};
+use super::connection::{self, Client};
 use super::proxy_protocol::{self, Arrival};
 use super::record::Record;
 use super::worker::Worker;
@@ -23,8 +19,6 @@ use crate::config::model::{Listener, ListenerProtocol};
 
 /// How long a worker accepts nothing when the system has no descriptors or memory left for a connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
-/// How often a connection that is asked to close is looked at again.
-const CLOSING: Duration = Duration::from_secs(10);
 
 /// One listening socket of one worker. Its configuration follows the revisions; the socket stays.
 pub(super) struct Slot {
@@ -88,7 +82,7 @@ pub(super) async fn accept(worker: Rc<Worker>, slot: Rc<Slot>, socket: TcpListen
             }
         };
         worker.shared.counters.connections.fetch_add(1, Ordering::Relaxed);
-        tokio::task::spawn_local(connection(worker.clone(), slot.clone(), stream, peer, permit));
+        tokio::task::spawn_local(admitted(worker.clone(), slot.clone(), stream, peer, permit));
     }
 }
 
@@ -97,7 +91,7 @@ fn concerns_one_connection(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn connection(
+async fn admitted(
     worker: Rc<Worker>,
     slot: Rc<Slot>,
     stream: TcpStream,
@@ -132,17 +126,15 @@ async fn connection(
 async fn http(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, arrival: Arrival) {
     let Arrival { client: peer, local } = arrival;
     let activity = Arc::new(Activity::new(worker.clock().now()));
-    let stream = Arc::new(stream);
-    let io = Watched::new(stream.clone(), activity.clone(), worker.clock().clone());
-    let door = Door { worker, slot, peer, local, activity, is_secure: false };
-    converse(door, stream, io).await;
+    let socket = Arc::new(stream);
+    connection::plain(Client { worker, slot, peer, local, is_secure: false, activity, socket }).await;
 }
 
 async fn https(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, arrival: Arrival) {
     let Arrival { client: peer, local } = arrival;
     let activity = Arc::new(Activity::new(worker.clock().now()));
-    let stream = Arc::new(stream);
-    let io = Watched::new(stream.clone(), activity.clone(), worker.clock().clone());
+    let socket = Arc::new(stream);
+    let io = Watched::new(socket.clone(), activity.clone(), worker.clock().clone());
     let name = slot.listener.borrow().name.clone();
     let mut closing = slot.closing();
     let secured = tokio::select! {
@@ -152,50 +144,6 @@ async fn https(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, arrival: A
     };
     let Some(secured) = secured else { return };
     activity.accepted(worker.clock().now());
-    let door = Door { worker, slot, peer, local, activity, is_secure: true };
-    converse(door, stream, secured.stream).await;
-}
-
-/// Serves the requests of one connection; `io` is what they come over, `stream` the socket below it.
-async fn converse<T>(door: Door, stream: Arc<TcpStream>, io: T)
-where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let clock = door.worker.clock().clone();
-    let (peer, activity) = (door.peer, door.activity.clone());
-    let mut closing = door.slot.closing.subscribe();
-    let counters = door.worker.shared.counters.clone();
-    let door = Rc::new(door);
-    let service = service_fn(move |request| http::serve(door.clone(), request));
-    let connection = http::server().serve_connection(TokioIo::new(io), service).with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let mut timer = std::pin::pin!(tokio::time::sleep(FIRST_LOOK));
-    let mut asked = false;
-    loop {
-        tokio::select! {
-            biased;
-            served = connection.as_mut() => {
-                if let Err(error) = served {
-                    if error.is_parse() {
-                        // Answered by hyper itself, for there is no request to speak of.
-                        counters.ended(End::BadRequest);
-                    }
-                    tracing::debug!(client.addr = %peer, %error, "a client connection broke");
-                }
-                return;
-            }
-            () = timer.as_mut() => match activity.verdict(clock.now(), || look(&stream)) {
-                Verdict::Wait(time) => timer.set(tokio::time::sleep(time)),
-                Verdict::Cut => return,
-                Verdict::Close => {
-                    connection.as_mut().graceful_shutdown();
-                    timer.set(tokio::time::sleep(CLOSING));
-                }
-            },
-            _ = closing.wait_for(|closing| *closing), if !asked => {
-                asked = true;
-                connection.as_mut().graceful_shutdown();
-            }
-        }
-    }
+    let client = Client { worker, slot, peer, local, is_secure: true, activity, socket };
+    connection::secured(client, secured.stream).await;
 }

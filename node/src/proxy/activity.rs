@@ -11,7 +11,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,10 @@ const LOOK_IDLE: Duration = Duration::from_secs(15);
 /// How long a client that ended its half may wait for an answer.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
 
+/// Requests that a client may give up beyond those it lets end, before it counts as an attacker: giving one up is cheap for
+/// it, and dear for us and the backend ("rapid reset", CVE-2023-44487).
+const GIVEN_UP_MAX: u32 = 256;
+
 const IDLE: u8 = 0;
 const READS_HEAD: u8 = 1;
 const BUSY: u8 = 2;
@@ -49,6 +53,12 @@ const BUSY: u8 = 2;
 pub(super) struct Activity {
     origin: Instant,
     state: AtomicU8,
+    /// Requests under way: at most one on HTTP/1.1.
+    requests: AtomicU32,
+    /// Requests given up less requests ended.
+    given_up: AtomicU32,
+    /// Bytes of an HTTP/2 connection need not be a head's.
+    multiplexed: AtomicBool,
     since_millis: AtomicU64,
     /// Counts reads and writes that moved bytes.
     moves: AtomicU64,
@@ -97,6 +107,9 @@ impl Activity {
         Self {
             origin: now,
             state: AtomicU8::new(READS_HEAD),
+            requests: AtomicU32::new(0),
+            given_up: AtomicU32::new(0),
+            multiplexed: AtomicBool::new(false),
             since_millis: AtomicU64::new(0),
             moves: AtomicU64::new(0),
             moves_when_judged: AtomicU64::new(u64::MAX),
@@ -114,27 +127,49 @@ impl Activity {
         self.state.store(state, Ordering::Relaxed);
     }
 
+    /// The connection turned out to be one of HTTP/2: it is idle while it has no streams, whatever frames arrive.
+    pub(super) fn multiplex(&self, now: Instant) {
+        self.multiplexed.store(true, Ordering::Relaxed);
+        self.set(IDLE, now);
+    }
+
+    /// Whether requests are under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == BUSY
+    }
+
     /// The handshake is done: from now on a request's head is waited for.
     pub(super) fn accepted(&self, now: Instant) {
         self.set(READS_HEAD, now);
     }
 
+    /// Whether the client gives up far more requests than it lets end.
+    pub(super) fn is_abused(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed) >= GIVEN_UP_MAX
+    }
+
     /// A request's head has arrived.
     pub(super) fn busy(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         self.state.store(BUSY, Ordering::Relaxed);
         self.moves_when_judged.store(u64::MAX, Ordering::Relaxed);
         self.half_closed_millis.store(u64::MAX, Ordering::Relaxed);
     }
 
-    /// The answer is complete.
-    pub(super) fn idle(&self, now: Instant) {
-        self.set(IDLE, now);
+    /// A request ended; with the last one the connection is idle.
+    pub(super) fn ended(&self, given_up: bool, now: Instant) {
+        let balance = self.given_up.load(Ordering::Relaxed);
+        let balance = if given_up { balance.saturating_add(1) } else { balance.saturating_sub(1) };
+        self.given_up.store(balance, Ordering::Relaxed);
+        if self.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.set(IDLE, now);
+        }
     }
 
     /// Bytes came in.
     fn read(&self, clock: &Clock) {
         self.moves.fetch_add(1, Ordering::Relaxed);
-        if self.state.load(Ordering::Relaxed) == IDLE {
+        if self.state.load(Ordering::Relaxed) == IDLE && !self.multiplexed.load(Ordering::Relaxed) {
             self.set(READS_HEAD, clock.now());
         }
     }
@@ -297,7 +332,7 @@ mod tests {
         clock.advance(6 * SECOND);
         assert_eq!(activity.verdict(clock.now(), there), Verdict::Wait(4 * SECOND));
         activity.busy();
-        activity.idle(clock.now());
+        activity.ended(false, clock.now());
         assert_eq!(activity.verdict(clock.now(), there), Verdict::Wait(LOOK_IDLE));
         clock.advance(70 * SECOND);
         assert_eq!(activity.verdict(clock.now(), there), Verdict::Wait(5 * SECOND));
@@ -327,6 +362,39 @@ mod tests {
         }
         clock.advance(5 * SECOND);
         assert_eq!(activity.verdict(clock.now(), there), Verdict::Cut);
+    }
+
+    #[test]
+    fn frames_between_requests_are_no_head() {
+        let clock = Clock::simulated(Wall(0));
+        let activity = Activity::new(clock.now());
+        activity.multiplex(clock.now());
+        activity.busy();
+        activity.busy();
+        activity.ended(false, clock.now());
+        assert!(activity.is_busy());
+        activity.ended(false, clock.now());
+        for _ in 0..7 {
+            clock.advance(10 * SECOND);
+            activity.read(&clock);
+            assert!(matches!(activity.verdict(clock.now(), there), Verdict::Wait(_)));
+        }
+        clock.advance(5 * SECOND);
+        assert_eq!(activity.verdict(clock.now(), there), Verdict::Close);
+    }
+
+    #[test]
+    fn a_client_that_mostly_gives_up_is_an_attacker() {
+        let clock = Clock::simulated(Wall(0));
+        let activity = Activity::new(clock.now());
+        let request = |given_up| {
+            activity.busy();
+            activity.ended(given_up, clock.now());
+        };
+        (0..10_000).for_each(|at| request(at % 2 == 0));
+        assert!(!activity.is_abused());
+        (0..GIVEN_UP_MAX).for_each(|_| request(true));
+        assert!(activity.is_abused());
     }
 
     #[test]

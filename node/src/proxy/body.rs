@@ -1,5 +1,6 @@
 //! Bodies on their way: from the client to a backend, and back.
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,8 +11,10 @@ use gossip::id::BackendId;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::headers;
 use super::outcome::End;
 use super::record::Record;
+use super::retry::REPLAY_MAX_BYTES;
 use super::secure::Via;
 use super::upstream::Sender;
 use crate::backend::InFlight;
@@ -23,23 +26,103 @@ pub(super) enum RequestBody {
     /// All of it at hand, so it can be sent again.
     Whole(Option<Bytes>),
     /// As the client sends it, once.
-    Stream(Incoming, Rc<Upload>),
+    Stream(Streamed),
+}
+
+/// A client's body on its way.
+pub(super) struct Streamed {
+    rest: Option<Unsent>,
+    upload: Rc<Upload>,
+    /// What was sent, while it is kept for another try.
+    sent: Option<VecDeque<Bytes>>,
+    sent_bytes: usize,
+}
+
+/// A client's body of which nothing counts as sent.
+pub(super) struct Unsent {
+    /// What was read of it already.
+    read: VecDeque<Bytes>,
+    incoming: Incoming,
+}
+
+impl From<Incoming> for Unsent {
+    fn from(incoming: Incoming) -> Self {
+        Self { read: VecDeque::new(), incoming }
+    }
+}
+
+impl Unsent {
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty() && self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read: u64 = self.read.iter().map(|data| data.len() as u64).sum();
+        let rest = self.incoming.size_hint();
+        rest.exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(read + rest))
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.read.pop_front() {
+            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            None => Pin::new(&mut self.incoming).poll_frame(cx),
+        }
+    }
+}
+
+impl Streamed {
+    /// `keeps`: whether what is sent is kept, up to a bound, so that a backend may refuse it and another try begin.
+    pub(super) fn new(body: Unsent, upload: Rc<Upload>, keeps: bool) -> Self {
+        Self { rest: Some(body), upload, sent: keeps.then(VecDeque::new), sent_bytes: 0 }
+    }
+
+    /// What was never given to a connection.
+    pub(super) fn into_unsent(mut self) -> Option<Unsent> {
+        self.rest.take()
+    }
+
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let Some(sent) = &mut self.sent else { return };
+        match frame.data_ref() {
+            Some(data) if self.sent_bytes + data.len() <= REPLAY_MAX_BYTES as usize => {
+                self.sent_bytes += data.len();
+                sent.push_back(data.clone());
+            }
+            _ => self.sent = None,
+        }
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        if let (Some(mut sent), Some(mut rest)) = (self.sent.take(), self.rest.take()) {
+            sent.append(&mut rest.read);
+            rest.read = sent;
+            self.upload.unsent.set(Some(rest));
+        }
+    }
 }
 
 /// How a body that is streamed to a backend gets on.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Upload {
     frames: Cell<u64>,
     done: Cell<bool>,
     /// The backend would take more, but the client has not sent it.
     waits: Cell<bool>,
     broke: Cell<Option<End>>,
+    unsent: Cell<Option<Unsent>>,
 }
 
 impl Upload {
     /// A number that changes while the client goes on sending, and once more at the end.
     pub(super) fn progress(&self) -> u64 {
         2 * self.frames.get() + u64::from(self.done.get())
+    }
+
+    /// The body that was given up, when all of it is still at hand.
+    pub(super) fn take_unsent(&self) -> Option<Unsent> {
+        self.unsent.take()
     }
 
     /// How the client broke it off, if it did.
@@ -53,8 +136,17 @@ impl Upload {
     }
 }
 
+fn clean(frame: &mut Frame<Bytes>) {
+    if let Some(trailers) = frame.trailers_mut() {
+        headers::clean_trailers(trailers);
+    }
+}
+
 /// What a client's broken body amounts to: it left before the end, or what it sent is no body.
 fn broken(error: &hyper::Error) -> End {
+    if super::multiplex::is_violation(error) {
+        return End::BadRequest;
+    }
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<io::Error>() {
@@ -80,15 +172,22 @@ impl Body for RequestBody {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(incoming, upload) => {
-                let frame = Pin::new(&mut *incoming).poll_frame(cx);
-                upload.waits.set(frame.is_pending());
-                let frame = ready!(frame);
-                if let Some(Err(error)) = &frame {
-                    upload.broke.set(Some(broken(error)));
+            Self::Stream(body) => {
+                let Some(rest) = &mut body.rest else { return Poll::Ready(None) };
+                let frame = rest.poll_frame(cx);
+                body.upload.waits.set(frame.is_pending());
+                let mut frame = ready!(frame);
+                let done = frame.is_none() || rest.is_end_stream();
+                match &mut frame {
+                    Some(Err(error)) => body.upload.broke.set(Some(broken(error))),
+                    Some(Ok(frame)) => {
+                        clean(frame);
+                        body.keep(frame);
+                    }
+                    None => {}
                 }
-                upload.frames.set(upload.frames.get() + 1);
-                upload.done.set(frame.is_none() || incoming.is_end_stream());
+                body.upload.frames.set(body.upload.frames.get() + 1);
+                body.upload.done.set(done);
                 Poll::Ready(frame)
             }
         }
@@ -98,7 +197,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.is_none(),
-            Self::Stream(incoming, _) => incoming.is_end_stream(),
+            Self::Stream(body) => body.rest.as_ref().is_none_or(Unsent::is_end_stream),
         }
     }
 
@@ -106,7 +205,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Stream(incoming, _) => incoming.size_hint(),
+            Self::Stream(body) => body.rest.as_ref().map_or_else(SizeHint::default, Unsent::size_hint),
         }
     }
 }
@@ -184,15 +283,16 @@ impl Body for ResponseBody {
             }
             Self::Relayed(relayed) => relayed,
         };
-        let frame = ready!(Pin::new(&mut relayed.incoming).poll_frame(cx));
-        match &frame {
+        let mut frame = ready!(Pin::new(&mut relayed.incoming).poll_frame(cx));
+        match &mut frame {
             None => relayed.complete(),
             Some(Ok(frame)) => {
                 if let (Some(data), Some(record)) = (frame.data_ref(), relayed.record.as_mut()) {
                     record.sent(data.len());
                 }
+                clean(frame);
                 // The server does not ask again once it knows that this was the end.
-                if relayed.incoming.is_end_stream() {
+                if frame.is_trailers() || relayed.incoming.is_end_stream() {
                     relayed.complete();
                 }
             }

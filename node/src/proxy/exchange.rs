@@ -3,6 +3,7 @@
 //! A try that never connected may always be repeated elsewhere, up to `retry.attempts`; one that was sent and broke
 //! before any byte of an answer only when the request is idempotent, its body is at hand, and the budget allows. A
 //! kept connection that turns out dead costs neither. The rescue through another region comes beyond the attempts.
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,14 +18,21 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
-use super::body::{Lease, RequestBody, Upload};
+use super::body::{Lease, RequestBody, Streamed, Unsent, Upload};
 use super::choose::{Place, Tried};
+use super::headers;
+use super::multiplex::is_refused;
 use super::outcome::End;
 use super::retry::{REPLAY_MAX_BYTES, is_idempotent};
+use super::secure::Via;
 use super::session::{Seat, Usher};
 use super::tunnel::near::{self, Crossing, Refusal};
-use super::upstream::{IDLE_FOR_ONCE, Sender, connect, handshake};
+use super::upstream::{ConnectError, IDLE_FOR_ONCE, Sender, connect, handshake};
 use crate::backend::{Evidence, InFlight};
+use crate::config::model::PoolProtocol;
+
+/// How often one backend may refuse a request that it did not begin with before another one is tried.
+const REFUSALS_MAX: u32 = 2;
 
 /// A request on its way to a backend.
 pub(super) struct Outgoing {
@@ -37,7 +45,7 @@ pub(super) struct Outgoing {
 enum Payload {
     Empty,
     Whole(Bytes),
-    Stream(Option<Incoming>, Rc<Upload>),
+    Stream(Option<Unsent>, Rc<Upload>),
 }
 
 impl Outgoing {
@@ -62,7 +70,7 @@ impl Outgoing {
                 head.headers.remove(CONTENT_LENGTH);
                 head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
-            Payload::Stream(Some(body), Rc::default())
+            Payload::Stream(Some(body.into()), Rc::default())
         };
         Ok(Self { head: Some(head), body, idempotent })
     }
@@ -78,23 +86,37 @@ impl Outgoing {
     }
 
     /// The request for one try. What may be needed again is copied, the rest moves.
-    fn request(&mut self) -> Option<Request<RequestBody>> {
+    fn request(&mut self, protocol: PoolProtocol, to: SocketAddr) -> Option<Request<RequestBody>> {
         let (head, body) = match &mut self.body {
             Payload::Empty => (self.head.clone(), RequestBody::Empty),
             Payload::Whole(bytes) => (self.head.clone(), RequestBody::Whole(Some(bytes.clone()))),
             Payload::Stream(body, upload) => {
-                (self.head.take(), RequestBody::Stream(body.take()?, upload.clone()))
+                // An HTTP/2 backend may refuse a stream; then it is sent again.
+                let keeps = protocol == PoolProtocol::Http2;
+                let body = RequestBody::Stream(Streamed::new(body.take()?, upload.clone(), keeps));
+                (if keeps { self.head.clone() } else { self.head.take() }, body)
             }
         };
-        Some(Request::from_parts(head?, body))
+        let mut head = head?;
+        if protocol == PoolProtocol::Http2 {
+            headers::to_http2(&mut head, "http", to);
+        }
+        Some(Request::from_parts(head, body))
     }
 
     /// Takes a request back that was never sent.
     fn restore(&mut self, request: Request<RequestBody>) {
         let (head, body) = request.into_parts();
-        self.head = Some(head);
-        if let (Payload::Stream(slot, _), RequestBody::Stream(body, _)) = (&mut self.body, body) {
-            *slot = Some(body);
+        self.head.get_or_insert(head);
+        if let (Payload::Stream(slot, _), RequestBody::Stream(body)) = (&mut self.body, body) {
+            *slot = body.into_unsent();
+        }
+    }
+
+    /// Takes back a body that the backend did not look at.
+    fn reclaim(&mut self) {
+        if let Payload::Stream(slot @ None, upload) = &mut self.body {
+            *slot = upload.take_unsent();
         }
     }
 
@@ -130,6 +152,7 @@ pub(super) struct Failure {
 }
 
 /// How one try went.
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment, and a box would cost every request")]
 enum Try {
     Answered(Response<Incoming>, Option<Lease>, Option<InFlight>, Option<BackendId>),
     /// Nothing reached the backend.
@@ -229,12 +252,19 @@ async fn direct_try(usher: &Usher<'_>, seat: &mut Seat, at: usize, outgoing: &mu
             }
         }
     };
-    let mut kept = worker.upstreams.take(id, &via, max_idle, worker.clock().now());
+    let protocol = pool.config.protocol;
+    let kept_now = || match protocol {
+        PoolProtocol::Http1 => worker.upstreams.take(id, &via, max_idle, worker.clock().now()),
+        PoolProtocol::Http2 => worker.upstreams.multiplexed.take(id).map(Sender::Http2),
+    };
+    let mut kept = kept_now();
+    let mut rounds = 0;
     loop {
+        rounds += 1;
         let reused = kept.is_some();
         let connected = match kept.take() {
             Some(sender) => Ok(sender),
-            None => connect(backend.config.address, &via, usher.service.timeout.connect).await,
+            None => connect_by(usher, id, backend.config.address, &via, protocol).await,
         };
         let sender = match connected {
             Ok(sender) => sender,
@@ -250,7 +280,7 @@ async fn direct_try(usher: &Usher<'_>, seat: &mut Seat, at: usize, outgoing: &mu
             session.assign(worker, &pool, id);
         }
         let in_flight = backend.shared.enter();
-        match send(usher, sender, outgoing).await {
+        match send(usher, sender, outgoing, protocol, backend.config.address).await {
             Sent::Answered(response, sender) => {
                 if matches!(response.status().as_u16(), 502..=504) {
                     worker.failed(backend);
@@ -267,6 +297,10 @@ async fn direct_try(usher: &Usher<'_>, seat: &mut Seat, at: usize, outgoing: &mu
             // A kept connection that the backend closed meanwhile says nothing of the backend.
             Sent::Unsent if reused => {}
             Sent::Broke if reused && outgoing.is_replayable() => {}
+            // It goes on elsewhere where it is told to stop: a full or leaving backend is not a broken one.
+            Sent::Refused if !outgoing.is_at_hand() => return Try::Broke,
+            Sent::Refused if rounds < REFUSALS_MAX => kept = kept_now(),
+            Sent::Refused => return Try::NotSent,
             Sent::Unsent => {
                 worker.failed(backend);
                 return Try::NotSent;
@@ -280,6 +314,23 @@ async fn direct_try(usher: &Usher<'_>, seat: &mut Seat, at: usize, outgoing: &mu
                 return Try::Over(End::UpstreamTimeout);
             }
             Sent::ClientFailed(end) => return Try::Over(end),
+        }
+    }
+}
+
+async fn connect_by(
+    usher: &Usher<'_>,
+    id: BackendId,
+    address: SocketAddr,
+    via: &Via,
+    protocol: PoolProtocol,
+) -> Result<Sender, ConnectError> {
+    let (worker, timeout) = (usher.worker, usher.service.timeout.connect);
+    match protocol {
+        PoolProtocol::Http1 => connect(address, via, timeout).await,
+        PoolProtocol::Http2 => {
+            let made = worker.upstreams.multiplexed.connect(id, address, timeout, worker.clock());
+            made.await.map(Sender::Http2)
         }
     }
 }
@@ -298,7 +349,7 @@ async fn crossing_try(
     };
     let Ok(sender) = handshake(stream).await else { return Try::NotSent };
     // A session that already knows its backend is bound to it; a new one learns it from the answer.
-    match send(usher, sender, outgoing).await {
+    match send(usher, sender, outgoing, PoolProtocol::Http1, crossing.local).await {
         Sent::Answered(mut response, sender) => {
             let told = near::told(response.headers_mut());
             drop(sender);
@@ -314,7 +365,7 @@ async fn crossing_try(
                 Some(end) => Try::Over(end),
             }
         }
-        Sent::Unsent => Try::NotSent,
+        Sent::Unsent | Sent::Refused => Try::NotSent,
         Sent::Broke => Try::Broke,
         Sent::TimedOut => Try::Over(End::UpstreamTimeout),
         Sent::ClientFailed(end) => Try::Over(end),
@@ -325,38 +376,59 @@ async fn crossing_try(
 enum Sent {
     Answered(Response<Incoming>, Sender),
     Unsent,
+    /// Sent, but the backend says that it did not begin with it.
+    Refused,
     Broke,
     TimedOut,
     /// The client did not send all of its request: the backend is not to blame.
     ClientFailed(End),
 }
 
-async fn send(usher: &Usher<'_>, mut sender: Sender, outgoing: &mut Outgoing) -> Sent {
-    let Some(request) = outgoing.request() else { return Sent::Broke };
-    let mut answer = std::pin::pin!(sender.try_send_request(request));
+async fn send(
+    usher: &Usher<'_>,
+    mut sender: Sender,
+    outgoing: &mut Outgoing,
+    protocol: PoolProtocol,
+    to: SocketAddr,
+) -> Sent {
+    let Some(request) = outgoing.request(protocol, to) else { return Sent::Broke };
     let mut progress = outgoing.progress();
-    let answer = loop {
-        match tokio::time::timeout(usher.service.timeout.response, &mut answer).await {
-            Ok(answer) => break answer,
-            // The time counts from the request, and that is not complete while the client still sends it.
-            Err(_) if outgoing.progress() != progress => progress = outgoing.progress(),
-            Err(_) if outgoing.upload().is_some_and(|upload| upload.waits()) => {
-                return Sent::ClientFailed(End::ClientGone);
+    let answer = {
+        let mut answer = std::pin::pin!(sender.try_send_request(request));
+        loop {
+            match tokio::time::timeout(usher.service.timeout.response, &mut answer).await {
+                Ok(answer) => break answer,
+                // The time counts from the request, and that is not complete while the client still sends it.
+                Err(_) if outgoing.progress() != progress => progress = outgoing.progress(),
+                Err(_) if outgoing.upload().is_some_and(|upload| upload.waits()) => {
+                    return Sent::ClientFailed(End::ClientGone);
+                }
+                Err(_) => return Sent::TimedOut,
             }
-            Err(_) => return Sent::TimedOut,
         }
     };
     match answer {
         Ok(response) => Sent::Answered(response, sender),
-        Err(error) => unsent(error, outgoing),
+        Err(error) => unsent(error, outgoing).await,
     }
 }
 
-fn unsent(mut error: TrySendError<Request<RequestBody>>, outgoing: &mut Outgoing) -> Sent {
+async fn unsent(mut error: TrySendError<Request<RequestBody>>, outgoing: &mut Outgoing) -> Sent {
     match error.take_message() {
         Some(request) => {
             outgoing.restore(request);
             Sent::Unsent
+        }
+        None if is_refused(error.error()) => {
+            // The task that sends the body learns of it a moment later and gives the body back.
+            for _ in 0..4 {
+                outgoing.reclaim();
+                if outgoing.is_at_hand() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            Sent::Refused
         }
         None => {
             tracing::debug!(error = %error.error(), "a backend connection broke");

@@ -101,7 +101,15 @@ pub(crate) fn pool(name: &str, backends: &[(SocketAddr, &str)]) -> Pool {
             })
         })
         .collect();
-    Pool { name, balance: BalancePolicy::LeastBusy, tls: None, health: None, send_proxy: None, backends }
+    Pool {
+        name,
+        balance: BalancePolicy::LeastBusy,
+        protocol: Default::default(),
+        tls: None,
+        health: None,
+        send_proxy: None,
+        backends,
+    }
 }
 
 /// The view of a pool with every backend up and no break known.

@@ -1,8 +1,13 @@
 //! Headers that belong to one hop (RFC 9110 §7.6.1), and the checks a request must pass before it is routed (pure).
+use std::net::SocketAddr;
+
 use http::header::{
-    CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
+    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
+use http::request::Parts;
+use http::uri::{Authority, Scheme};
 use http::{Method, Request, Uri, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -33,7 +38,7 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
         })
         .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
         // What frames or addresses the message is never the hop's alone, whatever the list claims.
-        .filter(|name| *name != HOST && *name != http::header::CONTENT_LENGTH)
+        .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
         .collect();
     for name in named {
         headers.remove(name);
@@ -80,6 +85,42 @@ pub(super) fn for_client(headers: &mut HeaderMap, switched: bool) {
     }
 }
 
+/// Removes from trailers what must not be there, for it frames, routes or authenticates the message (RFC 9110 §6.5.1).
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers);
+    for name in [CONTENT_LENGTH, HOST, TRAILER, COOKIE, SET_COOKIE, AUTHORIZATION, PROXY_AUTHORIZATION] {
+        trailers.remove(name);
+    }
+}
+
+/// Announces the trailers of a gRPC answer, which gRPC itself never does: HTTP/1.1 sends only announced ones.
+pub(super) fn announce_trailers(headers: &mut HeaderMap) {
+    let grpc = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    if grpc && !headers.contains_key(TRAILER) {
+        headers
+            .insert(TRAILER, HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin"));
+    }
+}
+
+/// Brings a request for an HTTP/1.1 backend into HTTP/2's form: Host becomes the authority, and what concerns an
+/// HTTP/1.1 connection goes, but `TE: trailers` stays (RFC 9113 §8.2.2). `nobody` is the authority of a request without.
+pub(super) fn to_http2(head: &mut Parts, scheme: &str, nobody: SocketAddr) {
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        head.headers.remove(name);
+    }
+    let host = head.headers.remove(HOST).filter(|host| !host.is_empty());
+    let authority = match &host {
+        Some(host) => Authority::try_from(host.as_bytes()).ok(),
+        None => None,
+    };
+    let authority = authority.or_else(|| Authority::try_from(nobody.to_string()).ok());
+    let mut target = std::mem::take(&mut head.uri).into_parts();
+    target.scheme = Scheme::try_from(scheme).ok();
+    target.authority = authority;
+    head.uri = Uri::from_parts(target).unwrap_or_default();
+    head.version = Version::HTTP_2;
+}
+
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)
@@ -95,6 +136,10 @@ pub(super) enum Malformed {
     Connect,
     /// HTTP/1.1 without exactly one Host (RFC 9112 §3.2), or one that is no host.
     Host,
+    /// Both Content-Length and Transfer-Encoding (RFC 9112 §6.1): two readers could disagree where it ends.
+    Lengths,
+    /// More fields than are taken.
+    Fields,
     /// A transfer coding other than chunked (RFC 9112 §6.1).
     Coding,
     /// A target that is neither a path nor an absolute URI.
@@ -107,9 +152,48 @@ impl Malformed {
         match self {
             Self::Connect => "CONNECT is not served here",
             Self::Host => "a request needs exactly one valid Host",
+            Self::Lengths => "a request tells its length once",
+            Self::Fields => "the request has too many header fields",
             Self::Coding => "only the chunked transfer coding is understood",
             Self::Target => "the request target is not understood",
         }
+    }
+}
+
+/// The greatest number of header fields; hyper keeps it for HTTP/1.1.
+const FIELDS_MAX: usize = 100;
+
+/// What HTTP/2 lets a client do that HTTP/1.1 does not: cookies in several fields are one list (RFC 9113 §8.2.3), and an
+/// authority beside Host must be the same (§8.3.1).
+fn check_http2<B>(request: &mut Request<B>) -> Result<(), Malformed> {
+    join_cookies(request.headers_mut());
+    if request.headers().len() > FIELDS_MAX {
+        return Err(Malformed::Fields);
+    }
+    let (authority, host) = (request.uri().authority(), request.headers().get(HOST));
+    match (authority, host) {
+        (Some(authority), Some(host))
+            if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            Err(Malformed::Host)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let mut joined = Vec::new();
+    for line in headers.get_all(COOKIE) {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(line.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
+        headers.insert(COOKIE, joined);
     }
 }
 
@@ -117,6 +201,9 @@ impl Malformed {
 pub(super) fn check<B>(request: &mut Request<B>) -> Result<HeaderValue, Malformed> {
     if request.method() == Method::CONNECT {
         return Err(Malformed::Connect);
+    }
+    if request.version() == Version::HTTP_2 {
+        check_http2(request)?;
     }
     let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
     let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));

@@ -1,4 +1,4 @@
-//! HTTP/1.1: from a parsed request to its answer, one step after the other.
+//! HTTP: from a parsed request to its answer, one step after the other.
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue, LOCATION, STRICT_TRANSPORT_SECURITY};
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
 
 use super::accept::Slot;
 use super::activity::Activity;
@@ -20,6 +21,7 @@ use super::body::ResponseBody;
 use super::choose::{Hops, Tried, forced};
 use super::exchange::{Answer, Outgoing, exchange};
 use super::headers::{self, X_REQUEST_ID};
+use super::opening::Seen;
 use super::outcome::End;
 use super::record::Record;
 use super::relay::{Relayed, relay};
@@ -52,9 +54,22 @@ pub(super) struct Door {
     pub(super) slot: Rc<Slot>,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
-    pub(super) activity: Arc<Activity>,
     /// It came over TLS.
     pub(super) is_secure: bool,
+    pub(super) wire: Wire,
+    pub(super) activity: Arc<Activity>,
+    pub(super) seen: Arc<Seen>,
+    /// Asks the connection's task to let the connection end.
+    pub(super) leave: Notify,
+}
+
+/// What a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wire {
+    /// HTTP/1.1 and 1.0.
+    Http1,
+    /// HTTP/2.
+    Http2,
 }
 
 /// A request that is answered here instead of by a backend.
@@ -81,22 +96,39 @@ pub(super) async fn serve(
     let peer = forwarded::plain(door.peer.ip());
     let mut record = Record::begin(&door.worker, peer, Some(&listener.name), Some(door.activity.clone()));
     let mut id = None;
+    if door.wire == Wire::Http2 && door.activity.is_abused() {
+        door.leave.notify_one();
+    }
+    let head = request.method() == Method::HEAD;
+    let mut leaves = false;
     let mut response = match answer(&door, &listener, request, &mut record, &mut id).await {
         Ok(ready) => deliver(ready.answer, record, ready.on_client, ready.idle),
         Err(refused) => {
             record.end(refused.end);
+            // Where one request is not understood, nobody can say where the next begins.
+            leaves |= door.wire == Wire::Http1 && refused.end == End::BadRequest;
             let mut response = problem::response(refused.end, refused.detail, id.as_ref());
             response.headers_mut().extend(refused.location.map(|location| (LOCATION, location)));
             record.status(response.status().as_u16());
-            response.map(|bytes| ResponseBody::own(bytes, record))
+            // hyper leaves the body of HEAD's answer out of HTTP/1.1 alone.
+            response.map(|bytes| ResponseBody::own(if head { Bytes::new() } else { bytes }, record))
         }
     };
     if let Some(hsts) = listener.hsts.as_ref().filter(|_| door.is_secure) {
         // The listener's word replaces the backend's: clients read only one (RFC 6797 §8.1).
         response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
     }
-    if door.worker.phase.get() != Phase::Serving && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    leaves |= door.worker.phase.get() != Phase::Serving;
+    match door.wire {
+        Wire::Http1 if response.status() == StatusCode::SWITCHING_PROTOCOLS => {}
+        Wire::Http1 => {
+            headers::announce_trailers(response.headers_mut());
+            if leaves {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
+        Wire::Http2 if leaves => door.leave.notify_one(),
+        Wire::Http2 => {}
     }
     Ok(response)
 }
@@ -116,7 +148,10 @@ async fn answer(
     id: &mut Option<HeaderValue>,
 ) -> Result<Ready, Refused> {
     let worker = &*door.worker;
-    let host = headers::check(&mut request);
+    let host = match door.seen.take_ambiguous() {
+        true => Err(headers::Malformed::Lengths),
+        false => headers::check(&mut request),
+    };
     record.asked(request.method(), host.as_ref().ok(), request.uri());
     let peer = forwarded::plain(door.peer.ip());
     let trusted = forwarded::holds(&listener.trusted_proxies, peer);

@@ -7,10 +7,10 @@
 //! ```text
 //! handle ── listeners ── bind          what is listened on, following the snapshot
 //!    └ thread ── worker ── plan        one thread a core; the snapshot with what follows from it
-//!         └ accept ── secure, activity one task a connection; how long it may wait for what
+//!         └ accept ── secure ── connection ── opening, activity     one task a connection; what it speaks, how long it waits
 //!              ├ proxy_protocol           whom a connection is for; what backends are told of it
 //!              ├ http ── headers ── forwarded ── route ── affinity ── session ── choose
-//!              │    └ exchange ── upstream ── retry ── body ── record ── outcome ── log
+//!              │    └ exchange ── upstream ── multiplex ── retry ── body ── record ── outcome ── log
 //!              ├ tcp ── hello ── sni ── relay ── sockets ── pipe
 //!              └ tunnel/{preface, near, far}
 //! ```
@@ -21,6 +21,7 @@ mod affinity;
 mod bind;
 mod body;
 mod choose;
+mod connection;
 mod exchange;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -31,6 +32,8 @@ mod hello;
 mod http;
 mod listeners;
 mod log;
+mod multiplex;
+mod opening;
 mod outcome;
 mod pipe;
 mod plan;

@@ -162,7 +162,7 @@ impl Drop for Record {
         }
         let now = shared.clock.now();
         if let Some(activity) = &self.activity {
-            activity.idle(now);
+            activity.ended(end == End::ClientGone, now);
         }
         if let (Some(log), Some(mut line)) = (&shared.log, self.line.take()) {
             line.took = now.saturating_duration_since(self.began);

@@ -5,16 +5,39 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use futures_util::future::Either;
 use gossip::id::BackendId;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::body::RequestBody;
+use super::multiplex::{Multiplexed, Stream};
 use super::secure::{Via, same};
 
-/// Sends requests over one connection, one at a time.
-pub(super) type Sender = SendRequest<RequestBody>;
+/// Sends a request over a connection.
+pub(super) enum Sender {
+    /// A connection of its own.
+    Http1(SendRequest<RequestBody>),
+    /// A place on a shared one.
+    Http2(Stream),
+}
+
+impl Sender {
+    /// Sends the request.
+    pub(super) fn try_send_request(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> {
+        match self {
+            Self::Http1(sender) => Either::Left(sender.try_send_request(request)),
+            Self::Http2(stream) => Either::Right(stream.try_send_request(request)),
+        }
+    }
+}
 
 /// How long a connection waits for its next request.
 const IDLE: Duration = Duration::from_secs(60);
@@ -27,11 +50,12 @@ const HEAD_MAX_BYTES: usize = 64 * 1024;
 
 #[derive(Default)]
 pub(super) struct Upstreams {
+    pub(super) multiplexed: Multiplexed,
     idle: RefCell<HashMap<BackendId, Vec<Idle>>>,
 }
 
 struct Idle {
-    sender: Sender,
+    sender: SendRequest<RequestBody>,
     via: Via,
     since: Instant,
 }
@@ -60,13 +84,15 @@ impl Upstreams {
                 connections.push(last);
                 return None;
             }
-            return Some(last.sender);
+            return Some(Sender::Http1(last.sender));
         }
         None
     }
 
     /// Takes a connection back whose answer is complete.
     pub(super) fn put(&self, backend: BackendId, sender: Sender, via: Via, now: Instant) {
+        // A place on a shared connection is given back by dropping it.
+        let Sender::Http1(sender) = sender else { return };
         if sender.is_closed() {
             return;
         }
@@ -80,6 +106,7 @@ impl Upstreams {
 
     /// Closes what waited too long and what goes to backends that are not wanted any more.
     pub(super) fn sweep(&self, now: Instant, wanted: impl Fn(BackendId) -> bool) {
+        self.multiplexed.sweep(now, &wanted);
         self.idle.borrow_mut().retain(|backend, connections| {
             let keep =
                 |idle: &Idle| !idle.sender.is_closed() && now.saturating_duration_since(idle.since) < IDLE;
@@ -150,5 +177,5 @@ where
             tracing::trace!(%error, "a backend connection ended");
         }
     });
-    Ok(sender)
+    Ok(Sender::Http1(sender))
 }

@@ -44,6 +44,7 @@ pub(crate) fn pool(name: &str, backends: &[(&str, &str)]) -> Pool {
             fall: 3,
         }),
         send_proxy: None,
+        protocol: Default::default(),
         name,
     }
 }

@@ -34,7 +34,7 @@ pub use client::Upstream;
 pub use keeper::{TlsConfig, start};
 
 /// The protocols that https listeners speak, the preferred first (ALPN, RFC 7301).
-pub(crate) const ALPN: &[&[u8]] = &[b"http/1.1"];
+pub(crate) const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// What is in force. `None`: it cannot be used, and a problem says why.
 #[derive(Debug, Default)]

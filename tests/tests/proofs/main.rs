@@ -15,6 +15,7 @@ mod garbage;
 mod grow;
 mod grow_under_load;
 mod http;
+mod http2;
 mod https;
 mod keys;
 mod least_busy;

@@ -11,19 +11,21 @@ pub(super) fn read(value: &Value<'_>) -> Option<HealthCheck> {
     let mut table = value.table()?;
     let http = table.keyed("http");
     let tcp = table.keyed("tcp");
-    if let (Some(_), Some((span, _))) = (&http, &tcp) {
-        value.sink.error(span.clone(), "a pool has one health check: `http` or `tcp`", None);
+    let grpc = table.keyed("grpc");
+    let spans = [&http, &tcp, &grpc].into_iter().flatten().map(|(span, _)| span);
+    if let Some(span) = spans.clone().nth(1) {
+        value.sink.error(span.clone(), "a pool has one health check: `http`, `grpc` or `tcp`", None);
     }
-    if http.is_none() && tcp.is_none() && table.place("grpc").is_none() {
-        let hint = "health.http = { path = \"/healthz\" } or health.tcp = {}";
-        value.sink.absent(table.span(), "a health check needs `http` or `tcp`", Some(hint.into()));
+    if spans.count() == 0 {
+        let hint = "health.http = { path = \"/healthz\" }, health.grpc = {} or health.tcp = {}";
+        value.sink.absent(table.span(), "a health check needs `http`, `grpc` or `tcp`", Some(hint.into()));
     }
-    table.later_in("health", "grpc", |value| check(value, grpc_probe));
     table.finish();
 
     let http = http.and_then(|(_, value)| check(&value, http_probe));
     let tcp = tcp.and_then(|(_, value)| check(&value, |_| Probe::Tcp));
-    http.or(tcp)
+    let grpc = grpc.and_then(|(_, value)| check(&value, grpc_probe));
+    http.or(grpc).or(tcp)
 }
 
 /// What all probes have in common, around what one reads for itself.
@@ -89,8 +91,17 @@ fn status(value: &Value<'_>) -> Option<Vec<(StatusCode, StatusCode)>> {
     ranges
 }
 
-/// The shape alone: a gRPC check is still refused, whatever it makes of its keys here.
 fn grpc_probe(table: &mut Table<'_>) -> Probe {
-    table.optional("service", read::text);
-    Probe::Tcp
+    Probe::Grpc { service: table.optional("service", grpc_service).unwrap_or_default() }
+}
+
+/// A name as protobuf writes it: `shop.v1.Cart`.
+fn grpc_service(value: &Value<'_>) -> Option<String> {
+    let name = read::text(value)?;
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'/');
+    if name.len() > 255 || !name.bytes().all(fits) {
+        value.wrong(format!("`{name}` is no name of a gRPC service, such as shop.v1.Cart"));
+        return None;
+    }
+    Some(name)
 }

@@ -8,7 +8,7 @@ use gossip::id::{BackendId, PoolName, RegionName};
 
 use super::health;
 use crate::config::diagnostics::Span;
-use crate::config::model::{Backend, BackendTls, BalancePolicy, Pool, SendProxy};
+use crate::config::model::{Backend, BackendTls, BalancePolicy, Pool, PoolProtocol, Probe, SendProxy};
 use crate::config::read::{self, ms, secs};
 use crate::config::walk::{At, Table, Value};
 
@@ -38,9 +38,16 @@ pub(super) fn read(name: PoolName, value: &Value<'_>, declared: Regions<'_>) -> 
     let mut table = value.table()?;
     let balance = table.optional("balance", read::choice(BALANCE, &["peak-ewma", "random", "hash"]));
     let protocol = table.place("protocol");
-    let spoken = table.optional("protocol", read::choice(PROTOCOLS, &["http2"]));
+    let spoken = table.optional("protocol", read::choice(PROTOCOLS, &[]));
     let tls = tls(&mut table, spoken == Some(Spoken::Https));
+    let health_key = table.place("health");
     let health = table.optional("health", health::read);
+    if let (Some(span), Some(Probe::Grpc { .. }), Some(_)) =
+        (health_key, health.as_ref().map(|check| &check.probe), &tls)
+    {
+        let message = "`health.grpc` is asked in the clear, and these backends speak TLS";
+        table.sink().error(span, message, Some("health.tcp = {}".into()));
+    }
     let send_proxy_key = table.place("send_proxy");
     let send_proxy = table.optional("send_proxy", read::choice(SEND_PROXY, &[]));
     let discovers = table.place("discover").is_some() || table.place("lease").is_some();
@@ -57,6 +64,10 @@ pub(super) fn read(name: PoolName, value: &Value<'_>, declared: Regions<'_>) -> 
     let pool = Pool {
         name,
         balance: balance.unwrap_or_default(),
+        protocol: match spoken {
+            Some(Spoken::Http2) => PoolProtocol::Http2,
+            _ => PoolProtocol::Http1,
+        },
         tls,
         health,
         send_proxy,
@@ -70,10 +81,12 @@ pub(super) fn read(name: PoolName, value: &Value<'_>, declared: Regions<'_>) -> 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spoken {
     Http1,
+    Http2,
     Https,
 }
 
-const PROTOCOLS: &[(&str, Spoken)] = &[("http1", Spoken::Http1), ("https", Spoken::Https)];
+const PROTOCOLS: &[(&str, Spoken)] =
+    &[("http1", Spoken::Http1), ("http2", Spoken::Http2), ("https", Spoken::Https)];
 
 /// The keys that `protocol = "https"` brings.
 fn tls(table: &mut Table<'_>, https: bool) -> Option<BackendTls> {

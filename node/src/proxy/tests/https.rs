@@ -369,3 +369,28 @@ async fn backends_over_tls() {
         }
     }
 }
+
+#[tokio::test]
+async fn http2_is_agreed_on_by_alpn() {
+    let site = Site::new().await;
+    let files = site.files("shop", &["shop.example"]);
+    let world = World::new();
+    let node = world.node("eu-1", site.snapshot(vec![https(0, &[files])]));
+    let mut client = site.authority.client();
+    client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let stream = dial(node.addr("https"), "shop.example", client).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let handshake = hyper::client::conn::http2::handshake(executor, TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.unwrap();
+    tokio::spawn(connection);
+    for path in ["/1", "/2"] {
+        let request =
+            Request::get(format!("https://shop.example{path}")).body(Full::<Bytes>::default()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let told = response.into_body().collect().await.unwrap().to_bytes();
+        let told = String::from_utf8_lossy(&told).into_owned();
+        assert!(told.contains(path) && told.contains("x-forwarded-proto: https\n"), "{told}");
+    }
+}

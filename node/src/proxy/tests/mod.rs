@@ -1,5 +1,6 @@
 //! The proxy end to end: real sockets on loopback, hand-made snapshots, and a session store and tunnels in memory.
 mod http;
+mod http2;
 mod https;
 mod listeners;
 mod proxy_protocol;

@@ -153,6 +153,7 @@ async fn answer(
             let said = answer.backend.map(say);
             answer.response.headers_mut().remove(END);
             let mut response = front::deliver(answer, record, on_client, service.timeout.idle);
+            headers::announce_trailers(response.headers_mut());
             response.headers_mut().remove(BACKEND);
             if let Some(said) = said {
                 response.headers_mut().insert(BACKEND, said);

@@ -187,7 +187,7 @@ fn the_example_is_valid_and_complete() {
     let text = include_str!("../../../../../deploy/examples/services.toml");
     assert_eq!(faults(text), [""; 0]);
     let services = accepted(text);
-    assert_eq!((services.listeners.len(), services.services.len(), services.pools.len()), (4, 3, 4));
+    assert_eq!((services.listeners.len(), services.services.len(), services.pools.len()), (4, 4, 5));
 }
 
 #[test]

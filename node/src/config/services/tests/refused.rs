@@ -181,8 +181,6 @@ send_proxy = "v3"
                 "6:1 `rate_limit` is not yet supported",
                 "6:42 `burst` must be an integer, not a string",
                 "8:11 balance `peak-ewma` is not yet supported",
-                "9:12 protocol `http2` is not yet supported",
-                "10:8 `health.grpc` is not yet supported",
                 r#"10:28 `interval` must be a time (a time is written "500ms", "30s", "8h")"#,
                 "11:1 `slow_start` is not yet supported",
                 "12:1 `max_connections` is not yet supported",
@@ -573,7 +571,7 @@ backend = [{ address = "10.0.0.1:80" }]
                 "? 8:63 `timeout` is longer than `interval`, 2s",
                 "8:76 `rise` must be between 1 and 100",
                 r#"8:88 `399-200` is no range of HTTP statuses (100 to 599) (write "200", "200-399" or "200,204,301-302")"#,
-                "9:8 a pool has one health check: `http` or `tcp`",
+                "9:8 a pool has one health check: `http`, `grpc` or `tcp`",
                 "9:16 unknown key `path` (known here: `interval`, `timeout`, `rise`, `fall`)",
                 "10:1 `send_proxy` is for pools behind tcp and tls listeners, and an HTTP service uses this one (an HTTP backend reads the client's address in X-Forwarded-For)",
                 "10:14 `send_proxy` must be a string, not an integer",
@@ -585,7 +583,7 @@ health = {}
 backend = []
 ",
             &[
-                r#"2:10 a health check needs `http` or `tcp` (health.http = { path = "/healthz" } or health.tcp = {})"#,
+                r#"2:10 a health check needs `http`, `grpc` or `tcp` (health.http = { path = "/healthz" }, health.grpc = {} or health.tcp = {})"#,
                 "? 3:11 this pool has no backends",
             ],
         ),
@@ -859,4 +857,17 @@ backend = [{ address = "10.0.0.1:443" }]
             ],
         ),
     ]);
+}
+
+#[test]
+fn a_grpc_check_is_asked_in_the_clear() {
+    check(&[(
+        r#"[pool.p]
+protocol = "https"
+ca = "/ca.pem"
+health.grpc = {}
+backend = [{ address = "10.0.0.1:443" }]
+"#,
+        &["4:1 `health.grpc` is asked in the clear, and these backends speak TLS (health.tcp = {})"],
+    )]);
 }

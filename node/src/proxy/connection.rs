@@ -1,0 +1,254 @@
+//! A client's HTTP connection from its first byte to its last: which protocol it speaks, how long it may take for what,
+//! and how it is asked to go.
+//!
+//! ```text
+//! plain listener ── http1 ── "PRI " ─▶ http2          (prior knowledge, RFC 9113 §3.3)
+//! TLS listener ──── ALPN ──┬─ http1
+//!                          └─ http2
+//! ```
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio_rustls::server::TlsStream;
+
+use super::accept::Slot;
+use super::activity::{Activity, FIRST_LOOK, Verdict, Watched, look};
+use super::body::ResponseBody;
+use super::http::{self, Door, Wire};
+use super::opening::{Again, Opening, Seen};
+use super::outcome::End;
+use super::worker::Worker;
+
+/// How often a connection that is asked to close is looked at again.
+const CLOSING: Duration = Duration::from_secs(10);
+
+/// Streams that one HTTP/2 connection may have open.
+const STREAMS_MAX: u32 = 128;
+/// What a head may take, names and values and 32 bytes a field (RFC 9113 §6.5.2).
+const HEAD_MAX_BYTES: u32 = 64 * 1024;
+/// What may wait for a slow client, a stream.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// What a client may send ahead on one stream, and on all of them.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Streams that were reset before they were accepted ("rapid reset", CVE-2023-44487), and streams that this end reset
+/// for a client's errors: beyond, the connection is ended with ENHANCE_YOUR_CALM.
+const RESET_BEFORE_ACCEPT_MAX: usize = 32;
+const RESET_FOR_ERRORS_MAX: usize = 128;
+/// An HTTP/2 connection without a sign of life is asked for one this often, ...
+const PING: Duration = Duration::from_secs(20);
+/// ... and cut when none comes.
+const PONG: Duration = Duration::from_secs(10);
+
+/// A connection that was accepted, whatever its bytes travel in.
+pub(super) struct Client {
+    pub(super) worker: Rc<Worker>,
+    pub(super) slot: Rc<Slot>,
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    /// It came over TLS.
+    pub(super) is_secure: bool,
+    pub(super) activity: Arc<Activity>,
+    /// The socket, which is looked at without reading.
+    pub(super) socket: Arc<TcpStream>,
+}
+
+impl Client {
+    fn door(&self, wire: Wire, seen: &Arc<Seen>) -> Rc<Door> {
+        Rc::new(Door {
+            worker: self.worker.clone(),
+            slot: self.slot.clone(),
+            peer: self.peer,
+            local: self.local,
+            is_secure: self.is_secure,
+            wire,
+            activity: self.activity.clone(),
+            seen: seen.clone(),
+            leave: Notify::new(),
+        })
+    }
+}
+
+/// Serves a plain connection: HTTP/1.1, or HTTP/2 when the client begins with it.
+pub(super) async fn plain(client: Client) {
+    let watched =
+        || Watched::new(client.socket.clone(), client.activity.clone(), client.worker.clock().clone());
+    if let Some(first) = http1(&client, watched(), true).await {
+        http2(&client, Again::new(first, watched())).await;
+    }
+}
+
+/// Serves a connection whose TLS handshake is done, in the protocol that was agreed on (ALPN).
+pub(super) async fn secured<S>(client: Client, stream: TlsStream<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => http2(&client, stream).await,
+        _ => drop(http1(&client, stream, false).await),
+    }
+}
+
+/// Serves HTTP/1.1 over a stream. Where `detects_http2` says so and the client begins with HTTP/2, nothing is answered
+/// and what was read is handed back.
+pub(super) async fn http1<I>(client: &Client, io: I, detects_http2: bool) -> Option<Vec<u8>>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let seen = Arc::new(Seen::default());
+    let door = client.door(Wire::Http1, &seen);
+    let io = Opening::new(io, client.activity.clone(), seen.clone(), detects_http2);
+    let at = door.clone();
+    let service = service_fn(move |request| http::serve(at.clone(), request));
+    let connection = http::server().serve_connection(TokioIo::new(io), service).with_upgrades();
+    drive(client, &door, connection).await;
+    seen.http2().map(<[u8]>::to_vec)
+}
+
+/// Serves HTTP/2 over a stream.
+pub(super) async fn http2<I>(client: &Client, io: I)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    client.activity.multiplex(client.worker.clock().now());
+    let door = client.door(Wire::Http2, &Arc::default());
+    let at = door.clone();
+    let service = service_fn(move |request| http::serve(at.clone(), request));
+    let mut builder = hyper::server::conn::http2::Builder::new(OnWorker);
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_MAX_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_pending_accept_reset_streams(RESET_BEFORE_ACCEPT_MAX)
+        .max_local_error_reset_streams(RESET_FOR_ERRORS_MAX);
+    drive(client, &door, builder.serve_connection(TokioIo::new(io), service)).await;
+}
+
+/// Runs hyper's tasks on the worker's own thread.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OnWorker;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// What both servers of hyper can do.
+trait Connection: Future<Output = hyper::Result<()>> {
+    /// Ends when what is under way is done.
+    fn leave(self: Pin<&mut Self>);
+}
+
+type Answered = Result<::http::Response<ResponseBody>, std::convert::Infallible>;
+
+impl<I, S, F> Connection for hyper::server::conn::http1::UpgradeableConnection<TokioIo<I>, S>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: hyper::service::Service<
+            ::http::Request<hyper::body::Incoming>,
+            Response = ::http::Response<ResponseBody>,
+            Error = std::convert::Infallible,
+            Future = F,
+        >,
+    F: Future<Output = Answered>,
+{
+    fn leave(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S, F> Connection for hyper::server::conn::http2::Connection<TokioIo<I>, S, OnWorker>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: hyper::service::Service<
+            ::http::Request<hyper::body::Incoming>,
+            Response = ::http::Response<ResponseBody>,
+            Error = std::convert::Infallible,
+            Future = F,
+        >,
+    F: Future<Output = Answered> + 'static,
+{
+    fn leave(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Drives a connection until it ends, is cut, or turns out to speak HTTP/2.
+async fn drive(client: &Client, door: &Door, connection: impl Connection) {
+    let clock = client.worker.clock();
+    let mut closing = client.slot.closing();
+    let mut connection = std::pin::pin!(connection);
+    let mut timer = std::pin::pin!(tokio::time::sleep(FIRST_LOOK));
+    let (mut asked, mut overdue) = (false, false);
+    loop {
+        tokio::select! {
+            biased;
+            served = connection.as_mut() => {
+                if let Err(error) = served {
+                    ended(client, &error);
+                }
+                return;
+            }
+            () = turned(&door.seen) => return,
+            () = timer.as_mut() => match client.activity.verdict(clock.now(), || look(&client.socket)) {
+                Verdict::Wait(time) => {
+                    overdue = false;
+                    timer.set(tokio::time::sleep(time));
+                }
+                Verdict::Cut => return,
+                // It was asked to go and is still idle: nobody is there to go.
+                Verdict::Close if overdue => return,
+                Verdict::Close => {
+                    (asked, overdue) = (true, true);
+                    connection.as_mut().leave();
+                    timer.set(tokio::time::sleep(CLOSING));
+                }
+            },
+            _ = closing.wait_for(|closing| *closing), if !asked => {
+                asked = true;
+                connection.as_mut().leave();
+            }
+            () = door.leave.notified() => {
+                if client.activity.is_abused() {
+                    tracing::debug!(client.addr = %client.peer, "a client resets its own requests");
+                    client.worker.shared.counters.ended(End::BadRequest);
+                    return;
+                }
+                if !asked {
+                    asked = true;
+                    connection.as_mut().leave();
+                }
+            }
+        }
+    }
+}
+
+/// Resolves when the client turns out to speak HTTP/2. It is polled right after the connection, which alone can change it.
+async fn turned(seen: &Seen) {
+    std::future::poll_fn(
+        |_| if seen.is_http2() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending },
+    )
+    .await;
+}
+
+/// A connection broke: counts what the client is to blame for, which hyper answered itself.
+fn ended(client: &Client, error: &hyper::Error) {
+    if error.is_parse() || super::multiplex::is_violation(error) {
+        client.worker.shared.counters.ended(End::BadRequest);
+    }
+    tracing::debug!(client.addr = %client.peer, %error, "a client connection broke");
+}

@@ -1,0 +1,290 @@
+//! The first bytes of a connection and of each head, looked at on their way to hyper.
+//!
+//! Two things hyper cannot tell: that a client on a plain listener speaks HTTP/2 from the start (RFC 9113 §3.3), and that
+//! a head has both Content-Length and Transfer-Encoding, of which hyper drops the former (RFC 9112 §6.3 wants such a
+//! request refused or its connection closed). Both are seen in what a read brings anyhow, without another system call.
+//!
+//! Only what arrives while no request is under way is looked at; a pipelined head is not, and hyper's rule, which is
+//! safe, holds there.
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::activity::Activity;
+
+/// How HTTP/2 begins; no HTTP/1 method is called PRI.
+const HTTP2: &[u8] = b"PRI ";
+
+/// What was seen. Atomics only because the connection may travel with an upgrade.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    http2: OnceLock<Vec<u8>>,
+    ambiguous: AtomicBool,
+}
+
+impl Seen {
+    /// Whether the client speaks HTTP/2; the connection's bytes stop then.
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.get().is_some()
+    }
+
+    /// The bytes an HTTP/2 client began with.
+    pub(super) fn http2(&self) -> Option<&[u8]> {
+        self.http2.get().map(Vec::as_slice)
+    }
+
+    /// Whether the head of the request that begins now tells its length twice.
+    pub(super) fn take_ambiguous(&self) -> bool {
+        self.ambiguous.load(Ordering::Relaxed) && self.ambiguous.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// A client's bytes on their way to hyper's HTTP/1.1 server.
+#[derive(Debug)]
+pub(super) struct Opening<T> {
+    io: T,
+    activity: Arc<Activity>,
+    seen: Arc<Seen>,
+    /// The first bytes while they are too few to tell.
+    first: Option<Vec<u8>>,
+    head: Head,
+}
+
+impl<T> Opening<T> {
+    /// `detects_http2`: whether a client may begin with HTTP/2; where ALPN agreed on HTTP/1.1 it may not.
+    pub(super) fn new(io: T, activity: Arc<Activity>, seen: Arc<Seen>, detects_http2: bool) -> Self {
+        Self { io, activity, seen, first: detects_http2.then(Vec::new), head: Head::default() }
+    }
+
+    fn look(&mut self, bytes: &[u8]) {
+        if self.activity.is_busy() || self.head.ended {
+            self.head = Head::default();
+        }
+        if !self.activity.is_busy() && self.head.read(bytes) {
+            self.seen.ambiguous.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Opening<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+            let read = &buf.filled()[before..];
+            let Some(first) = &mut self.first else {
+                self.look(read);
+                return Poll::Ready(Ok(()));
+            };
+            let ended = read.is_empty();
+            first.extend_from_slice(read);
+            if first.starts_with(HTTP2) {
+                let first = self.first.take().unwrap_or_default();
+                let _ = self.seen.http2.set(first);
+                // The connection's task looks at `seen` next and lets hyper go.
+                buf.set_filled(before);
+                return Poll::Pending;
+            }
+            let undecided = HTTP2.starts_with(first.as_slice()) && !ended;
+            if undecided {
+                buf.set_filled(before);
+                continue;
+            }
+            let first = self.first.take().unwrap_or_default();
+            self.look(&first);
+            // What was held back is at most three bytes and this read: it fits where this read fitted, unless the
+            // buffer is absurdly small.
+            buf.set_filled(before);
+            if buf.remaining() < first.len() {
+                return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+            }
+            buf.put_slice(&first);
+            return Poll::Ready(Ok(()));
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Opening<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Bytes that were read already, before those that a stream still brings.
+#[derive(Debug)]
+pub(super) struct Again<T> {
+    first: Vec<u8>,
+    io: T,
+}
+
+impl<T> Again<T> {
+    pub(super) fn new(first: Vec<u8>, io: T) -> Self {
+        Self { first, io }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Again<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let fits = self.first.len().min(buf.remaining());
+        buf.put_slice(&self.first[..fits]);
+        self.first.drain(..fits);
+        if self.first.is_empty() {
+            self.first = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Again<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Looks for the two headers that tell a body's length, line by line, however the reads cut the head (pure).
+#[derive(Debug, Default)]
+struct Head {
+    /// Bytes of the present line that were read before, at most as many as tell its name.
+    line: [u8; NAME_MAX],
+    filled: u8,
+    length: bool,
+    coding: bool,
+    began: bool,
+    ended: bool,
+    told: bool,
+}
+
+/// `transfer-encoding` and its colon.
+const NAME_MAX: usize = 18;
+
+impl Head {
+    /// Reads on; true once, when both headers have been seen.
+    fn read(&mut self, mut bytes: &[u8]) -> bool {
+        while !self.ended && !bytes.is_empty() {
+            let end = memchr::memchr(b'\n', bytes);
+            let part = &bytes[..end.unwrap_or(bytes.len())];
+            let at = usize::from(self.filled);
+            let kept = part.len().min(NAME_MAX - at);
+            self.line[at..at + kept].copy_from_slice(&part[..kept]);
+            self.filled += kept as u8;
+            let Some(end) = end else { break };
+            let line = &self.line[..usize::from(self.filled)];
+            match line.first() {
+                // An empty line before the head is none of it (RFC 9112 §2.2).
+                None | Some(b'\r') => self.ended = self.began,
+                Some(b'c' | b'C') => self.length |= is_named(line, b"content-length:"),
+                Some(b't' | b'T') => self.coding |= is_named(line, b"transfer-encoding:"),
+                Some(_) => {}
+            }
+            self.began |= !matches!(line.first(), None | Some(b'\r'));
+            self.filled = 0;
+            bytes = &bytes[end + 1..];
+        }
+        let both = self.length && self.coding && !self.told;
+        self.told |= both;
+        both
+    }
+}
+
+fn is_named(line: &[u8], name: &[u8]) -> bool {
+    line.get(..name.len()).is_some_and(|own| own.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn both(head: &[u8]) -> bool {
+        Head::default().read(head)
+    }
+
+    #[test]
+    fn two_lengths_are_seen_in_any_order_and_spelling() {
+        assert!(both(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"));
+        assert!(both(b"POST / HTTP/1.1\r\nTRANSFER-encoding:chunked\r\nhost: x\r\ncontent-LENGTH:3\r\n\r\n"));
+        assert!(!both(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nContent-Length: 3\r\n"));
+        assert!(!both(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n"));
+        assert!(both(b"\r\n\r\nPOST / HTTP/1.1\nContent-Length: 3\nTransfer-Encoding: chunked\n\n"));
+        assert!(!both(b"GET / HTTP/1.1\r\nx-transfer-encoding: y\r\nx-content-length: 3\r\n\r\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn however_the_reads_cut_it(cuts in proptest::collection::vec(1usize..30, 0..40)) {
+            let head: &[u8] = b"POST /a?b HTTP/1.1\r\nHost: shop.example\r\nTransfer-Encoding: chunked\r\nAccept: */*\r\nContent-Length: 3\r\n\r\nabc";
+            let mut scan = Head::default();
+            let (mut rest, mut seen) = (head, 0);
+            for cut in cuts {
+                let (now, later) = rest.split_at(cut.min(rest.len()));
+                seen += u32::from(scan.read(now));
+                rest = later;
+            }
+            seen += u32::from(scan.read(rest));
+            prop_assert_eq!(seen, 1);
+        }
+
+        #[test]
+        fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..200) {
+            let mut scan = Head::default();
+            let (first, second) = bytes.split_at(cut.min(bytes.len()));
+            let _ = (scan.read(first), scan.read(second));
+        }
+    }
+}
