@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use gossip::clock::Hlc;
-use gossip::id::{NodeName, PoolName, RegionName, RevisionId};
+use gossip::id::{NodeName, PoolName, RegionName, RevisionId, ZoneName};
 use gossip::state::{BackendState, PoolSummary};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::balance::peak_ewma::Latency;
 use crate::config::model::{Backend, Pool, Services};
+use crate::queue::Queue;
 
 /// What belongs to a backend as long as its pool names it, over all revisions. Padded to a cache line pair so that
 /// workers on different cores do not share one by accident.
@@ -26,6 +28,8 @@ pub struct BackendShared {
     elsewhere: AtomicU32,
     failures_in_a_row: AtomicU32,
     requests: AtomicU64,
+    latency: Latency,
+    queue: Queue,
 }
 
 impl BackendShared {
@@ -33,7 +37,19 @@ impl BackendShared {
     pub fn enter(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
-        InFlight(self.clone())
+        InFlight(self.clone(), None)
+    }
+    /// Counts one request in unless `limit` are in flight from this node. Dropping the guard counts it out and wakes who
+    /// waits for the backend, else who waits for `pool`.
+    pub fn try_enter(self: &Arc<Self>, limit: u32, pool: &Arc<Queue>) -> Option<InFlight> {
+        let room = |in_flight| (in_flight < limit).then_some(in_flight + 1);
+        self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).ok()?;
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Some(InFlight(self.clone(), Some(pool.clone())))
+    }
+    /// Those who wait for this backend and no other.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
     }
     /// Requests in flight from this node.
     pub fn in_flight(&self) -> u32 {
@@ -51,6 +67,10 @@ impl BackendShared {
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
+    /// How long requests of this node took, while the pool's policy wants to know.
+    pub fn latency(&self) -> &Latency {
+        &self.latency
+    }
     /// A request went well: the run of failures is over.
     pub fn succeeded(&self) {
         if self.failures_in_a_row.load(Ordering::Relaxed) != 0 {
@@ -65,11 +85,16 @@ impl BackendShared {
 
 /// One request in flight on a backend.
 #[derive(Debug)]
-pub struct InFlight(Arc<BackendShared>);
+pub struct InFlight(Arc<BackendShared>, Option<Arc<Queue>>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if let Some(pool) = &self.1
+            && !self.0.queue.wake()
+        {
+            pool.wake();
+        }
     }
 }
 
@@ -84,6 +109,9 @@ pub struct BackendView {
     pub state: BackendState,
     /// The end of its last break that anybody knows of; [`Hlc::ZERO`] when nobody knows of one (I2).
     pub up_since: Hlc,
+    /// When it last began to take requests as this node saw it, later than the node itself and its first revision; else
+    /// [`Hlc::ZERO`]. Slow start counts from it.
+    pub joined: Hlc,
     /// The weight in force: the file's unless an intent says otherwise.
     pub weight: u32,
     /// In words for people: `eu-1 and eu-2: HTTP 503`. Never shown to users.
@@ -109,6 +137,8 @@ pub struct PoolView {
     pub config: Arc<Pool>,
     /// All its backends in all regions, by id.
     pub backends: Vec<BackendView>,
+    /// Those who wait on this node for any of them.
+    pub queue: Arc<Queue>,
 }
 
 /// A node that tunnels may go to.
@@ -142,6 +172,8 @@ pub struct Snapshot {
     pub pools: BTreeMap<PoolName, Arc<PoolView>>,
     /// This node's region.
     pub region: RegionName,
+    /// This node's zone in it.
+    pub zone: Option<ZoneName>,
     /// Regions with at least one node known, this node's own included, nearest first is not promised.
     pub regions: BTreeMap<RegionName, RegionView>,
     /// The other regions in the order in which rescue tries them: nearest first.
@@ -156,6 +188,7 @@ impl Snapshot {
             services: Arc::default(),
             pools: BTreeMap::new(),
             region,
+            zone: None,
             regions: BTreeMap::new(),
             rescue_order: Vec::new(),
         }
@@ -167,6 +200,6 @@ impl Snapshot {
 pub enum Evidence {
     /// The connection was refused, reset or timed out before it stood.
     ConnectFailed,
-    /// Five requests in a row failed.
+    /// As many requests in a row failed as the pool lets pass.
     FailingRequests,
 }

@@ -16,6 +16,7 @@ pub mod config;
 pub mod distance;
 pub mod health;
 pub mod proxy;
+pub mod queue;
 pub mod registry;
 mod steering;
 pub mod tls;

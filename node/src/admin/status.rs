@@ -8,7 +8,6 @@ use gossip::state::{ClusterView, Member, MemberState};
 use super::api::{BackendStatus, MemberStatus, PoolStatus, RevisionStatus};
 use super::reports::Load;
 use crate::backend::{PoolView, Snapshot};
-use crate::config::model::BalancePolicy;
 
 /// All nodes, by name.
 pub(super) fn members(view: &ClusterView) -> Vec<MemberStatus> {
@@ -77,12 +76,7 @@ fn pool(view: &PoolView, loads: &BTreeMap<BackendId, Load>) -> PoolStatus {
     });
     PoolStatus {
         name: view.config.name.to_string(),
-        balance: match view.config.balance {
-            BalancePolicy::LeastBusy => "least-busy",
-            BalancePolicy::WeightedRoundRobin => "weighted-round-robin",
-            BalancePolicy::WeightedLeastConnections => "weighted-least-connections",
-        }
-        .into(),
+        balance: view.config.balance.as_str().into(),
         backends: backends.collect(),
     }
 }

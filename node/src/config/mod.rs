@@ -13,6 +13,7 @@ mod diagnostics;
 mod file;
 pub mod model;
 pub mod node_file;
+pub mod prefixes;
 mod read;
 mod report;
 pub mod services;

@@ -10,16 +10,14 @@
 //!
 //! An ejection is this node's alone: nobody is told. One refused connection ends with the first probe that succeeds.
 //! Where probes cannot tell (requests fail though probes succeed, the pool has no check, or the ejection came back at
-//! once) it lasts 5 s and twice as long at each repeat, up to 60 s.
+//! once) it lasts the pool's `base` (5 s) and twice as long at each repeat, up to twelve times (60 s).
 
 use std::time::{Duration, Instant};
 
 use crate::backend::Evidence;
 
-/// The shortest ejection where probes cannot tell.
-pub const BASE: Duration = Duration::from_secs(5);
-/// The longest.
-pub const LONGEST: Duration = Duration::from_secs(60);
+/// The longest ejection where probes cannot tell, as a multiple of the pool's `base`.
+pub const LONGEST: u32 = 12;
 /// Evidence this soon after an ejection, or within the ejection's own length, is a repeat.
 const REPEAT_WITHIN: Duration = Duration::from_secs(10);
 
@@ -48,9 +46,9 @@ impl Ejection {
         self.active.as_ref().map(|active| active.why)
     }
 
-    /// Takes evidence from a request; `checked` tells whether the pool has a health check. Returns whether the backend
-    /// is newly ejected; an ejection that stands is not prolonged by requests that were already under way.
-    pub fn evidence(&mut self, why: Evidence, checked: bool, now: Instant) -> bool {
+    /// Takes evidence from a request; `checked` tells whether the pool has a health check, `base` how long a first
+    /// ejection lasts where only time tells. Returns whether the backend is newly ejected; an ejection that stands is not prolonged by requests that were already under way.
+    pub fn evidence(&mut self, why: Evidence, checked: bool, base: Duration, now: Instant) -> bool {
         if self.active.is_some() {
             return false;
         }
@@ -62,7 +60,7 @@ impl Ejection {
         let free = u32::from(checked && why == Evidence::ConnectFailed);
         let lasts = match self.repeats.checked_sub(free) {
             None => Duration::ZERO,
-            Some(doublings) => BASE.saturating_mul(1 << doublings.min(8)).min(LONGEST),
+            Some(doublings) => base.saturating_mul((1 << doublings.min(8)).min(LONGEST)),
         };
         self.active = Some(Active { why, began: now, until: now + lasts, cleared: !checked });
         true
@@ -91,12 +89,12 @@ impl Ejection {
     }
 
     /// The pool lost its check: only time is left to wait for.
-    pub fn unchecked(&mut self) {
+    pub fn unchecked(&mut self, base: Duration) {
         if let Some(active) = &mut self.active
             && !active.cleared
         {
             active.cleared = true;
-            active.until = active.until.max(active.began + BASE);
+            active.until = active.until.max(active.began + base);
         }
     }
 
@@ -113,6 +111,8 @@ mod tests {
 
     use super::*;
 
+    const BASE: Duration = Duration::from_secs(5);
+
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -125,8 +125,8 @@ mod tests {
     fn one_refused_connection_ends_with_the_first_good_probe() {
         let now = start();
         let mut ejection = Ejection::default();
-        assert!(ejection.evidence(ConnectFailed, true, now));
-        assert!(!ejection.evidence(FailingRequests, true, now), "it stands already");
+        assert!(ejection.evidence(ConnectFailed, true, BASE, now));
+        assert!(!ejection.evidence(FailingRequests, true, BASE, now), "it stands already");
         assert_eq!((ejection.why(), ejection.deadline()), (Some(ConnectFailed), None));
         assert!(!ejection.probed(false, now + seconds(1)));
         assert!(!ejection.tick(now + seconds(100)), "time alone does not bring it back");
@@ -138,7 +138,7 @@ mod tests {
     fn failing_requests_outweigh_good_probes_for_a_while() {
         let now = start();
         let mut ejection = Ejection::default();
-        ejection.evidence(FailingRequests, true, now);
+        ejection.evidence(FailingRequests, true, BASE, now);
         assert!(!ejection.probed(true, now + seconds(1)));
         assert_eq!(ejection.deadline(), Some(now + BASE));
         assert!(!ejection.probed(false, now + seconds(2)));
@@ -152,7 +152,7 @@ mod tests {
         let mut ejection = Ejection::default();
         let mut lasted = Vec::new();
         for _ in 0..6 {
-            ejection.evidence(ConnectFailed, false, now);
+            ejection.evidence(ConnectFailed, false, BASE, now);
             let until = ejection.deadline().unwrap();
             assert!(!ejection.tick(until - Duration::from_millis(1)));
             assert!(ejection.tick(until));
@@ -161,7 +161,7 @@ mod tests {
         }
         assert_eq!(lasted, [5, 10, 20, 40, 60, 60]);
         now += seconds(120);
-        ejection.evidence(ConnectFailed, false, now);
+        ejection.evidence(ConnectFailed, false, BASE, now);
         assert_eq!(ejection.deadline(), Some(now + BASE), "a good stretch is a new beginning");
     }
 
@@ -169,9 +169,9 @@ mod tests {
     fn refusals_that_come_back_at_once_are_not_left_to_the_probe() {
         let now = start();
         let mut ejection = Ejection::default();
-        ejection.evidence(ConnectFailed, true, now);
+        ejection.evidence(ConnectFailed, true, BASE, now);
         assert!(ejection.probed(true, now));
-        ejection.evidence(ConnectFailed, true, now + seconds(1));
+        ejection.evidence(ConnectFailed, true, BASE, now + seconds(1));
         assert!(!ejection.probed(true, now + seconds(1)));
         assert!(ejection.tick(now + seconds(6)));
     }
@@ -180,7 +180,7 @@ mod tests {
     fn the_word_of_the_mesh_takes_its_place() {
         let now = start();
         let mut ejection = Ejection::default();
-        ejection.evidence(ConnectFailed, true, now);
+        ejection.evidence(ConnectFailed, true, BASE, now);
         ejection.superseded();
         assert_eq!(ejection, Ejection::default());
     }
@@ -189,8 +189,8 @@ mod tests {
     fn a_pool_that_loses_its_check_still_lets_go() {
         let now = start();
         let mut ejection = Ejection::default();
-        ejection.evidence(ConnectFailed, true, now);
-        ejection.unchecked();
+        ejection.evidence(ConnectFailed, true, BASE, now);
+        ejection.unchecked(BASE);
         assert!(!ejection.tick(now));
         assert!(ejection.tick(now + BASE));
     }

@@ -109,7 +109,7 @@ impl Target {
         if self.pool.health.is_none() {
             self.machine = None;
             self.failure = None;
-            self.ejection.unchecked();
+            self.ejection.unchecked(self.pool.ejection.base);
             self.conclusion.state = BackendState::Up;
         }
     }
@@ -167,7 +167,7 @@ impl Target {
         if self.conclusion.is_down() {
             return false; // A request that began before the mesh said down; it says nothing new.
         }
-        let newly = self.ejection.evidence(why, self.pool.health.is_some(), now);
+        let newly = self.ejection.evidence(why, self.pool.health.is_some(), self.pool.ejection.base, now);
         if newly {
             self.too_old_for_ejection = self.running;
             self.next_probe = now;

@@ -3,18 +3,18 @@
 //! New sessions prefer backends of this node's region. When none there takes new sessions, the other regions follow,
 //! nearest first: those with nodes are reached through them, those without are dialled from here. The far end of a
 //! tunnel never looks beyond what it reaches itself (I14).
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use gossip::id::{BackendId, PoolName, RegionName, SessionId, Tag};
 use http::HeaderMap;
 use rand::Rng;
 
+use super::keys::Keys;
+use super::pick::{Dice, in_region};
 use super::plan::{Plan, Reach};
 use crate::backend::{BackendView, PoolView};
-use crate::balance::round_robin::RoundRobin;
-use crate::balance::{Load, least_busy, least_connections, rendezvous, split};
-use crate::config::model::{BalancePolicy, Service};
+use crate::balance::{rendezvous, split};
+use crate::config::model::Service;
 
 /// Where a request goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,9 +44,6 @@ pub(super) enum Hops {
     /// It came through a tunnel.
     None,
 }
-
-/// The turns of one worker's round robins.
-pub(super) type Turns = HashMap<PoolName, RoundRobin<BackendId>>;
 
 /// The pool that a rule of the service forces on a request.
 pub(super) fn forced<'a>(service: &'a Service, headers: &HeaderMap) -> Option<&'a PoolName> {
@@ -92,24 +89,35 @@ pub(super) fn place(
     pool: &PoolView,
     tried: &Tried,
     hops: Hops,
-    turns: &mut Turns,
-    rng: &mut impl Rng,
+    keys: &Keys<'_>,
+    dice: &mut Dice<'_, impl Rng>,
 ) -> Option<Place> {
     let own = &plan.snapshot.region;
-    if let Some(at) = in_region(pool, own, tried, turns, rng) {
+    if let Some(at) = in_region(pool, own, plan.snapshot.zone.as_ref(), tried, keys, dice) {
         return Some(Place::Direct(at));
     }
     let mut unsure = None;
     for region in other_regions(plan, pool) {
         match plan.reach(region) {
             Reach::Direct => {
-                if let Some(at) = in_region(pool, region, tried, turns, rng) {
+                if let Some(at) = in_region(pool, region, None, tried, keys, dice) {
                     return Some(Place::Direct(at));
                 }
             }
             Reach::Tunnel if hops == Hops::None || tried.regions.contains(region) => {}
             Reach::Tunnel => match can_rescue(plan, pool, region) {
-                Some(true) => return Some(Place::Tunnel(region.clone(), None)),
+                Some(true) => {
+                    // The far end does not see what is hashed, so the choice is made here, once.
+                    let again = || {
+                        let mut there = pool.backends.iter().filter(|b| b.config.region == *region);
+                        there.any(|backend| tried.backends.contains(&backend.config.id))
+                    };
+                    let chosen = match keys.of(pool) {
+                        Some(_) if !again() => in_region(pool, region, None, tried, keys, dice),
+                        _ => None,
+                    };
+                    return Some(Place::Tunnel(region.clone(), chosen));
+                }
                 Some(false) => {}
                 None => unsure = unsure.or(Some(region)),
             },
@@ -146,41 +154,6 @@ pub(super) fn successor(
     let near = able().filter(|(_, backend)| backend.config.region == *region);
     let named = |(at, backend): (usize, &BackendView)| (at, backend.config.id, backend.weight);
     rendezvous::pick(session, near.map(named)).or_else(|| rendezvous::pick(session, able().map(named)))
-}
-
-fn in_region(
-    pool: &PoolView,
-    region: &RegionName,
-    tried: &Tried,
-    turns: &mut Turns,
-    rng: &mut impl Rng,
-) -> Option<usize> {
-    if tried.only_rescue {
-        return None;
-    }
-    let able = pool.backends.iter().enumerate().filter(|(_, backend)| {
-        backend.takes_new()
-            && backend.config.region == *region
-            && !tried.backends.contains(&backend.config.id)
-    });
-    let load = |(at, backend): (usize, &BackendView)| {
-        let (here, elsewhere) = (backend.shared.in_flight(), backend.shared.elsewhere());
-        (at, Load { here, elsewhere, weight: backend.weight })
-    };
-    match pool.config.balance {
-        BalancePolicy::LeastBusy => least_busy::pick(able.map(load), rng),
-        BalancePolicy::WeightedLeastConnections => least_connections::pick(able.map(load), rng),
-        BalancePolicy::WeightedRoundRobin => {
-            let named = able.map(|(at, backend)| (at, backend.config.id, backend.weight));
-            if let Some(turn) = turns.get_mut(&pool.config.name) {
-                return turn.pick(named);
-            }
-            let mut turn = RoundRobin::new();
-            let at = turn.pick(named);
-            turns.insert(pool.config.name.clone(), turn);
-            at
-        }
-    }
 }
 
 /// The other regions that have backends of the pool: those that rescue tries, in its order, then those it does not name.

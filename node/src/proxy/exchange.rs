@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
+use super::admission::admit;
 use super::body::{Lease, RequestBody, Streamed, Unsent, Upload};
 use super::choose::{Place, Tried};
 use super::headers;
@@ -28,6 +29,7 @@ use super::secure::Via;
 use super::session::{Seat, Usher};
 use super::tunnel::near::{self, Crossing, Refusal};
 use super::upstream::{ConnectError, IDLE_FOR_ONCE, Sender, connect, handshake};
+use super::worker::Went;
 use crate::backend::{Evidence, InFlight};
 use crate::config::model::PoolProtocol;
 
@@ -180,14 +182,21 @@ pub(super) async fn exchange(
         if tries > 1 {
             worker.shared.counters.retries.fetch_add(1, Ordering::Relaxed);
         }
+        let admitted = match seat.place {
+            Place::Direct(_) => match admit(usher, &mut seat, &tried).await {
+                Ok(in_flight) => Some(in_flight),
+                Err(end) => return Err(Failure { end, tries }),
+            },
+            Place::Tunnel(..) => None,
+        };
         let at = match seat.place {
             Place::Direct(at) | Place::Tunnel(_, Some(at)) => Some(at),
             Place::Tunnel(_, None) => None,
         };
-        let direct = matches!(seat.place, Place::Direct(_));
-        let went = match seat.place {
-            Place::Direct(at) => direct_try(usher, &mut seat, at, outgoing).await,
-            Place::Tunnel(..) => crossing_try(usher, &mut seat, outgoing, crossing).await,
+        let direct = admitted.is_some();
+        let went = match (at, admitted) {
+            (Some(at), Some(in_flight)) => direct_try(usher, &mut seat, at, in_flight, outgoing).await,
+            _ => crossing_try(usher, &mut seat, outgoing, crossing).await,
         };
         let end = match went {
             Try::Answered(response, lease, in_flight, backend) => {
@@ -207,7 +216,7 @@ pub(super) async fn exchange(
             if !bound {
                 // Another one if there is one, else the same again.
                 tried.backends.extend(at.map(|at| seat.pool.backends[at].config.id));
-                if let Some(place) = worker.place(usher.plan, &seat.pool, &tried, usher.hops) {
+                if let Some(place) = worker.place(usher.plan, &seat.pool, &tried, usher.hops, &usher.keys) {
                     seat.place = place;
                 }
             }
@@ -235,7 +244,13 @@ pub(super) async fn exchange(
     }
 }
 
-async fn direct_try(usher: &Usher<'_>, seat: &mut Seat, at: usize, outgoing: &mut Outgoing) -> Try {
+async fn direct_try(
+    usher: &Usher<'_>,
+    seat: &mut Seat,
+    at: usize,
+    in_flight: InFlight,
+    outgoing: &mut Outgoing,
+) -> Try {
     let worker = usher.worker;
     let pool = seat.pool.clone();
     let backend = &pool.backends[at];
@@ -279,12 +294,14 @@ async fn direct_try(usher: &Usher<'_>, seat: &mut Seat, at: usize, outgoing: &mu
         if let Some(session) = &mut seat.session {
             session.assign(worker, &pool, id);
         }
-        let in_flight = backend.shared.enter();
+        let began = worker.measure(&pool);
         match send(usher, sender, outgoing, protocol, backend.config.address).await {
             Sent::Answered(response, sender) => {
                 if matches!(response.status().as_u16(), 502..=504) {
-                    worker.failed(backend);
+                    worker.measured(backend, began, Went::Wrong);
+                    worker.failed(&pool, backend);
                 } else {
+                    worker.measured(backend, began, Went::Well);
                     backend.shared.succeeded();
                 }
                 return Try::Answered(
@@ -302,15 +319,18 @@ async fn direct_try(usher: &Usher<'_>, seat: &mut Seat, at: usize, outgoing: &mu
             Sent::Refused if rounds < REFUSALS_MAX => kept = kept_now(),
             Sent::Refused => return Try::NotSent,
             Sent::Unsent => {
-                worker.failed(backend);
+                worker.measured(backend, began, Went::Wrong);
+                worker.failed(&pool, backend);
                 return Try::NotSent;
             }
             Sent::Broke => {
-                worker.failed(backend);
+                worker.measured(backend, began, Went::Wrong);
+                worker.failed(&pool, backend);
                 return Try::Broke;
             }
             Sent::TimedOut => {
-                worker.failed(backend);
+                worker.measured(backend, began, Went::Wrong);
+                worker.failed(&pool, backend);
                 return Try::Over(End::UpstreamTimeout);
             }
             Sent::ClientFailed(end) => return Try::Over(end),

@@ -31,8 +31,9 @@ pub(crate) fn service(name: &str, split: &[(&str, u32)]) -> Service {
         force: Vec::new(),
         sticky_cookie: None,
         sticky_source_ip: None,
-        allow: Vec::new(),
-        deny: Vec::new(),
+        allow: Default::default(),
+        deny: Default::default(),
+        rate_limit: None,
         timeout: Timeouts {
             connect: Duration::from_secs(1),
             response: Duration::from_secs(30),
@@ -108,6 +109,9 @@ pub(crate) fn pool(name: &str, backends: &[(SocketAddr, &str)]) -> Pool {
         tls: None,
         health: None,
         send_proxy: None,
+        slow_start: None,
+        max_connections: None,
+        ejection: Default::default(),
         backends,
     }
 }
@@ -122,11 +126,12 @@ pub(crate) fn pool_view(pool: &Arc<Pool>) -> PoolView {
             shared: Arc::new(BackendShared::default()),
             state: BackendState::Up,
             up_since: Hlc::ZERO,
+            joined: Hlc::ZERO,
             weight: u32::from(backend.weight),
             reason: String::new(),
         })
         .collect();
-    PoolView { config: pool.clone(), backends }
+    PoolView { config: pool.clone(), backends, queue: Arc::default() }
 }
 
 /// A mesh of one node in region `place`.
@@ -149,6 +154,7 @@ pub(crate) fn snapshot(
         services: Arc::new(services),
         pools: pools.iter().map(|p| (p.name.clone(), Arc::new(pool_view(p)))).collect(),
         region: region(place),
+        zone: None,
         regions: BTreeMap::from([(region(place), RegionView::default())]),
         rescue_order: Vec::new(),
     }

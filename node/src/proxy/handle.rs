@@ -122,6 +122,7 @@ pub fn start<A: Into<InboundTunnel> + Send + 'static>(
         evidence: config.evidence,
         tls: config.tls,
         log,
+        origin: config.clock.now(),
         clock: config.clock,
         counters: counters.clone(),
         workers,

@@ -21,6 +21,7 @@ use super::body::ResponseBody;
 use super::choose::{Hops, Tried, forced};
 use super::exchange::{Answer, Outgoing, exchange};
 use super::headers::{self, X_REQUEST_ID};
+use super::keys::Keys;
 use super::opening::Seen;
 use super::outcome::End;
 use super::record::Record;
@@ -78,11 +79,13 @@ struct Refused {
     detail: Option<&'static str>,
     /// Where the client is sent.
     location: Option<HeaderValue>,
+    /// When it may be asked again.
+    wait: Option<Duration>,
 }
 
 impl From<End> for Refused {
     fn from(end: End) -> Self {
-        Self { end, detail: None, location: None }
+        Self { end, detail: None, location: None, wait: None }
     }
 }
 
@@ -109,6 +112,9 @@ pub(super) async fn serve(
             leaves |= door.wire == Wire::Http1 && refused.end == End::BadRequest;
             let mut response = problem::response(refused.end, refused.detail, id.as_ref());
             response.headers_mut().extend(refused.location.map(|location| (LOCATION, location)));
+            if let Some(wait) = refused.wait {
+                problem::retry_after(response.headers_mut(), wait);
+            }
             record.status(response.status().as_u16());
             // hyper leaves the body of HEAD's answer out of HTTP/1.1 alone.
             response.map(|bytes| ResponseBody::own(if head { Bytes::new() } else { bytes }, record))
@@ -174,11 +180,15 @@ async fn answer(
     if !admits(service, client) {
         return Err(End::Denied.into());
     }
+    if let Err(wait) = worker.limit(&plan, service, client) {
+        return Err(Refused { wait: Some(wait), ..End::RateLimited.into() });
+    }
 
     let upgrade = headers::wanted_upgrade(&request);
     let on_client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let forced = forced(service, request.headers());
-    let usher = Usher { worker, plan: &plan, service, forced, hops: Hops::One };
+    let keys = Keys::new(&plan, service, &worker.shared.source_key, client, Some(request.headers()));
+    let usher = Usher { worker, plan: &plan, service, forced, hops: Hops::One, bound: false, keys };
     let seat = match (&service.sticky_cookie, service.sticky_source_ip) {
         (Some(sticky), _) => {
             let now = worker.clock().wall();
@@ -225,8 +235,7 @@ async fn answer(
 
 /// Whether the service's lists let the client in.
 pub(super) fn admits(service: &Service, client: std::net::IpAddr) -> bool {
-    !forwarded::holds(&service.deny, client)
-        && (service.allow.is_empty() || forwarded::holds(&service.allow, client))
+    !service.deny.contains(client) && (service.allow.is_empty() || service.allow.contains(client))
 }
 
 /// Turns a backend's answer into the client's.

@@ -9,14 +9,15 @@
 //!    └ thread ── worker ── plan        one thread a core; the snapshot with what follows from it
 //!         └ accept ── secure ── connection ── opening, activity     one task a connection; what it speaks, how long it waits
 //!              ├ proxy_protocol           whom a connection is for; what backends are told of it
-//!              ├ http ── headers ── forwarded ── route ── affinity ── session ── choose
-//!              │    └ exchange ── upstream ── multiplex ── retry ── body ── record ── outcome ── log
+//!              ├ http ── headers ── forwarded ── route ── limit ── affinity ── session ── choose ── keys ── pick
+//!              │    └ exchange ── admission ── upstream ── multiplex ── retry ── body ── record ── outcome ── log
 //!              ├ tcp ── hello ── sni ── relay ── sockets ── pipe
 //!              └ tunnel/{preface, near, far}
 //! ```
 
 mod accept;
 mod activity;
+mod admission;
 mod affinity;
 mod bind;
 mod body;
@@ -30,11 +31,14 @@ mod handle;
 mod headers;
 mod hello;
 mod http;
+mod keys;
+mod limit;
 mod listeners;
 mod log;
 mod multiplex;
 mod opening;
 mod outcome;
+mod pick;
 mod pipe;
 mod plan;
 mod problem;

@@ -26,10 +26,14 @@ reasons! {
         ClientGone = "client_gone",
         /// An allow or deny list refused the client.
         Denied = "denied",
+        /// The client asked more often than the service's rate limit allows.
+        RateLimited = "rate_limited",
         /// No service answers for this host and path.
         NoRoute = "no_route",
         /// No backend of the pool can be used, here or elsewhere.
         NoBackend = "no_backend",
+        /// All backends that could serve are at `max_connections`, and the wait for one was too long.
+        QueueFull = "queue_full",
         /// Every backend that was tried refused the connection.
         ConnectFailed = "connect_failed",
         /// The backend broke the connection before its answer was complete.

@@ -1,16 +1,18 @@
 //! A snapshot with what the data plane derives from it. One a worker, made anew when the snapshot changes.
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use gossip::id::{BackendId, PoolName, RegionName, Tag};
+use gossip::id::{BackendId, PoolName, RegionName, ServiceName, Tag};
 
+use super::limit::{Limiter, Limiters};
 use super::route::RouteTable;
 use crate::backend::{PoolView, Snapshot};
-use crate::config::model::{Service, Services};
+use crate::config::model::{BalancePolicy, Service, Services};
 
-/// The routes of the revision in force, compiled by the first worker that meets it.
+/// The routes of the revision in force, compiled by the first worker that meets it, and its limiters.
 #[derive(Debug, Default)]
-pub(super) struct RouteCache(ArcSwapOption<(Arc<Services>, Arc<RouteTable>)>);
+pub(super) struct RouteCache(ArcSwapOption<(Arc<Services>, Arc<RouteTable>)>, Limiters);
 
 impl RouteCache {
     fn of(&self, services: &Arc<Services>) -> Arc<RouteTable> {
@@ -32,6 +34,10 @@ pub(super) struct Plan {
     pub(super) snapshot: Arc<Snapshot>,
     /// The routes of its revision.
     pub(super) routes: Arc<RouteTable>,
+    /// The rate limits of its services.
+    pub(super) limiters: BTreeMap<ServiceName, Arc<Limiter>>,
+    /// Whether any pool balances by hash.
+    pub(super) hashes: bool,
     pools: Vec<(Tag, Arc<PoolView>)>,
     regions: Vec<(Tag, RegionName)>,
 }
@@ -48,6 +54,7 @@ pub(super) enum Reach {
 impl Plan {
     /// Derives what the data plane needs.
     pub(super) fn new(snapshot: Arc<Snapshot>, routes: &RouteCache) -> Self {
+        let limiters = routes.1.of(&snapshot.services);
         let routes = routes.of(&snapshot.services);
         let pools =
             snapshot.pools.iter().map(|(name, pool)| (Tag::of(name.as_str()), pool.clone())).collect();
@@ -58,7 +65,9 @@ impl Plan {
                 regions.push((Tag::of(name.as_str()), name.clone()));
             }
         }
-        Self { snapshot, routes, pools, regions }
+        let hash = |pool: &Arc<PoolView>| matches!(pool.config.balance, BalancePolicy::Hash(_));
+        let hashes = snapshot.pools.values().any(hash);
+        Self { snapshot, routes, limiters, hashes, pools, regions }
     }
 
     /// A pool by name.

@@ -1,6 +1,9 @@
 //! What users are told when an answer is made here: a status and a small problem+json body (RFC 9457), which names the
 //! request and nothing of the inside (I15).
+use std::time::Duration;
+
 use bytes::Bytes;
+use http::header::HeaderMap;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
@@ -10,8 +13,10 @@ use super::outcome::End;
 pub(super) fn status(end: End) -> (StatusCode, &'static str) {
     match end {
         End::Denied => (StatusCode::FORBIDDEN, "your address may not use this service"),
+        End::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "you ask too often"),
         End::NoRoute => (StatusCode::NOT_FOUND, "nothing is served here under this name"),
         End::NoBackend => (StatusCode::SERVICE_UNAVAILABLE, "the service is not available at the moment"),
+        End::QueueFull => (StatusCode::SERVICE_UNAVAILABLE, "the service is busy at the moment"),
         End::SessionRefused => (
             StatusCode::SERVICE_UNAVAILABLE,
             "the server that holds your session is not available at the moment",
@@ -48,6 +53,12 @@ pub(super) fn response(end: End, detail: Option<&'static str>, id: Option<&Heade
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
+}
+
+/// Says when to ask again, in whole seconds, at least one (RFC 9110 §10.2.3).
+pub(super) fn retry_after(headers: &mut HeaderMap, wait: Duration) {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
 }
 
 #[cfg(test)]

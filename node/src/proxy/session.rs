@@ -22,6 +22,7 @@ use storage::sessions::{Committed, Repinned};
 
 use super::affinity::{Standing, Told, expiry, is_refresh_due, judge};
 use super::choose::{Hops, Place, Tried, arm_for, arms, place_of, successor};
+use super::keys::Keys;
 use super::outcome::{Affinity, End};
 use super::plan::{Plan, position};
 use super::worker::Worker;
@@ -74,6 +75,10 @@ pub(super) struct Usher<'a> {
     pub(super) service: &'a Service,
     pub(super) forced: Option<&'a PoolName>,
     pub(super) hops: Hops,
+    /// Whether the seat was chosen elsewhere, so that the request may use no other backend.
+    pub(super) bound: bool,
+    /// What policies hash of the request.
+    pub(super) keys: Keys<'a>,
 }
 
 impl Usher<'_> {
@@ -152,7 +157,7 @@ impl Usher<'_> {
     /// Another seat after the one in `seat` failed; `tried` says which ones.
     pub(super) async fn another(&self, seat: Seat, tried: &Tried) -> Result<Seat, End> {
         match seat.session {
-            None => match self.worker.place(self.plan, &seat.pool, tried, self.hops) {
+            None => match self.worker.place(self.plan, &seat.pool, tried, self.hops, &self.keys) {
                 Some(place) => Ok(Seat { place, ..seat }),
                 None => self.fresh(None, tried),
             },
@@ -195,7 +200,7 @@ impl Usher<'_> {
             None => self.worker.random(|rng| arms(self.plan, self.service, rng)),
         };
         for pool in pools {
-            if let Some(place) = self.worker.place(self.plan, &pool, tried, self.hops) {
+            if let Some(place) = self.worker.place(self.plan, &pool, tried, self.hops, &self.keys) {
                 if let Some(session) = &mut session {
                     session.pool = Tag::of(pool.config.name.as_str());
                 }

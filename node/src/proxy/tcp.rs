@@ -9,9 +9,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::accept::Slot;
+use super::admission::admit;
 use super::choose::{Hops, Place, Tried};
 use super::hello;
 use super::http::{admits, relayed_end};
+use super::keys::Keys;
 use super::outcome::End;
 use super::plan::Plan;
 use super::proxy_protocol::Arrival;
@@ -24,7 +26,7 @@ use super::tunnel::far::Guest;
 use super::tunnel::near::{self, Crossing};
 use super::tunnel::preface::Kind;
 use super::upstream::connect_tcp;
-use super::worker::Worker;
+use super::worker::{Went, Worker};
 use super::{forwarded, proxy_protocol};
 use crate::backend::{Evidence, InFlight};
 use crate::config::model::ListenerProtocol;
@@ -72,7 +74,12 @@ pub(super) async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream,
     if !admits(service, client.ip()) {
         return record.end(End::Denied);
     }
-    let usher = Usher { worker: &worker, plan: &plan, service, forced: None, hops: Hops::One };
+    if worker.limit(&plan, service, client.ip()).is_err() {
+        return record.end(End::RateLimited);
+    }
+    let keys = Keys::new(&plan, service, &worker.shared.source_key, client.ip(), None);
+    let usher =
+        Usher { worker: &worker, plan: &plan, service, forced: None, hops: Hops::One, bound: false, keys };
     let crossing = Crossing { kind: Kind::Tcp, client, local, request_id: None };
     let connected = match seat(&usher, client.ip()).await {
         Ok(seat) => connect(&usher, seat, &crossing).await,
@@ -139,7 +146,10 @@ async fn connect(usher: &Usher<'_>, mut seat: Seat, crossing: &Crossing<'_>) -> 
     loop {
         tries += 1;
         let connected = match &seat.place {
-            Place::Direct(at) => direct(usher, &seat, *at, crossing).await,
+            Place::Direct(_) => {
+                let in_flight = admit(usher, &mut seat, &tried).await?;
+                direct(usher, &seat, in_flight, crossing).await
+            }
             Place::Tunnel(..) => tunnel(usher, &seat, crossing).await,
         };
         if let Some((stream, id, in_flight)) = connected {
@@ -174,16 +184,18 @@ async fn connect(usher: &Usher<'_>, mut seat: Seat, crossing: &Crossing<'_>) -> 
 async fn direct(
     usher: &Usher<'_>,
     seat: &Seat,
-    at: usize,
+    in_flight: InFlight,
     crossing: &Crossing<'_>,
 ) -> Option<(Backend, BackendId, Option<InFlight>)> {
+    let Place::Direct(at) = seat.place else { return None };
     let backend = &seat.pool.backends[at];
     let id = backend.config.id;
-    let in_flight = backend.shared.enter();
+    let began = usher.worker.measure(&seat.pool);
     let mut stream = match connect_tcp(backend.config.address, usher.service.timeout.connect).await {
         Ok(stream) => stream,
         Err(error) => {
             tracing::debug!(pool = %seat.pool.config.name, backend = %id, error = %error.error, "no connection");
+            usher.worker.measured(backend, began, Went::Wrong);
             if error.blames_backend() {
                 usher.worker.report(id, Evidence::ConnectFailed);
             }
@@ -191,10 +203,11 @@ async fn direct(
         }
     };
     backend.shared.succeeded();
+    usher.worker.measured(backend, began, Went::Well);
     if let Some(version) = seat.pool.config.send_proxy {
         let header = proxy_protocol::header(version, crossing.client, crossing.local);
         if stream.write_all(&header).await.is_err() {
-            usher.worker.failed(backend);
+            usher.worker.failed(&seat.pool, backend);
             return None;
         }
     }
@@ -219,7 +232,16 @@ async fn tunnel(
 pub(super) async fn far(worker: Rc<Worker>, plan: Rc<Plan>, guest: Guest, mut stream: Box<dyn TunnelIo>) {
     let mut record = Record::far(&worker);
     let service = guest.service();
-    let usher = Usher { worker: &worker, plan: &plan, service: &service, forced: None, hops: Hops::None };
+    let keys = Keys::new(&plan, &service, &worker.shared.source_key, guest.preface.client.ip(), None);
+    let usher = Usher {
+        worker: &worker,
+        plan: &plan,
+        service: &service,
+        forced: None,
+        hops: Hops::None,
+        bound: guest.preface.wanted.is_some(),
+        keys,
+    };
     let crossing = Crossing {
         kind: Kind::Tcp,
         client: guest.preface.client,

@@ -1,9 +1,11 @@
 //! A worker: what one thread of the data plane holds. Nothing in it is shared but counters, so nothing is locked.
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Cache};
 use gossip::clock::Clock;
@@ -13,20 +15,19 @@ use rand::rngs::SmallRng;
 use storage::cookie::Cookies;
 use tokio::sync::mpsc;
 
-use super::choose::{Hops, Place, Tried, Turns, place};
+use super::choose::{Hops, Place, Tried, place};
+use super::keys::Keys;
 use super::log::AccessLogger;
 use super::outcome::Counters;
+use super::pick::{Dice, Turns, millis};
 use super::plan::{Plan, RouteCache};
 use super::retry::Budget;
 use super::store::SessionStore;
 use super::tunnel::TunnelDial;
 use super::upstream::Upstreams;
 use crate::backend::{BackendShared, BackendView, Evidence, PoolView, Snapshot};
-use crate::config::model::Service;
+use crate::config::model::{BalancePolicy, Service};
 use crate::tls::Tls;
-
-/// Consecutive failures that health is told of.
-const FAILURES_TO_REPORT: u32 = 5;
 
 /// What all workers of the node share.
 pub(super) struct Shared {
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     pub(super) tls: Tls,
     pub(super) log: Option<AccessLogger>,
     pub(super) clock: Clock,
+    /// When the proxy started: what milliseconds of latencies are counted from.
+    pub(super) origin: Instant,
     pub(super) counters: Arc<Counters>,
     pub(super) workers: usize,
 }
@@ -96,6 +99,15 @@ pub(super) enum Phase {
     Stopped,
 }
 
+/// How a request went, as far as latency is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Went {
+    /// The backend did its work.
+    Well,
+    /// It failed.
+    Wrong,
+}
+
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) upstreams: Upstreams,
@@ -131,8 +143,11 @@ impl Worker {
         let snapshot = cache.load();
         let mut plan = self.plan.borrow_mut();
         if !Arc::ptr_eq(snapshot, &plan.snapshot) {
+            if !Arc::ptr_eq(&snapshot.services, &plan.snapshot.services) {
+                // Credits of other weights would take long to wear off.
+                self.turns.borrow_mut().clear();
+            }
             *plan = Rc::new(Plan::new(snapshot.clone(), &self.shared.routes));
-            self.turns.borrow_mut().retain(|pool, _| plan.snapshot.pools.contains_key(pool));
             self.budgets
                 .borrow_mut()
                 .retain(|service, _| plan.snapshot.services.services.contains_key(service));
@@ -162,8 +177,47 @@ impl Worker {
     }
 
     /// A place for a new session in this pool.
-    pub(super) fn place(&self, plan: &Plan, pool: &PoolView, tried: &Tried, hops: Hops) -> Option<Place> {
-        place(plan, pool, tried, hops, &mut self.turns.borrow_mut(), &mut *self.rng.borrow_mut())
+    pub(super) fn place(
+        &self,
+        plan: &Plan,
+        pool: &PoolView,
+        tried: &Tried,
+        hops: Hops,
+        keys: &Keys<'_>,
+    ) -> Option<Place> {
+        let mut dice = Dice {
+            turns: &mut self.turns.borrow_mut(),
+            rng: &mut *self.rng.borrow_mut(),
+            clock: self.clock(),
+            origin: self.shared.origin,
+        };
+        place(plan, pool, tried, hops, keys, &mut dice)
+    }
+
+    /// Takes a client's request out of its service's rate limit. `Err`: it comes too early, by this much.
+    pub(super) fn limit(&self, plan: &Plan, service: &Service, client: IpAddr) -> Result<(), Duration> {
+        match service.rate_limit.and_then(|_| plan.limiters.get(&service.name)) {
+            None => Ok(()),
+            Some(limiter) => {
+                limiter.take(client, self.clock().now().saturating_duration_since(self.shared.origin))
+            }
+        }
+    }
+
+    /// Starts to measure a request's latency, if the pool's policy goes by it.
+    pub(super) fn measure(&self, pool: &PoolView) -> Option<Instant> {
+        (pool.config.balance == BalancePolicy::PeakEwma).then(|| self.clock().now())
+    }
+
+    /// Takes note of the latency of a request that was measured.
+    pub(super) fn measured(&self, backend: &BackendView, began: Option<Instant>, went: Went) {
+        let Some(began) = began else { return };
+        let took: Duration = self.clock().now().saturating_duration_since(began);
+        let now = millis(self.clock(), self.shared.origin);
+        backend.shared.latency().update(|estimate| match went {
+            Went::Well => estimate.observe(took, now),
+            Went::Wrong => estimate.observe_failure(took, now),
+        });
     }
 
     /// Pays a request's share into its service's retry budget.
@@ -193,9 +247,9 @@ impl Worker {
         }
     }
 
-    /// Takes note of a failed request; the fifth in a row and each further one is evidence.
-    pub(super) fn failed(&self, backend: &BackendView) {
-        if BackendShared::failed(&backend.shared) >= FAILURES_TO_REPORT {
+    /// Takes note of a failed request; from the pool's `consecutive` in a row each is evidence.
+    pub(super) fn failed(&self, pool: &PoolView, backend: &BackendView) {
+        if BackendShared::failed(&backend.shared) >= pool.config.ejection.consecutive {
             self.report(backend.config.id, Evidence::FailingRequests);
         }
     }

@@ -45,6 +45,9 @@ pub(crate) fn pool(name: &str, backends: &[(&str, &str)]) -> Pool {
         }),
         send_proxy: None,
         protocol: Default::default(),
+        slow_start: None,
+        max_connections: None,
+        ejection: Default::default(),
         name,
     }
 }

@@ -11,6 +11,7 @@ use super::{Current, Orders, regions};
 use crate::backend::{BackendShared, BackendView, Evidence, PoolView, Snapshot};
 use crate::config::model::{Backend, Pool, Services};
 use crate::health::{BackendHealth, HealthTable};
+use crate::queue::Queue;
 
 /// What a snapshot is built from.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +32,7 @@ pub struct Inputs<'a> {
 
 /// The counters of all backends; they live as long as a pool names the backend, over all revisions.
 #[derive(Debug, Default)]
-pub struct Counters(HashMap<BackendId, Arc<BackendShared>>);
+pub struct Counters(HashMap<BackendId, Arc<BackendShared>>, HashMap<PoolName, Arc<Queue>>);
 
 impl Counters {
     /// Keeps the counters of the backends that are configured, makes those that are missing, drops the rest.
@@ -39,6 +40,10 @@ impl Counters {
         let mut old = std::mem::take(&mut self.0);
         for backend in services.pools.values().flat_map(|pool| &pool.backends) {
             self.0.insert(backend.id, old.remove(&backend.id).unwrap_or_default());
+        }
+        let mut old = std::mem::take(&mut self.1);
+        for pool in services.pools.keys() {
+            self.1.insert(pool.clone(), old.remove(pool).unwrap_or_default());
         }
     }
 
@@ -57,7 +62,8 @@ pub fn build(inputs: Inputs<'_>, counters: &Counters, before: &Snapshot, now: Hl
         .iter()
         .map(|(name, config)| {
             let old = before.pools.get(name);
-            let pool = pool(inputs, config, counters, old.map(Arc::as_ref), now);
+            let mut pool = pool(inputs, config, counters, old.map(Arc::as_ref), now);
+            date_joins(&mut pool, old.map(Arc::as_ref), before.revision.is_none(), now);
             let same = old.filter(|old| same_pool(old, &pool));
             (name.clone(), same.cloned().unwrap_or_else(|| Arc::new(pool)))
         })
@@ -68,6 +74,7 @@ pub fn build(inputs: Inputs<'_>, counters: &Counters, before: &Snapshot, now: Hl
         regions: regions::views(inputs, &pools),
         rescue_order: regions::rescue_order(inputs),
         region: inputs.region.clone(),
+        zone: inputs.view.members.get(inputs.me).and_then(|me| me.record.zone.clone()),
         pools,
     }
 }
@@ -76,6 +83,7 @@ pub fn build(inputs: Inputs<'_>, counters: &Counters, before: &Snapshot, now: Hl
 pub fn same(a: &Snapshot, b: &Snapshot) -> bool {
     a.revision == b.revision
         && Arc::ptr_eq(&a.services, &b.services)
+        && a.zone == b.zone
         && a.regions == b.regions
         && a.rescue_order == b.rescue_order
         && a.pools.len() == b.pools.len()
@@ -89,10 +97,11 @@ fn same_pool(a: &PoolView, b: &PoolView) -> bool {
     let same_backend = |(a, b): (&BackendView, &BackendView)| {
         Arc::ptr_eq(&a.config, &b.config)
             && Arc::ptr_eq(&a.shared, &b.shared)
-            && (a.state, a.up_since, a.weight) == (b.state, b.up_since, b.weight)
+            && (a.state, a.up_since, a.joined, a.weight) == (b.state, b.up_since, b.joined, b.weight)
             && a.reason == b.reason
     };
     Arc::ptr_eq(&a.config, &b.config)
+        && Arc::ptr_eq(&a.queue, &b.queue)
         && a.backends.len() == b.backends.len()
         && a.backends.iter().zip(&b.backends).all(same_backend)
 }
@@ -117,12 +126,14 @@ fn pool(
                 shared: counters.get(backend.id).cloned().unwrap_or_default(),
                 state: settled.state,
                 up_since: health.up_since,
+                joined: Hlc::ZERO,
                 weight,
                 reason: settled.reason,
             };
             (view, instead)
         })
         .collect();
+    spare(&mut backends, inputs, config);
     // Where nothing else could take a new session, in any region, this node's own bad experience keeps nobody out: one
     // more refused connection costs less than an error for certain.
     if !backends.iter().any(|(view, _)| view.takes_new()) {
@@ -145,7 +156,61 @@ fn pool(
             view.up_since = if returns { now } else { view.up_since.max(old.up_since) };
         }
     }
-    PoolView { config: config.clone(), backends }
+    let queue = counters.1.get(&config.name).cloned().unwrap_or_default();
+    PoolView { config: config.clone(), backends, queue }
+}
+
+/// Limits what failing requests eject: they may be the application's fault or the request's, on every backend alike. Where
+/// no other region can take over, at most `max_share` of the backends that serve stay ejected (one always), and none while
+/// less than half of the pool takes new sessions (the panic threshold). Refused connections stand: they are certain.
+fn spare(backends: &mut [(BackendView, Option<Settled>)], inputs: Inputs<'_>, config: &Pool) {
+    let ejected: usize = backends.iter().filter(|(_, instead)| instead.is_some()).count();
+    let elsewhere = |(view, _): &(BackendView, _)| view.config.region != *inputs.region && view.takes_new();
+    if ejected == 0 || backends.iter().any(elsewhere) {
+        return;
+    }
+    let by_requests = |view: &BackendView| {
+        let why = inputs.health.get(&view.config.id).and_then(|health| health.ejected);
+        why == Some(Evidence::FailingRequests)
+    };
+    let takes_new = backends.iter().filter(|(view, _)| view.takes_new()).count();
+    let serve = ejected + backends.iter().filter(|(view, _)| view.serves()).count();
+    let wanted = backends.iter().filter(|(view, _)| view.weight > 0).count();
+    let soft = backends.iter().filter(|(view, instead)| instead.is_some() && by_requests(view)).count();
+    let (mut stay, why) = if 2 * takes_new < wanted && serve > 1 {
+        (0, "too few others are left")
+    } else {
+        let most = ((serve as f64 * config.ejection.max_share) as usize).max(1);
+        (most.saturating_sub(ejected - soft), "`max_share` is reached")
+    };
+    for (view, instead) in backends {
+        if instead.is_none() || !by_requests(view) {
+            continue;
+        }
+        if stay > 0 {
+            stay -= 1;
+        } else if let Some(instead) = instead.take() {
+            view.state = instead.state;
+            view.reason = format!("{}; used all the same, {why}", view.reason);
+        }
+    }
+}
+
+/// Dates what begins to take requests: it comes back, or it is new though the pool or the node is not.
+fn date_joins(pool: &mut PoolView, before: Option<&PoolView>, is_first_revision: bool, now: Hlc) {
+    for view in &mut pool.backends {
+        let old = before.and_then(|before| {
+            let at = before.backends.binary_search_by_key(&view.config.id, |old| old.config.id).ok()?;
+            before.backends.get(at)
+        });
+        view.joined = match old {
+            Some(old) if !old.serves() && view.serves() => now,
+            Some(old) => old.joined,
+            // All of a new pool begin together, and who asks whether a lone one is warm?
+            None if is_first_revision || before.is_none() => Hlc::ZERO,
+            None => now,
+        };
+    }
 }
 
 /// A backend that health has not come to yet.

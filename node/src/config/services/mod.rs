@@ -7,6 +7,7 @@
 
 mod behind;
 mod check;
+mod hash;
 mod health;
 mod listener;
 mod pool;

@@ -6,10 +6,14 @@ use std::sync::Arc;
 
 use gossip::id::{BackendId, PoolName, RegionName};
 
+use super::hash;
 use super::health;
 use crate::config::diagnostics::Span;
-use crate::config::model::{Backend, BackendTls, BalancePolicy, Pool, PoolProtocol, Probe, SendProxy};
+use crate::config::model::{
+    Backend, BackendTls, BalancePolicy, EjectionRule, HashOn, Pool, PoolProtocol, Probe, SendProxy,
+};
 use crate::config::read::{self, ms, secs};
+use crate::config::suggest;
 use crate::config::walk::{At, Table, Value};
 
 /// A pool and the places of what other sections may contradict.
@@ -25,10 +29,13 @@ pub(super) struct Draft {
 
 const SEND_PROXY: &[(&str, SendProxy)] = &[("v1", SendProxy::V1), ("v2", SendProxy::V2)];
 
-const BALANCE: &[(&str, BalancePolicy)] = &[
-    ("least-busy", BalancePolicy::LeastBusy),
-    ("weighted-round-robin", BalancePolicy::WeightedRoundRobin),
-    ("weighted-least-connections", BalancePolicy::WeightedLeastConnections),
+const BALANCE: &[BalancePolicy] = &[
+    BalancePolicy::LeastBusy,
+    BalancePolicy::WeightedRoundRobin,
+    BalancePolicy::WeightedLeastConnections,
+    BalancePolicy::PeakEwma,
+    BalancePolicy::Random,
+    BalancePolicy::Hash(HashOn::SourceIp),
 ];
 
 /// The names of `[region.*]`: what a backend without a region may mean.
@@ -36,7 +43,8 @@ pub(super) type Regions<'a> = &'a [&'a str];
 
 pub(super) fn read(name: PoolName, value: &Value<'_>, declared: Regions<'_>) -> Option<Draft> {
     let mut table = value.table()?;
-    let balance = table.optional("balance", read::choice(BALANCE, &["peak-ewma", "random", "hash"]));
+    let balance = table.optional("balance", balance).unwrap_or_default();
+    let hash = table.keyed("hash");
     let protocol = table.place("protocol");
     let spoken = table.optional("protocol", read::choice(PROTOCOLS, &[]));
     let tls = tls(&mut table, spoken == Some(Spoken::Https));
@@ -50,6 +58,9 @@ pub(super) fn read(name: PoolName, value: &Value<'_>, declared: Regions<'_>) -> 
     }
     let send_proxy_key = table.place("send_proxy");
     let send_proxy = table.optional("send_proxy", read::choice(SEND_PROXY, &[]));
+    let slow_start = table.optional("slow_start", read::duration(ms(0)..=secs(86_400)));
+    let max_connections = table.optional("max_connections", read::integer::<u32>(1..=10_000_000));
+    let ejection = table.optional("ejection", ejection).unwrap_or_default();
     let discovers = table.place("discover").is_some() || table.place("lease").is_some();
     let backends = table.keyed("backend");
     if backends.is_none() && !discovers {
@@ -63,13 +74,16 @@ pub(super) fn read(name: PoolName, value: &Value<'_>, declared: Regions<'_>) -> 
     let backends = backends.and_then(|(_, value)| backends_of(&name, &value, declared, &mut regions));
     let pool = Pool {
         name,
-        balance: balance.unwrap_or_default(),
+        balance: hash::apply(balance, hash),
         protocol: match spoken {
             Some(Spoken::Http2) => PoolProtocol::Http2,
             _ => PoolProtocol::Http1,
         },
         tls,
         health,
+        slow_start: slow_start.filter(|ramp| !ramp.is_zero()),
+        max_connections,
+        ejection,
         send_proxy,
         backends: backends.unwrap_or_default(),
     };
@@ -108,6 +122,30 @@ fn server_name(value: &Value<'_>) -> Option<String> {
         return None;
     }
     Some(text)
+}
+
+fn ejection(value: &Value<'_>) -> Option<EjectionRule> {
+    let mut table = value.table()?;
+    let consecutive = table.optional("consecutive", read::integer::<u32>(1..=1_000_000));
+    let base = table.optional("base", read::duration(ms(1)..=secs(86_400)));
+    let max_share = table.optional("max_share", read::number(0.0..=1.0));
+    table.finish();
+    let usual = EjectionRule::default();
+    Some(EjectionRule {
+        consecutive: consecutive.unwrap_or(usual.consecutive),
+        base: base.unwrap_or(usual.base),
+        max_share: max_share.unwrap_or(usual.max_share),
+    })
+}
+
+fn balance(value: &Value<'_>) -> Option<BalancePolicy> {
+    let text = value.text()?;
+    let known = BALANCE.iter().find(|policy| policy.as_str() == text).cloned();
+    if known.is_none() {
+        let hint = suggest::hint(text, "one of", BALANCE.iter().map(BalancePolicy::as_str), []);
+        value.sink.error(value.span.clone(), format!("`{text}` is no balance"), hint);
+    }
+    known
 }
 
 fn backends_of(
@@ -195,8 +233,6 @@ fn is_name(host: &str) -> bool {
 
 /// The pool's keys whose features are still to come.
 fn later(table: &mut Table<'_>) {
-    table.later("slow_start", read::duration(ms(0)..=secs(86_400)));
-    table.later("max_connections", read::integer::<u32>(1..=10_000_000));
     table.later("lease", |value| {
         let mut table = value.table()?;
         table.required("ttl", read::duration(secs(1)..=secs(86_400)));
@@ -204,22 +240,6 @@ fn later(table: &mut Table<'_>) {
         Some(())
     });
     table.later("scale", |value| value.table().map(drop));
-    table.later("hash", |value| {
-        let mut table = value.table()?;
-        table.optional("header", read::text);
-        table.optional("cookie", read::text);
-        table.optional("source_ip", read::boolean);
-        table.finish();
-        Some(())
-    });
-    table.later("ejection", |value| {
-        let mut table = value.table()?;
-        table.optional("consecutive", read::integer::<u32>(1..=1_000_000));
-        table.optional("base", read::duration(ms(1)..=secs(86_400)));
-        table.optional("max_share", read::number(0.0..=1.0));
-        table.finish();
-        Some(())
-    });
     table.optional("discover", |value| {
         let mut table = value.table()?;
         table.later_in("discover", "dns", |value| {

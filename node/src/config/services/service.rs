@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::route;
 use crate::config::diagnostics::Span;
-use crate::config::model::{ForceRule, OnDown, Retry, Service, StickyCookie, Timeouts};
+use crate::config::model::{ForceRule, OnDown, RateLimit, Retry, Service, StickyCookie, Timeouts};
 use crate::config::read::{self, ms, secs};
 use crate::config::walk::{At, Value};
 
@@ -40,7 +40,7 @@ pub(super) fn read(name: ServiceName, value: &Value<'_>) -> Option<Draft> {
     let sticky = table.optional("sticky", sticky).unwrap_or_default();
     let allow = table.optional("allow", read::list(read::network)).unwrap_or_default();
     let deny = table.optional("deny", read::list(read::network)).unwrap_or_default();
-    table.later("rate_limit", rate_limit);
+    let rate_limit = table.optional("rate_limit", rate_limit);
     let (timeout, response_timeout) = table.optional("timeout", timeouts).unwrap_or((DEFAULT_TIMEOUTS, None));
     let retry = table.optional("retry", retry).unwrap_or(DEFAULT_RETRY);
     table.finish();
@@ -56,8 +56,9 @@ pub(super) fn read(name: ServiceName, value: &Value<'_>) -> Option<Draft> {
         force: force.into_iter().map(|(_, rule)| rule).collect(),
         sticky_cookie: sticky.cookie.as_ref().map(|cookie| cookie.value.clone()),
         sticky_source_ip: sticky.source_ip.as_ref().map(|ttl| ttl.value),
-        allow,
-        deny,
+        allow: allow.into_iter().collect(),
+        deny: deny.into_iter().collect(),
+        rate_limit,
         timeout,
         retry,
     };
@@ -156,7 +157,7 @@ fn cookie(value: &Value<'_>) -> Option<At<StickyCookie>> {
 }
 
 /// A token of RFC 9110 §5.6.2, as RFC 6265 §4.1.1 asks.
-fn cookie_name(value: &Value<'_>) -> Option<String> {
+pub(super) fn cookie_name(value: &Value<'_>) -> Option<String> {
     let name = read::text(value)?;
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.len() > 64 || !name.bytes().all(token) {
@@ -166,12 +167,14 @@ fn cookie_name(value: &Value<'_>) -> Option<String> {
     Some(name)
 }
 
-fn rate_limit(value: &Value<'_>) -> Option<()> {
+fn rate_limit(value: &Value<'_>) -> Option<RateLimit> {
     let mut table = value.table()?;
-    table.required("per_client", read::number(0.001..=1e9));
-    table.optional("burst", read::integer::<u32>(1..=1_000_000_000));
+    let per_client = table.required("per_client", read::number(0.001..=1e6));
+    let burst = table.optional("burst", read::integer::<u32>(1..=100_000));
     table.finish();
-    Some(())
+    let per_client = per_client?;
+    // A second's worth, when nothing is said.
+    Some(RateLimit { per_client, burst: burst.unwrap_or((per_client.ceil() as u32).clamp(1, 100_000)) })
 }
 
 /// DESIGN §9.

@@ -3,6 +3,7 @@ use gossip::clock::{Clock, Wall};
 use gossip::state::{BackendState, Member, MemberState};
 
 use super::*;
+use crate::config::model::EjectionRule;
 use crate::registry::fixture::{member, node, pool, region, services, view};
 
 const START: u64 = 1_000_000;
@@ -247,7 +248,7 @@ fn without_a_check_only_requests_and_time_tell() {
     bench.eject(Evidence::ConnectFailed);
     assert!(bench.health().ejected.is_some());
     let end = bench.checker.next_deadline().unwrap();
-    assert_eq!(end, bench.clock.now() + super::super::ejection::BASE);
+    assert_eq!(end, bench.clock.now() + EjectionRule::default().base);
     bench.clock.advance(Duration::from_secs(5));
     assert_eq!(bench.due(), []);
     assert_eq!(bench.health().ejected, None);

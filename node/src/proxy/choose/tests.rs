@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 
+use gossip::clock::{Clock, Wall};
 use gossip::id::NodeName;
 use gossip::state::{BackendState, PoolSummary};
 use rand::SeedableRng;
@@ -8,6 +9,7 @@ use rand::rngs::SmallRng;
 use super::*;
 use crate::backend::{RegionView, Snapshot, TunnelNode};
 use crate::proxy::fixture;
+use crate::proxy::pick::Turns;
 use crate::proxy::plan::RouteCache;
 
 fn addr(port: u16) -> SocketAddr {
@@ -37,7 +39,10 @@ fn set_state(snapshot: &mut Snapshot, at: usize, state: BackendState) {
 fn choose(snapshot: &Snapshot, tried: &Tried, hops: Hops) -> Option<Place> {
     let plan = Plan::new(Arc::new(snapshot.clone()), &RouteCache::default());
     let pool = plan.pool(&fixture::pool_name("web")).unwrap();
-    place(&plan, pool, tried, hops, &mut Turns::new(), &mut SmallRng::seed_from_u64(1))
+    let (mut turns, mut rng) = (Turns::new(), SmallRng::seed_from_u64(1));
+    let clock = Clock::simulated(Wall(0));
+    let mut dice = Dice { turns: &mut turns, rng: &mut rng, clock: &clock, origin: clock.now() };
+    place(&plan, pool, tried, hops, &Keys::default(), &mut dice)
 }
 
 #[test]

@@ -90,13 +90,15 @@ async fn errors_made_here_are_small_and_name_nothing_of_the_inside() {
 async fn lists_let_in_and_keep_out() {
     let (_world, node, addr) = two_backends().await;
     node.change(|snapshot| {
-        change_service(snapshot, |service| service.deny = vec!["127.0.0.0/8".parse().unwrap()])
+        change_service(snapshot, |service| {
+            service.deny = ["127.0.0.0/8".parse().unwrap()].into_iter().collect()
+        })
     });
     assert_eq!(get(addr, "/", &[]).await.status, 403);
     node.change(|snapshot| {
         change_service(snapshot, |service| {
-            service.deny.clear();
-            service.allow = vec!["192.0.2.0/24".parse().unwrap()];
+            service.deny = Default::default();
+            service.allow = ["192.0.2.0/24".parse().unwrap()].into_iter().collect();
         });
         let services = Arc::make_mut(&mut snapshot.services);
         let listener = Arc::make_mut(services.listeners.values_mut().next().unwrap());

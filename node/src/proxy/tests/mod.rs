@@ -2,6 +2,7 @@
 mod http;
 mod http2;
 mod https;
+mod limits;
 mod listeners;
 mod proxy_protocol;
 mod sticky;

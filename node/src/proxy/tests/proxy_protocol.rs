@@ -30,7 +30,7 @@ const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx-forwarded
 
 async fn web(world: &World, deny: Option<&str>) -> Node {
     let mut service = fixture::service("web", &[("web", 1)]);
-    service.deny.extend(deny.map(|net| net.parse::<ipnet::IpNet>().unwrap()));
+    service.deny = deny.iter().map(|net| net.parse::<ipnet::IpNet>().unwrap()).collect();
     let pool = fixture::pool("web", &[(http_backend("a").await, "eu")]);
     let listener = accepting(fixture::http_listener("http", 0));
     world.node("eu-1", fixture::snapshot("eu", vec![listener], vec![service], vec![pool]))

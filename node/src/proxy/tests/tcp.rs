@@ -96,7 +96,7 @@ async fn lists_and_missing_backends_close_the_connection() {
     node.change(|snapshot| {
         let services = Arc::make_mut(&mut snapshot.services);
         let service = Arc::make_mut(services.services.values_mut().next().unwrap());
-        service.deny = vec!["127.0.0.0/8".parse().unwrap()];
+        service.deny = ["127.0.0.0/8".parse().unwrap()].into_iter().collect();
     });
     assert_eq!(ask(node.addr("pg"), [127, 0, 0, 1], "x").await, None);
     until(|| node.handle.counters().ends(End::Denied) == 1).await;

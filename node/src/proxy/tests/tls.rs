@@ -93,7 +93,7 @@ async fn source_addresses_stick_lists_hold_and_the_backend_learns_who_it_is() {
     let world = World::new();
     let mut service = fixture::service("a", &[("a", 1)]);
     service.sticky_source_ip = Some(Duration::from_secs(60));
-    service.deny = vec!["127.0.5.99/32".parse().unwrap()];
+    service.deny = ["127.0.5.99/32".parse::<ipnet::IpNet>().unwrap()].into_iter().collect();
     let mut pool =
         fixture::pool("a", &[(echo("1").await, "eu"), (echo("2").await, "eu"), (echo("3").await, "eu")]);
     pool.send_proxy = Some(crate::config::model::SendProxy::V1);

@@ -22,6 +22,7 @@ use crate::config::model::Service;
 use crate::proxy::body::ResponseBody;
 use crate::proxy::choose::{Hops, Place, Tried};
 use crate::proxy::exchange::{Outgoing, exchange};
+use crate::proxy::keys::Keys;
 use crate::proxy::plan::{Plan, Reach, position};
 use crate::proxy::record::Record;
 use crate::proxy::session::{Seat, Usher};
@@ -93,7 +94,10 @@ fn admit(worker: &Worker, plan: &Plan, preface: Preface) -> (Verdict, Option<Gue
         return (Verdict::Unknown, None);
     };
     let place = match preface.wanted {
-        None => worker.place(plan, pool, &Tried::default(), Hops::None),
+        None => {
+            let keys = Keys::new(plan, service, &worker.shared.source_key, preface.client.ip(), None);
+            worker.place(plan, pool, &Tried::default(), Hops::None, &keys)
+        }
         Some(wanted) => position(pool, wanted)
             .filter(|at| {
                 let backend = &pool.backends[*at];
@@ -135,7 +139,16 @@ async fn answer(
     let on_client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     headers::for_backend(request.headers_mut(), upgrade.as_ref());
     let service = guest.service();
-    let usher = Usher { worker, plan, service: &service, forced: None, hops: Hops::None };
+    let keys = Keys::new(plan, &service, &worker.shared.source_key, guest.preface.client.ip(), None);
+    let usher = Usher {
+        worker,
+        plan,
+        service: &service,
+        forced: None,
+        hops: Hops::None,
+        bound: guest.preface.wanted.is_some(),
+        keys,
+    };
     let crossing = Crossing {
         kind: Kind::Http,
         client: guest.preface.client,

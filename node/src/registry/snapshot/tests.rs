@@ -279,3 +279,79 @@ proptest! {
         prop_assert_eq!(snapshot.pools["web"].backends.iter().any(BackendView::takes_new), open);
     }
 }
+
+#[test]
+fn slow_start_counts_from_the_return_and_not_from_the_start() {
+    let mut world = World::new(TWO);
+    world.current.revision = Some(gossip::id::RevisionId { epoch: 1, hash: [0; 32] });
+    let joined = |world: &World, snapshot: &Snapshot, at: usize| {
+        let id = world.id(at);
+        snapshot.pools["web"].backends.iter().find(|view| view.config.id == id).unwrap().joined
+    };
+    let first = world.snapshot();
+    assert_eq!(joined(&world, &first, 0), Hlc::ZERO, "all begin together");
+    world.set(0, Down, None);
+    let down = world.rebuilt(&first, Hlc(50));
+    world.set(0, Up, None);
+    let back = world.rebuilt(&down, Hlc(60));
+    assert_eq!((joined(&world, &back, 0), joined(&world, &back, 1)), (Hlc(60), Hlc::ZERO));
+    assert_eq!(joined(&world, &world.rebuilt(&back, Hlc(70)), 0), Hlc(60));
+
+    let three: Vec<_> = TWO.iter().copied().chain([("10.0.0.9:80", "eu")]).collect();
+    world.current.services = Arc::new(services(&["eu"], vec![pool("web", &three)]));
+    let grown = world.rebuilt(&back, Hlc(80));
+    assert_eq!(joined(&world, &grown, 2), Hlc(80), "it comes later than the others");
+    assert_eq!(grown.zone, None);
+}
+
+const FOUR: &[(&str, &str)] =
+    &[("10.0.0.1:80", "eu"), ("10.0.0.2:80", "eu"), ("10.0.0.3:80", "eu"), ("10.0.0.4:80", "eu")];
+
+fn ejected(world: &World) -> usize {
+    world.states().iter().filter(|(state, _)| *state == Ejected).count()
+}
+
+#[test]
+fn failing_requests_eject_at_most_their_share_where_nobody_else_can_take_over() {
+    let mut world = World::new(FOUR);
+    for at in 0..4 {
+        world.set(at, Up, Some(Evidence::FailingRequests));
+    }
+    // Nobody is left, which is panic.
+    assert_eq!(ejected(&world), 0);
+    world.set(3, Up, None);
+    world.set(2, Up, None);
+    assert_eq!(ejected(&world), 2, "half of them");
+    let mut strict = pool("web", FOUR);
+    strict.ejection.max_share = 0.0;
+    world.current.services = Arc::new(services(&["eu"], vec![strict]));
+    assert_eq!(ejected(&world), 1, "one always");
+    // A refused connection is certain, and not limited.
+    for at in 0..3 {
+        world.set(at, Up, Some(Evidence::ConnectFailed));
+    }
+    assert_eq!(ejected(&world), 3);
+}
+
+#[test]
+fn below_the_panic_threshold_failing_requests_eject_nobody() {
+    let mut world = World::new(FOUR);
+    world.set(0, Down, None);
+    world.set(1, Down, None);
+    world.set(2, Up, Some(Evidence::FailingRequests));
+    assert_eq!(ejected(&world), 0, "one of four would be left");
+    assert!(world.states()[2].1.ends_with("used all the same, too few others are left"));
+    world.set(1, Up, None);
+    assert_eq!(ejected(&world), 1);
+}
+
+#[test]
+fn another_region_that_can_take_over_lifts_the_limits() {
+    let five: Vec<_> = FOUR.iter().copied().chain([("10.9.0.1:80", "us")]).collect();
+    let mut world = World::new(&five);
+    for at in 0..4 {
+        world.set(at, Up, Some(Evidence::FailingRequests));
+    }
+    world.set(4, Up, None);
+    assert_eq!(ejected(&world), 4);
+}

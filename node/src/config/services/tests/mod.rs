@@ -1,6 +1,7 @@
 //! What `services.toml` may say.
 
 mod accepted;
+mod balance;
 mod refused;
 mod robust;
 

@@ -1,101 +1,17 @@
-//! The validated configuration: immutable, all names checked, all references resolved, all defaults filled in.
-//!
-//! Strings end here. How files become it is in [`super::services`] and [`super::node_file`].
+//! What the whole mesh serves: regions, zones, listeners, services.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gossip::id::{BackendId, ListenerName, NodeName, PoolName, RackName, RegionName, ServiceName, ZoneName};
-use http::{HeaderName, HeaderValue, StatusCode};
+use gossip::id::{ListenerName, PoolName, RegionName, ServiceName};
+use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-/// `node.toml` and the flags over it: what one node is. Everything but the default addresses is filled in; those
-/// need the machine's interfaces and are resolved at start.
-#[derive(Debug, Clone)]
-pub struct NodeConfig {
-    /// Unique in the mesh.
-    pub name: NodeName,
-    /// Where the node stands.
-    pub region: RegionName,
-    /// The zone in the region.
-    pub zone: Option<ZoneName>,
-    /// The data folder.
-    pub data: PathBuf,
-    /// What DNS tells users; empty: the proxy's own addresses.
-    pub public: Vec<IpAddr>,
-    /// The longest time from SIGTERM to exit.
-    pub drain: Duration,
-    /// The mesh.
-    pub mesh: MeshConfig,
-    /// Addresses the proxy listens on.
-    pub proxy_listen: Vec<IpAddr>,
-    /// Worker threads; `None`: one per core.
-    pub workers: Option<usize>,
-    /// DNS sockets; empty: off.
-    pub dns_listen: Vec<SocketAddr>,
-    /// A MaxMind database.
-    pub geoip: Option<PathBuf>,
-    /// The admin API.
-    pub admin: AdminConfig,
-    /// Logs.
-    pub log: LogConfig,
-}
-
-/// `[mesh]`.
-#[derive(Debug, Clone)]
-pub struct MeshConfig {
-    /// The UDP socket; tunnels use the port above it.
-    pub listen: SocketAddr,
-    /// What peers are told; `None`: `listen` when it is no wildcard, else the default route's address.
-    pub advertise: Option<SocketAddr>,
-    /// `HOST:PORT` of nodes to meet first.
-    pub seeds: Vec<String>,
-    /// The keyring; `None`: `DATA/mesh.key`.
-    pub key_file: Option<PathBuf>,
-}
-
-/// `[admin]`.
-#[derive(Debug, Clone)]
-pub struct AdminConfig {
-    /// The TCP socket.
-    pub listen: SocketAddr,
-    /// A file with the bearer token; required when `listen` is not loopback.
-    pub token_file: Option<PathBuf>,
-}
-
-/// `[log]`.
-#[derive(Debug, Clone)]
-pub struct LogConfig {
-    /// A tracing filter: `info`, `debug`, `gossip=debug,info`.
-    pub level: String,
-    /// `text` or `json`.
-    pub format: LogFormat,
-    /// Where the access log goes.
-    pub access: AccessLog,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines.
-    Json,
-}
-
-/// Where the access log goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccessLog {
-    /// To standard output.
-    Stdout,
-    /// Nowhere.
-    Off,
-    /// To a file, appended.
-    File(PathBuf),
-}
+use super::Pool;
+use crate::config::prefixes::PrefixSet;
 
 /// `services.toml`: what the whole mesh serves.
 #[derive(Debug, Clone, Default)]
@@ -273,13 +189,24 @@ pub struct Service {
     /// Source-address persistence: its idle time.
     pub sticky_source_ip: Option<Duration>,
     /// When not empty, only these clients are served.
-    pub allow: Vec<IpNet>,
+    pub allow: PrefixSet,
     /// These clients are refused.
-    pub deny: Vec<IpNet>,
+    pub deny: PrefixSet,
+    /// How often one client may ask; `None`: as often as it likes.
+    pub rate_limit: Option<RateLimit>,
     /// Time limits.
     pub timeout: Timeouts,
     /// Further tries.
     pub retry: Retry,
+}
+
+/// `service.*.rate_limit`: requests, or connections behind a TCP listener, on each node.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RateLimit {
+    /// A second, 0.001 to 1,000,000.
+    pub per_client: f64,
+    /// At once after a pause, 1 to 100,000.
+    pub burst: u32,
 }
 
 /// One of `service.*.force`.
@@ -336,116 +263,4 @@ pub struct Retry {
     pub attempts: u32,
     /// The share of requests that may be retried, 0 to 1, for other than connect failures.
     pub budget: f64,
-}
-
-/// `[pool.NAME]`.
-#[derive(Debug, Clone)]
-pub struct Pool {
-    /// Its name.
-    pub name: PoolName,
-    /// How a backend is chosen.
-    pub balance: BalancePolicy,
-    /// What its backends speak with HTTP services.
-    pub protocol: PoolProtocol,
-    /// With `protocol = "https"`: how its backends are spoken to; `None`: in the clear.
-    pub tls: Option<BackendTls>,
-    /// The health check; `None`: backends count as up until requests say otherwise.
-    pub health: Option<HealthCheck>,
-    /// The PROXY header sent to backends, TCP only.
-    pub send_proxy: Option<SendProxy>,
-    /// The backends, by id.
-    pub backends: Vec<Arc<Backend>>,
-}
-
-/// What a pool's backends speak with HTTP services, over TLS or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum PoolProtocol {
-    /// HTTP/1.1.
-    #[default]
-    Http1,
-    /// HTTP/2 in the clear, by prior knowledge.
-    Http2,
-}
-
-/// TLS towards the backends of a pool.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BackendTls {
-    /// A PEM file, on each node, of the authorities that sign backends' certificates; `None`: not verified.
-    pub ca: Option<PathBuf>,
-    /// The name that is asked for (SNI) and must be certified; `None`: the backend's address.
-    pub server_name: Option<String>,
-}
-
-/// How a backend is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum BalancePolicy {
-    /// The smallest (in flight over the mesh + 1) / weight.
-    #[default]
-    LeastBusy,
-    /// In turn, by weight, smoothly.
-    WeightedRoundRobin,
-    /// The smallest (in flight from this node + 1) / weight.
-    WeightedLeastConnections,
-}
-
-/// `pool.*.health.*`.
-#[derive(Debug, Clone)]
-pub struct HealthCheck {
-    /// What is asked.
-    pub probe: Probe,
-    /// From the start of one probe to the start of the next.
-    pub interval: Duration,
-    /// A probe without an answer by then has failed.
-    pub timeout: Duration,
-    /// Successes in a row that bring a backend back.
-    pub rise: u32,
-    /// Failures in a row that take it out.
-    pub fall: u32,
-}
-
-/// What a health check asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
-    /// GET `path` and expect a status in one of the ranges.
-    Http {
-        /// Begins with `/`.
-        path: String,
-        /// The Host header; `None`: the backend's address.
-        host: Option<String>,
-        /// Inclusive ranges.
-        status: Vec<(StatusCode, StatusCode)>,
-    },
-    /// A connection is enough.
-    Tcp,
-    /// `grpc.health.v1.Health/Check` answers SERVING.
-    Grpc {
-        /// The service asked about; empty: the whole server.
-        service: String,
-    },
-}
-
-/// The version of the PROXY protocol sent to a backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SendProxy {
-    /// The text line.
-    V1,
-    /// The binary header.
-    V2,
-}
-
-/// One entry of `pool.*.backend`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Backend {
-    /// Hash of pool and address.
-    pub id: BackendId,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// The region it stands in; one of `[region.*]`, or the only region there is.
-    pub region: RegionName,
-    /// The zone in it.
-    pub zone: Option<ZoneName>,
-    /// The rack in that.
-    pub rack: Option<RackName>,
-    /// Its share, 1 to 65,535; 100 when the file says nothing. 0 takes no new sessions.
-    pub weight: u16,
 }

@@ -1,0 +1,11 @@
+//! The validated configuration: immutable, all names checked, all references resolved, all defaults filled in.
+//!
+//! Strings end here. How files become it is in [`super::services`] and [`super::node_file`].
+
+mod node;
+mod pool;
+mod services;
+
+pub use node::*;
+pub use pool::*;
+pub use services::*;

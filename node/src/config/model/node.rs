@@ -1,0 +1,92 @@
+//! What one node is.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gossip::id::{NodeName, RegionName, ZoneName};
+
+/// `node.toml` and the flags over it: what one node is. Everything but the default addresses is filled in; those
+/// need the machine's interfaces and are resolved at start.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Unique in the mesh.
+    pub name: NodeName,
+    /// Where the node stands.
+    pub region: RegionName,
+    /// The zone in the region.
+    pub zone: Option<ZoneName>,
+    /// The data folder.
+    pub data: PathBuf,
+    /// What DNS tells users; empty: the proxy's own addresses.
+    pub public: Vec<IpAddr>,
+    /// The longest time from SIGTERM to exit.
+    pub drain: Duration,
+    /// The mesh.
+    pub mesh: MeshConfig,
+    /// Addresses the proxy listens on.
+    pub proxy_listen: Vec<IpAddr>,
+    /// Worker threads; `None`: one per core.
+    pub workers: Option<usize>,
+    /// DNS sockets; empty: off.
+    pub dns_listen: Vec<SocketAddr>,
+    /// A MaxMind database.
+    pub geoip: Option<PathBuf>,
+    /// The admin API.
+    pub admin: AdminConfig,
+    /// Logs.
+    pub log: LogConfig,
+}
+
+/// `[mesh]`.
+#[derive(Debug, Clone)]
+pub struct MeshConfig {
+    /// The UDP socket; tunnels use the port above it.
+    pub listen: SocketAddr,
+    /// What peers are told; `None`: `listen` when it is no wildcard, else the default route's address.
+    pub advertise: Option<SocketAddr>,
+    /// `HOST:PORT` of nodes to meet first.
+    pub seeds: Vec<String>,
+    /// The keyring; `None`: `DATA/mesh.key`.
+    pub key_file: Option<PathBuf>,
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    /// The TCP socket.
+    pub listen: SocketAddr,
+    /// A file with the bearer token; required when `listen` is not loopback.
+    pub token_file: Option<PathBuf>,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// A tracing filter: `info`, `debug`, `gossip=debug,info`.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+    /// Where the access log goes.
+    pub access: AccessLog,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLog {
+    /// To standard output.
+    Stdout,
+    /// Nowhere.
+    Off,
+    /// To a file, appended.
+    File(PathBuf),
+}

@@ -1,0 +1,74 @@
+//! Keys that say how backends are chosen.
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::model::{BalancePolicy, EjectionRule, HashOn, RateLimit};
+
+fn pool(keys: &str) -> String {
+    format!("[pool.p]\n{keys}\nbackend = [{{ address = \"10.0.0.1:80\" }}]\n")
+}
+
+fn balance(keys: &str) -> BalancePolicy {
+    accepted(&pool(keys)).pools["p"].balance.clone()
+}
+
+#[test]
+fn policies() {
+    assert_eq!(balance("balance = \"peak-ewma\""), BalancePolicy::PeakEwma);
+    assert_eq!(balance("balance = \"random\""), BalancePolicy::Random);
+    assert_eq!(balance("balance = \"hash\""), BalancePolicy::Hash(HashOn::SourceIp));
+    assert_eq!(
+        balance("balance = \"hash\"\nhash = { cookie = \"user\" }"),
+        BalancePolicy::Hash(HashOn::Cookie("user".into()))
+    );
+    let header = HashOn::Header(http::HeaderName::from_static("x-user"));
+    assert_eq!(balance("balance = \"hash\"\nhash.header = \"X-User\""), BalancePolicy::Hash(header));
+    assert_eq!(balance("balance = \"hash\"\nhash.source_ip = true"), BalancePolicy::Hash(HashOn::SourceIp));
+}
+
+#[test]
+fn a_hash_is_on_one_thing_and_for_its_policy() {
+    let text = pool("balance = \"hash\"\nhash = { header = \"x y\", cookie = \"user\", source_ip = true }");
+    let odd = |fault: &String| !fault.starts_with('?');
+    assert_eq!(
+        faults(&text).into_iter().filter(odd).collect::<Vec<_>>(),
+        ["3:8 `hash` is on one thing: `header`, `cookie` or `source_ip`", "3:19 `x y` is no header name",]
+    );
+    assert_eq!(
+        faults(&pool("hash = { source_ip = true }")).into_iter().filter(odd).collect::<Vec<_>>(),
+        [r#"2:1 `hash` means nothing to balance `least-busy` (balance = "hash")"#]
+    );
+}
+
+#[test]
+fn slow_start() {
+    assert_eq!(accepted(&pool("slow_start = \"30s\"")).pools["p"].slow_start, Some(Duration::from_secs(30)));
+    assert_eq!(accepted(&pool("slow_start = \"0s\"")).pools["p"].slow_start, None);
+}
+
+#[test]
+fn ejection() {
+    let rule = |keys: &str| accepted(&pool(keys)).pools["p"].ejection;
+    assert_eq!(rule(""), EjectionRule { consecutive: 5, base: Duration::from_secs(5), max_share: 0.5 });
+    assert_eq!(
+        rule("ejection = { consecutive = 3, base = \"30s\", max_share = 1 }"),
+        EjectionRule { consecutive: 3, base: Duration::from_secs(30), max_share: 1.0 }
+    );
+}
+
+#[test]
+fn rate_limit() {
+    let limit = |text: &str| {
+        let text = format!("[service.a]\nsplit.p = 1\nrate_limit = {text}\n[pool.p]\nbackend = []\n");
+        accepted(&text).services["a"].rate_limit
+    };
+    assert_eq!(limit("{ per_client = 100, burst = 200 }"), Some(RateLimit { per_client: 100.0, burst: 200 }));
+    assert_eq!(limit("{ per_client = 0.5 }"), Some(RateLimit { per_client: 0.5, burst: 1 }));
+}
+
+#[test]
+fn max_connections() {
+    assert_eq!(accepted(&pool("max_connections = 200")).pools["p"].max_connections, Some(200));
+    assert_eq!(accepted(&pool("")).pools["p"].max_connections, None);
+}

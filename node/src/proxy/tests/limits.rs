@@ -1,0 +1,94 @@
+use super::http::web;
+use super::*;
+use crate::config::model::RateLimit;
+use crate::proxy::End;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_asks_too_often_is_told_when_to_come_back() {
+    let world = World::new();
+    let mut snapshot = web(&[(http_backend("a").await, "eu")]);
+    let services = Arc::make_mut(&mut snapshot.services);
+    let service = Arc::make_mut(services.services.values_mut().next().unwrap());
+    service.rate_limit = Some(RateLimit { per_client: 0.1, burst: 3 });
+    let listener = Arc::make_mut(services.listeners.values_mut().next().unwrap());
+    listener.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    let node = world.node("eu-1", snapshot);
+    let addr = node.addr("http");
+    // New connections land on both workers; the limit is the node's.
+    for _ in 0..3 {
+        assert_eq!(get(addr, "/", &[("x-forwarded-for", "192.0.2.1")]).await.status, 200);
+    }
+    let said = get(addr, "/", &[("x-forwarded-for", "192.0.2.1")]).await;
+    assert_eq!(said.status, 429, "{said:?}");
+    let wait: u64 = said.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=10).contains(&wait), "{said:?}");
+    assert_eq!(get(addr, "/", &[("x-forwarded-for", "192.0.2.2")]).await.status, 200, "another client");
+    until(|| node.handle.counters().ends(End::RateLimited) == 1).await;
+    // A change of the snapshot does not give it back.
+    node.change(|snapshot| snapshot.rescue_order.clear());
+    assert_eq!(get(addr, "/", &[("x-forwarded-for", "192.0.2.1")]).await.status, 429);
+}
+
+/// One backend that takes one request at a time.
+async fn narrow(patience: Duration) -> Snapshot {
+    let mut snapshot = web(&[(http_backend("a").await, "eu")]);
+    let services = Arc::make_mut(&mut snapshot.services);
+    Arc::make_mut(services.services.values_mut().next().unwrap()).timeout.response = patience;
+    let pool = Arc::make_mut(snapshot.pools.values_mut().next().unwrap());
+    Arc::make_mut(&mut pool.config).max_connections = Some(1);
+    snapshot
+}
+
+fn in_flight(node: &Node) -> u32 {
+    node.snapshot.load().pools.values().next().unwrap().backends[0].shared.in_flight()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_no_place_waits_for_one_and_is_woken_on_any_worker() {
+    let world = World::new();
+    let node = world.node("eu-1", narrow(Duration::from_millis(300)).await);
+    let addr = node.addr("http");
+    let slow = tokio::spawn(async move { get(addr, "/slow", &[]).await.status });
+    until(|| in_flight(&node) == 1).await;
+    let waiting: Vec<_> =
+        (0..20).map(|_| tokio::spawn(async move { get(addr, "/", &[]).await.status })).collect();
+    assert_eq!(slow.await.unwrap(), 504);
+    for one in waiting {
+        assert_eq!(one.await.unwrap(), 200);
+    }
+    until(|| in_flight(&node) == 0).await;
+    assert_eq!(node.snapshot.load().pools.values().next().unwrap().queue.waiting(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_too_long_is_told_to_come_back() {
+    let world = World::new();
+    let node = world.node("eu-1", narrow(Duration::from_secs(3)).await);
+    let addr = node.addr("http");
+    let slow = tokio::spawn(async move { get(addr, "/slow", &[]).await.status });
+    until(|| in_flight(&node) == 1).await;
+    let said = get(addr, "/", &[]).await;
+    assert_eq!((said.status, said.header("retry-after")), (503, Some("1")), "{said:?}");
+    until(|| node.handle.counters().ends(End::QueueFull) == 1).await;
+    assert_eq!(slow.await.unwrap(), 504);
+    assert_eq!(get(addr, "/", &[]).await.status, 200, "nobody holds the place");
+    assert_eq!(node.snapshot.load().pools.values().next().unwrap().queue.waiting(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_with_room_is_taken_before_anybody_waits() {
+    let world = World::new();
+    let mut snapshot = web(&[(http_backend("a").await, "eu"), (http_backend("b").await, "eu")]);
+    let pool = Arc::make_mut(snapshot.pools.values_mut().next().unwrap());
+    Arc::make_mut(&mut pool.config).max_connections = Some(1);
+    Arc::make_mut(&mut pool.config).balance = crate::config::model::BalancePolicy::Random;
+    let full = pool.backends[0].shared.try_enter(1, &pool.queue).unwrap();
+    let other = pool.backends[1].shared.clone();
+    let node = world.node("eu-1", snapshot);
+    for _ in 0..20 {
+        assert_eq!(get(node.addr("http"), "/", &[]).await.status, 200);
+        until(|| other.in_flight() == 0).await;
+    }
+    assert_eq!(other.requests(), 20);
+    drop(full);
+}
