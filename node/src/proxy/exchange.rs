@@ -272,6 +272,11 @@ async fn direct_try(
         PoolProtocol::Http1 => worker.upstreams.take(id, &via, max_idle, worker.clock().now()),
         PoolProtocol::Http2 => worker.upstreams.multiplexed.take(id).map(Sender::Http2),
     };
+    if !outgoing.is_replayable() {
+        // It can be sent once only, so the sockets are looked at first: a kept connection that the backend has closed
+        // meanwhile must not get it.
+        tokio::task::yield_now().await;
+    }
     let mut kept = kept_now();
     let mut rounds = 0;
     loop {
