@@ -301,7 +301,8 @@ async fn direct_try(
         }
         let began = worker.measure(&pool);
         match send(usher, sender, outgoing, protocol, backend.config.address).await {
-            Sent::Answered(response, sender) => {
+            Sent::Answered(mut response, sender) => {
+                headers::hide_inside(response.headers_mut(), backend.config.address);
                 if matches!(response.status().as_u16(), 502..=504) {
                     worker.measured(backend, began, Went::Wrong);
                     worker.failed(&pool, backend);

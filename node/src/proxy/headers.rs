@@ -2,13 +2,15 @@
 use std::net::SocketAddr;
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
-    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, COOKIE, EXPECT, HOST,
+    HeaderMap, HeaderName, HeaderValue, LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{Method, Request, Uri, Version};
+
+use super::tunnel::near;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -82,6 +84,26 @@ pub(super) fn for_client(headers: &mut HeaderMap, switched: bool) {
     if let Some(protocol) = protocol {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol);
+    }
+}
+
+/// Takes out of a backend's answer what names the inside (I15): a redirect to the backend's own address becomes one to
+/// the same path here, and headers that only nodes say to each other are none of a backend's.
+pub(super) fn hide_inside(headers: &mut HeaderMap, backend: SocketAddr) {
+    for name in [&near::BACKEND, &near::END] {
+        headers.remove(name);
+    }
+    for name in [LOCATION, CONTENT_LOCATION] {
+        let Some(Ok(uri)) = headers.get(&name).map(|value| Uri::try_from(value.as_bytes())) else { continue };
+        let names_backend = uri.authority().is_some_and(|authority| {
+            let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+            let usual = if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
+            host.parse() == Ok(backend.ip()) && authority.port_u16().unwrap_or(usual) == backend.port()
+        });
+        let path = uri.path_and_query().filter(|_| names_backend);
+        if let Some(Ok(path)) = path.map(|path| HeaderValue::from_str(path.as_str())) {
+            headers.insert(name, path);
+        }
     }
 }
 

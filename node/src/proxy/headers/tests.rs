@@ -103,6 +103,23 @@ fn request_ids_come_from_trusted_peers_only() {
     assert_eq!(request_id(long.headers(), true, 1), "00000000000000000000000000000001");
 }
 
+#[test]
+fn a_redirect_to_the_backend_itself_names_the_path_alone() {
+    let hidden = |location: &str| {
+        let mut answer = request(&[("location", location), ("meridian-tunnel-end", "forged")]);
+        hide_inside(answer.headers_mut(), "10.0.0.5:8080".parse().unwrap());
+        assert!(!answer.headers().contains_key("meridian-tunnel-end"));
+        answer.headers()["location"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(hidden("http://10.0.0.5:8080/login?next=%2F"), "/login?next=%2F");
+    assert_eq!(hidden("http://10.0.0.5:8080"), "/");
+    for kept in
+        ["/login", "http://10.0.0.5/login", "https://www.example.com/x", "http://[::1]:8080/", "not a uri"]
+    {
+        assert_eq!(hidden(kept), kept);
+    }
+}
+
 proptest! {
     #[test]
     fn any_headers_are_survived(

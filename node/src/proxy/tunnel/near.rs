@@ -21,9 +21,9 @@ const PATIENCE: Duration = Duration::from_millis(300);
 const NODES: usize = 2;
 
 /// Which backend answered; between the two ends only, never shown to users.
-pub(super) const BACKEND: HeaderName = HeaderName::from_static("meridian-tunnel-backend");
+pub(in crate::proxy) const BACKEND: HeaderName = HeaderName::from_static("meridian-tunnel-backend");
 /// How the request ended at the far end, when no backend answered; between the two ends only.
-pub(super) const END: HeaderName = HeaderName::from_static("meridian-tunnel-end");
+pub(in crate::proxy) const END: HeaderName = HeaderName::from_static("meridian-tunnel-end");
 
 /// What crosses.
 pub(in crate::proxy) struct Crossing<'a> {
