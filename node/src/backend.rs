@@ -28,6 +28,7 @@ pub struct BackendShared {
     elsewhere: AtomicU32,
     failures_in_a_row: AtomicU32,
     requests: AtomicU64,
+    errors: AtomicU64,
     latency: Latency,
     queue: Queue,
 }
@@ -77,10 +78,29 @@ impl BackendShared {
             self.failures_in_a_row.store(0, Ordering::Relaxed);
         }
     }
+    /// A request was answered with an error of the backend's own, or not at all.
+    pub fn erred(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+    }
+    /// What became of all requests of this node since it knows the backend.
+    pub fn totals(&self) -> Totals {
+        let ended = self.requests().saturating_sub(self.in_flight().into());
+        Totals { ended, failed: self.errors.load(Ordering::Relaxed) }
+    }
     /// A request failed; how many have in a row.
     pub fn failed(&self) -> u32 {
+        self.erred();
         self.failures_in_a_row.fetch_add(1, Ordering::Relaxed) + 1
     }
+}
+
+/// Requests that are over, and those among them that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// However they ended.
+    pub ended: u64,
+    /// Without an answer, or with a status from 500.
+    pub failed: u64,
 }
 
 /// One request in flight on a backend.
@@ -202,4 +222,13 @@ pub enum Evidence {
     ConnectFailed,
     /// As many requests in a row failed as the pool lets pass.
     FailingRequests,
+    /// Of all requests of an interval a greater share failed than the pool lets pass, or than on its other backends.
+    FailingOften,
+}
+
+impl Evidence {
+    /// Whether requests failed that reached the backend: that may be the application's fault on every backend alike.
+    pub fn is_of_requests(self) -> bool {
+        matches!(self, Self::FailingRequests | Self::FailingOften)
+    }
 }

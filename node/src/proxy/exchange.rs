@@ -291,6 +291,7 @@ async fn direct_try(
             Err(error) => {
                 tracing::debug!(pool = %pool.config.name, backend = %id, error = %error.error, "no connection");
                 if error.blames_backend() {
+                    backend.shared.erred();
                     worker.report(id, Evidence::ConnectFailed);
                 }
                 return Try::NotSent;
@@ -303,12 +304,16 @@ async fn direct_try(
         match send(usher, sender, outgoing, protocol, backend.config.address).await {
             Sent::Answered(mut response, sender) => {
                 headers::hide_inside(response.headers_mut(), backend.config.address);
-                if matches!(response.status().as_u16(), 502..=504) {
+                let status = response.status().as_u16();
+                if matches!(status, 502..=504) {
                     worker.measured(backend, began, Went::Wrong);
                     worker.failed(&pool, backend);
                 } else {
                     worker.measured(backend, began, Went::Well);
                     backend.shared.succeeded();
+                    if status >= 500 {
+                        backend.shared.erred();
+                    }
                 }
                 return Try::Answered(
                     response,

@@ -197,6 +197,7 @@ async fn direct(
             tracing::debug!(pool = %seat.pool.config.name, backend = %id, error = %error.error, "no connection");
             usher.worker.measured(backend, began, Went::Wrong);
             if error.blames_backend() {
+                backend.shared.erred();
                 usher.worker.report(id, Evidence::ConnectFailed);
             }
             return None;

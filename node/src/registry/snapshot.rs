@@ -171,7 +171,7 @@ fn spare(backends: &mut [(BackendView, Option<Settled>)], inputs: Inputs<'_>, co
     }
     let by_requests = |view: &BackendView| {
         let why = inputs.health.get(&view.config.id).and_then(|health| health.ejected);
-        why == Some(Evidence::FailingRequests)
+        why.is_some_and(Evidence::is_of_requests)
     };
     let takes_new = backends.iter().filter(|(view, _)| view.takes_new()).count();
     let serve = ejected + backends.iter().filter(|(view, _)| view.serves()).count();
@@ -265,6 +265,7 @@ fn words(why: Evidence) -> &'static str {
     match why {
         Evidence::ConnectFailed => "this node could not connect",
         Evidence::FailingRequests => "requests of this node failed in a row",
+        Evidence::FailingOften => "too many requests of this node failed",
     }
 }
 

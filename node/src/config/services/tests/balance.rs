@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::model::{BalancePolicy, EjectionRule, HashOn, RateLimit};
+use crate::config::model::{BalancePolicy, EjectionRule, FailureRate, HashOn, RateLimit};
 
 fn pool(keys: &str) -> String {
     format!("[pool.p]\n{keys}\nbackend = [{{ address = \"10.0.0.1:80\" }}]\n")
@@ -50,11 +50,39 @@ fn slow_start() {
 #[test]
 fn ejection() {
     let rule = |keys: &str| accepted(&pool(keys)).pools["p"].ejection;
-    assert_eq!(rule(""), EjectionRule { consecutive: 5, base: Duration::from_secs(5), max_share: 0.5 });
+    let usual = EjectionRule {
+        consecutive: 5,
+        base: Duration::from_secs(5),
+        max_share: 0.5,
+        rate: FailureRate {
+            interval: Duration::from_secs(10),
+            min_requests: 100,
+            failures: None,
+            deviations: None,
+        },
+    };
+    assert_eq!(rule(""), usual);
     assert_eq!(
         rule("ejection = { consecutive = 3, base = \"30s\", max_share = 1 }"),
-        EjectionRule { consecutive: 3, base: Duration::from_secs(30), max_share: 1.0 }
+        EjectionRule { consecutive: 3, base: Duration::from_secs(30), max_share: 1.0, ..usual }
     );
+    let rate = FailureRate {
+        interval: Duration::from_secs(5),
+        min_requests: 20,
+        failures: Some(0.5),
+        deviations: Some(2.0),
+    };
+    assert_eq!(
+        rule("ejection = { interval = \"5s\", min_requests = 20, failures = 0.5, deviations = 2 }"),
+        EjectionRule { rate, ..usual }
+    );
+}
+
+#[test]
+fn an_interval_that_judges_nothing_is_told() {
+    let valid = parse("services.toml", &pool("ejection = { interval = \"5s\" }")).unwrap();
+    let told = valid.warnings.to_string();
+    assert!(told.contains("`interval` changes nothing"), "{told}");
 }
 
 #[test]
