@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::balance::peak_ewma::Latency;
+use crate::balance::rack::Rack;
 use crate::config::model::{Backend, Pool, Services};
 use crate::queue::Queue;
 
@@ -132,6 +133,8 @@ pub struct BackendView {
     /// When it last began to take requests as this node saw it, later than the node itself and its first revision; else
     /// [`Hlc::ZERO`]. Slow start counts from it.
     pub joined: Hlc,
+    /// Where it stands among the racks of its pool.
+    pub rack: Rack,
     /// The weight in force: the file's unless an intent says otherwise.
     pub weight: u32,
     /// In words for people: `eu-1 and eu-2: HTTP 503`. Never shown to users.

@@ -9,6 +9,7 @@ use gossip::id::{BackendId, ListenerName, PoolName, RegionName, ServiceName};
 use gossip::state::BackendState;
 
 use crate::backend::{BackendShared, BackendView, PoolView, RegionView, Snapshot};
+use crate::balance::rack;
 use crate::config::model::{
     Backend, BalancePolicy, Listener, ListenerProtocol, OnDown, Pool, Retry, Service, Services, StickyCookie,
     Timeouts,
@@ -120,8 +121,11 @@ pub(crate) fn pool(name: &str, backends: &[(SocketAddr, &str)]) -> Pool {
 pub(crate) fn pool_view(pool: &Arc<Pool>) -> PoolView {
     let backends = pool
         .backends
+    let racks = rack::number(pool.backends.iter().map(|backend| (&backend.zone, &backend.rack)));
         .iter()
-        .map(|backend| BackendView {
+        .zip(racks)
+        .map(|(backend, rack)| BackendView {
+            rack,
             config: backend.clone(),
             shared: Arc::new(BackendShared::default()),
             state: BackendState::Up,

@@ -9,6 +9,7 @@ use gossip::state::{BackendState, ClusterView};
 
 use super::{Current, Orders, regions};
 use crate::backend::{BackendShared, BackendView, Evidence, PoolView, Snapshot};
+use crate::balance::rack;
 use crate::config::model::{Backend, Pool, Services};
 use crate::health::{BackendHealth, HealthTable};
 use crate::queue::Queue;
@@ -113,10 +114,13 @@ fn pool(
     before: Option<&PoolView>,
     now: Hlc,
 ) -> PoolView {
+    let places = config.backends.iter().map(|backend| (&backend.region, &backend.zone, &backend.rack));
+    let racks = rack::number(places);
     let mut backends: Vec<(BackendView, Option<Settled>)> = config
         .backends
         .iter()
-        .map(|backend| {
+        .zip(racks)
+        .map(|(backend, rack)| {
             let unknown = unheard(config);
             let health = inputs.health.get(&backend.id).unwrap_or(&unknown);
             let weight = inputs.orders.weights.get(&backend.id).copied().unwrap_or(backend.weight.into());
@@ -127,6 +131,7 @@ fn pool(
                 state: settled.state,
                 up_since: health.up_since,
                 joined: Hlc::ZERO,
+                rack,
                 weight,
                 reason: settled.reason,
             };
