@@ -192,7 +192,7 @@ pub struct Service {
     pub allow: PrefixSet,
     /// These clients are refused.
     pub deny: PrefixSet,
-    /// How often one client may ask; `None`: as often as it likes.
+    /// How often clients may ask; `None`: as often as they like.
     pub rate_limit: Option<RateLimit>,
     /// Time limits.
     pub timeout: Timeouts,
@@ -203,9 +203,18 @@ pub struct Service {
 /// `service.*.rate_limit`: requests, or connections behind a TCP listener, on each node.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RateLimit {
-    /// A second, 0.001 to 1,000,000.
-    pub per_client: f64,
-    /// At once after a pause, 1 to 100,000.
+    /// What one client may, 0.001 to 1,000,000 a second and 1 to 100,000 at once; `None`: as much as it likes.
+    pub per_client: Option<Rate>,
+    /// What all clients together may, 0.001 to 10,000,000 a second and 1 to 10,000,000 at once; `None`: no limit.
+    pub service: Option<Rate>,
+}
+
+/// How often something may happen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// A second, above 0.
+    pub per_second: f64,
+    /// At once after a pause, at least 1.
     pub burst: u32,
 }
 

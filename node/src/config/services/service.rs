@@ -1,13 +1,15 @@
 //! `[service.NAME]`
 
+use std::ops::RangeInclusive;
+
 use gossip::id::{PoolName, ServiceName};
 use http::{HeaderName, HeaderValue};
 
 use super::route;
 use crate::config::diagnostics::Span;
-use crate::config::model::{ForceRule, OnDown, RateLimit, Retry, Service, StickyCookie, Timeouts};
+use crate::config::model::{ForceRule, OnDown, Rate, RateLimit, Retry, Service, StickyCookie, Timeouts};
 use crate::config::read::{self, ms, secs};
-use crate::config::walk::{At, Value};
+use crate::config::walk::{At, Table, Value};
 
 /// A service and the places of what other sections may contradict.
 pub(super) struct Draft {
@@ -169,12 +171,31 @@ pub(super) fn cookie_name(value: &Value<'_>) -> Option<String> {
 
 fn rate_limit(value: &Value<'_>) -> Option<RateLimit> {
     let mut table = value.table()?;
-    let per_client = table.required("per_client", read::number(0.001..=1e6));
-    let burst = table.optional("burst", read::integer::<u32>(1..=100_000));
+    if table.place("per_client").is_none() && table.place("service").is_none() {
+        let hint = "per_client = 100 for each client, service = 5000 for all of them together";
+        table.sink().absent(table.span(), "`per_client` or `service` is missing here", Some(hint.into()));
+    }
+    let per_client = rate(&mut table, "per_client", "burst", 0.001..=1e6, 100_000);
+    let service = rate(&mut table, "service", "service_burst", 0.001..=1e7, 10_000_000);
     table.finish();
-    let per_client = per_client?;
-    // A second's worth, when nothing is said.
-    Some(RateLimit { per_client, burst: burst.unwrap_or((per_client.ceil() as u32).clamp(1, 100_000)) })
+    Some(RateLimit { per_client, service })
+}
+
+/// A rate under `key` and its burst under another; a second's worth, when nothing is said.
+fn rate(
+    table: &mut Table<'_>,
+    key: &'static str,
+    burst_key: &'static str,
+    range: RangeInclusive<f64>,
+    burst_max: u32,
+) -> Option<Rate> {
+    if let Some(place) = table.place(burst_key).filter(|_| table.place(key).is_none()) {
+        table.sink().error(place, format!("`{burst_key}` belongs to `{key}`, which is missing"), None);
+    }
+    let per_second = table.optional(key, read::number(range));
+    let burst = table.optional(burst_key, read::integer::<u32>(1..=burst_max.into()));
+    let per_second = per_second?;
+    Some(Rate { per_second, burst: burst.unwrap_or((per_second.ceil() as u32).clamp(1, burst_max)) })
 }
 
 /// DESIGN §9.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::model::{BalancePolicy, EjectionRule, FailureRate, HashOn, RateLimit};
+use crate::config::model::{BalancePolicy, EjectionRule, FailureRate, HashOn, Rate, RateLimit};
 
 fn pool(keys: &str) -> String {
     format!("[pool.p]\n{keys}\nbackend = [{{ address = \"10.0.0.1:80\" }}]\n")
@@ -91,8 +91,15 @@ fn rate_limit() {
         let text = format!("[service.a]\nsplit.p = 1\nrate_limit = {text}\n[pool.p]\nbackend = []\n");
         accepted(&text).services["a"].rate_limit
     };
-    assert_eq!(limit("{ per_client = 100, burst = 200 }"), Some(RateLimit { per_client: 100.0, burst: 200 }));
-    assert_eq!(limit("{ per_client = 0.5 }"), Some(RateLimit { per_client: 0.5, burst: 1 }));
+    let rate = |per_second, burst| Some(Rate { per_second, burst });
+    let per_client =
+        |per_second, burst| Some(RateLimit { per_client: rate(per_second, burst), service: None });
+    assert_eq!(limit("{ per_client = 100, burst = 200 }"), per_client(100.0, 200));
+    assert_eq!(limit("{ per_client = 0.5 }"), per_client(0.5, 1));
+    let both = RateLimit { per_client: rate(10.0, 10), service: rate(5000.0, 9000) };
+    assert_eq!(limit("{ per_client = 10, service = 5000, service_burst = 9000 }"), Some(both));
+    let alone = RateLimit { per_client: None, service: rate(5000.0, 5000) };
+    assert_eq!(limit("{ service = 5000 }"), Some(alone));
 }
 
 #[test]
