@@ -1,6 +1,8 @@
 //! How requests end: exactly one reason each, counted.
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use gossip::id::ServiceName;
+
 macro_rules! reasons {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$doc])*
@@ -24,6 +26,8 @@ reasons! {
         Ok = "ok",
         /// The client went away before the end.
         ClientGone = "client_gone",
+        /// The client sent its request more slowly than it is waited for.
+        SlowClient = "slow_client",
         /// An allow or deny list refused the client.
         Denied = "denied",
         /// The client asked more often than the service's rate limit allows.
@@ -78,6 +82,8 @@ pub struct Counters {
     affinity: [AtomicU64; Affinity::ALL.len()],
     /// Connections accepted.
     pub connections: AtomicU64,
+    /// Cookies of the sessions' own name that backends tried to set.
+    pub cookies_dropped: AtomicU64,
     /// Times an accept waited because a listener had all its connections.
     pub connections_held: AtomicU64,
     /// TLS handshakes done ...
@@ -108,6 +114,7 @@ impl Default for Counters {
             ends: Default::default(),
             affinity: Default::default(),
             connections: AtomicU64::new(0),
+            cookies_dropped: AtomicU64::new(0),
             connections_held: AtomicU64::new(0),
             tls_handshakes: AtomicU64::new(0),
             tls_resumed: AtomicU64::new(0),
@@ -131,6 +138,15 @@ impl Counters {
     /// Counts one affinity outcome.
     pub(super) fn affine(&self, affinity: Affinity) {
         self.affinity[affinity as usize].fetch_add(1, Ordering::Relaxed);
+    }
+    /// Counts cookies that were dropped because they have the name of the session's own, and says so once.
+    pub(super) fn dropped_cookies(&self, cookies: usize, service: &ServiceName) {
+        if self.cookies_dropped.fetch_add(cookies as u64, Ordering::Relaxed) == 0 {
+            tracing::warn!(
+                %service,
+                "a backend sets a cookie of the session's own name: it is dropped, now and from now on; give one of them another name"
+            );
+        }
     }
     /// How many requests ended so.
     pub fn ends(&self, end: End) -> u64 {

@@ -194,6 +194,10 @@ pub struct Service {
     pub deny: PrefixSet,
     /// How often clients may ask; `None`: as often as they like.
     pub rate_limit: Option<RateLimit>,
+    /// What users are told of the software behind.
+    pub disclosure: Disclosure,
+    /// Bytes a second: a client that sends its body more slowly is given up; 0: none is.
+    pub min_body_rate: u32,
     /// Time limits.
     pub timeout: Timeouts,
     /// Further tries.
@@ -216,6 +220,47 @@ pub struct Rate {
     pub per_second: f64,
     /// At once after a pause, at least 1.
     pub burst: u32,
+}
+
+/// `service.*.pass_headers` and `service.*.server`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Disclosure {
+    /// Headers that are passed though they tell of the software that backends are made of.
+    pub passes: Vec<Telltale>,
+    /// What Server says instead of what the backend says; `None`: nothing, unless it is passed.
+    pub server: Option<HeaderValue>,
+}
+
+/// A response header that tells of the software that a backend is made of, or of machines behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Telltale {
+    /// Server (RFC 9110 §10.2.4).
+    Server,
+    /// Via (RFC 9110 §7.6.3).
+    Via,
+    /// Of PHP, Express and others.
+    XPoweredBy,
+    /// Of ASP.NET.
+    XAspnetVersion,
+    /// Of ASP.NET MVC.
+    XAspnetmvcVersion,
+}
+
+impl Telltale {
+    /// All of them.
+    pub const ALL: &'static [Self] =
+        &[Self::Server, Self::Via, Self::XPoweredBy, Self::XAspnetVersion, Self::XAspnetmvcVersion];
+
+    /// As headers and the configuration spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Via => "via",
+            Self::XPoweredBy => "x-powered-by",
+            Self::XAspnetVersion => "x-aspnet-version",
+            Self::XAspnetmvcVersion => "x-aspnetmvc-version",
+        }
+    }
 }
 
 /// One of `service.*.force`.

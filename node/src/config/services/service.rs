@@ -7,8 +7,11 @@ use http::{HeaderName, HeaderValue};
 
 use super::route;
 use crate::config::diagnostics::Span;
-use crate::config::model::{ForceRule, OnDown, Rate, RateLimit, Retry, Service, StickyCookie, Timeouts};
+use crate::config::model::{
+    Disclosure, ForceRule, OnDown, Rate, RateLimit, Retry, Service, StickyCookie, Telltale, Timeouts,
+};
 use crate::config::read::{self, ms, secs};
+use crate::config::suggest;
 use crate::config::walk::{At, Table, Value};
 
 /// A service and the places of what other sections may contradict.
@@ -33,7 +36,10 @@ pub(super) fn read(name: ServiceName, value: &Value<'_>) -> Option<Draft> {
     let mut table = value.table()?;
     let noted = |key| table.place(key).map(|span| At { span, value: key });
     let mut http_only: Vec<At<&'static str>> =
-        ["hosts", "paths", "force"].into_iter().filter_map(noted).collect();
+        ["hosts", "paths", "force", "pass_headers", "server", "min_body_rate"]
+            .into_iter()
+            .filter_map(noted)
+            .collect();
 
     let hosts = table.optional("hosts", read::list(read::located(route::pattern))).unwrap_or_default();
     let paths = table.optional("paths", read::list(read::located(route::path))).unwrap_or_default();
@@ -43,6 +49,13 @@ pub(super) fn read(name: ServiceName, value: &Value<'_>) -> Option<Draft> {
     let allow = table.optional("allow", read::list(read::network)).unwrap_or_default();
     let deny = table.optional("deny", read::list(read::network)).unwrap_or_default();
     let rate_limit = table.optional("rate_limit", rate_limit);
+    let passes = table.optional("pass_headers", read::list(telltale)).unwrap_or_default();
+    let server_key = table.place("server");
+    let server = table.optional("server", server);
+    if let Some(place) = server_key.filter(|_| passes.contains(&Telltale::Server)) {
+        table.sink().error(place, "either `server` is said, or the backend's is passed", None);
+    }
+    let min_body_rate = table.optional("min_body_rate", read::integer::<u32>(0..=10_000_000));
     let (timeout, response_timeout) = table.optional("timeout", timeouts).unwrap_or((DEFAULT_TIMEOUTS, None));
     let retry = table.optional("retry", retry).unwrap_or(DEFAULT_RETRY);
     table.finish();
@@ -61,6 +74,8 @@ pub(super) fn read(name: ServiceName, value: &Value<'_>) -> Option<Draft> {
         allow: allow.into_iter().collect(),
         deny: deny.into_iter().collect(),
         rate_limit,
+        disclosure: Disclosure { passes, server },
+        min_body_rate: min_body_rate.unwrap_or(MIN_BODY_RATE),
         timeout,
         retry,
     };
@@ -77,6 +92,28 @@ pub(super) fn read(name: ServiceName, value: &Value<'_>) -> Option<Draft> {
         http_only,
         response_timeout,
     })
+}
+
+/// Bytes a second, slower than any line that people still have.
+const MIN_BODY_RATE: u32 = 500;
+
+fn telltale(value: &Value<'_>) -> Option<Telltale> {
+    let text = value.text()?;
+    let known = Telltale::ALL.iter().find(|known| known.name().eq_ignore_ascii_case(text)).copied();
+    if known.is_none() {
+        let hint = suggest::hint(text, "one of", Telltale::ALL.iter().map(|known| known.name()), []);
+        value.sink.error(value.span.clone(), format!("`{text}` is no header that is taken out"), hint);
+    }
+    known
+}
+
+fn server(value: &Value<'_>) -> Option<HeaderValue> {
+    let text = read::text(value)?;
+    let header = HeaderValue::from_str(&text).ok();
+    if header.is_none() {
+        value.wrong("a header's value is made of visible ASCII characters");
+    }
+    header
 }
 
 fn split(value: &Value<'_>) -> Option<Vec<(At<PoolName>, u32)>> {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::model::{BalancePolicy, EjectionRule, FailureRate, HashOn, Rate, RateLimit};
+use crate::config::model::{
+    BalancePolicy, Disclosure, EjectionRule, FailureRate, HashOn, Rate, RateLimit, Telltale,
+};
 
 fn pool(keys: &str) -> String {
     format!("[pool.p]\n{keys}\nbackend = [{{ address = \"10.0.0.1:80\" }}]\n")
@@ -100,6 +102,33 @@ fn rate_limit() {
     assert_eq!(limit("{ per_client = 10, service = 5000, service_burst = 9000 }"), Some(both));
     let alone = RateLimit { per_client: None, service: rate(5000.0, 5000) };
     assert_eq!(limit("{ service = 5000 }"), Some(alone));
+}
+
+#[test]
+fn what_users_are_told() {
+    let told = |keys: &str| {
+        let text = format!("[service.a]\nsplit.p = 1\n{keys}\n[pool.p]\nbackend = []\n");
+        let service = accepted(&text).services["a"].clone();
+        (service.disclosure.clone(), service.min_body_rate)
+    };
+    assert_eq!(told(""), (Disclosure::default(), 500));
+    let passes = vec![Telltale::Server, Telltale::Via];
+    let keys = "pass_headers = [\"Server\", \"via\"]\nmin_body_rate = 0";
+    assert_eq!(told(keys), (Disclosure { passes, server: None }, 0));
+    let server = Some(http::HeaderValue::from_static("shop"));
+    assert_eq!(told("server = \"shop\"").0, Disclosure { passes: vec![], server });
+    for (keys, expected) in [
+        ("pass_headers = [\"sever\"]", "`sever` is no header that is taken out"),
+        (
+            "pass_headers = [\"server\"]\nserver = \"x\"",
+            "either `server` is said, or the backend's is passed",
+        ),
+        ("server = \"a\\nb\"", "visible ASCII"),
+    ] {
+        let text = format!("[service.a]\nsplit.p = 1\n{keys}\n[pool.p]\nbackend = []\n");
+        let report = parse("services.toml", &text).err().unwrap().to_string();
+        assert!(report.contains(expected), "{report}");
+    }
 }
 
 #[test]
