@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_rustls::server::TlsStream;
 
-use super::accept::Slot;
+use super::accept::{Slot, Stay};
 use super::activity::{Activity, FIRST_LOOK, Verdict, Watched, look};
 use super::body::ResponseBody;
 use super::http::{self, Door, Wire};
@@ -190,7 +190,14 @@ where
 /// Drives a connection until it ends, is cut, or turns out to speak HTTP/2.
 async fn drive(client: &Client, door: &Door, connection: impl Connection) {
     let clock = client.worker.clock();
-    let mut closing = client.slot.closing();
+    let mut stay = client.slot.stay();
+    // HTTP/2 can say goodbye at any time and still answers what crosses it on the way (GOAWAY); HTTP/1.1 can only with
+    // an answer.
+    let goes = |stay: &Stay| match stay {
+        Stay::Welcome => false,
+        Stay::Leaving => door.wire == Wire::Http2,
+        Stay::Closing => true,
+    };
     let mut connection = std::pin::pin!(connection);
     let mut timer = std::pin::pin!(tokio::time::sleep(FIRST_LOOK));
     let (mut asked, mut overdue) = (false, false);
@@ -218,7 +225,7 @@ async fn drive(client: &Client, door: &Door, connection: impl Connection) {
                     timer.set(tokio::time::sleep(CLOSING));
                 }
             },
-            _ = closing.wait_for(|closing| *closing), if !asked => {
+            _ = stay.wait_for(goes), if !asked => {
                 asked = true;
                 connection.as_mut().leave();
             }
