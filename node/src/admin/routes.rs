@@ -25,7 +25,7 @@ use crate::config::services;
 use crate::proxy::{Affinity, End};
 
 /// The largest configuration that is taken.
-const BODY_MAX_BYTES: usize = 1 << 20;
+const BODY_MAX_BYTES: usize = 4 << 20;
 
 /// How long `apply` waits until this node serves what it has taken.
 const SERVED: Duration = Duration::from_secs(2);
