@@ -24,7 +24,7 @@ use super::activity::{Activity, FIRST_LOOK, Verdict, Watched, look};
 use super::body::ResponseBody;
 use super::http::{self, Door, Wire};
 use super::opening::{Again, Opening, Seen};
-use super::outcome::End;
+use super::outcome::{Cut, End};
 use super::worker::Worker;
 
 /// How often a connection that is asked to close is looked at again.
@@ -216,7 +216,7 @@ async fn drive(client: &Client, door: &Door, connection: impl Connection) {
                     overdue = false;
                     timer.set(tokio::time::sleep(time));
                 }
-                Verdict::Cut => return,
+                Verdict::Cut(why) => return client.worker.shared.counters.was_cut(why),
                 // It was asked to go and is still idle: nobody is there to go.
                 Verdict::Close if overdue => return,
                 Verdict::Close => {
@@ -233,6 +233,7 @@ async fn drive(client: &Client, door: &Door, connection: impl Connection) {
                 if client.activity.is_abused() {
                     tracing::debug!(client.addr = %client.peer, "a client resets its own requests");
                     client.worker.shared.counters.ended(End::BadRequest);
+                    client.worker.shared.counters.was_cut(Cut::Flood);
                     return;
                 }
                 if !asked {
@@ -254,8 +255,11 @@ async fn turned(seen: &Seen) {
 
 /// A connection broke: counts what the client is to blame for, which hyper answered itself.
 fn ended(client: &Client, error: &hyper::Error) {
+    let counters = &client.worker.shared.counters;
     if error.is_parse() || super::multiplex::is_violation(error) {
-        client.worker.shared.counters.ended(End::BadRequest);
+        counters.ended(End::BadRequest);
+        let flood = super::multiplex::is_flood(error);
+        counters.was_cut(if flood { Cut::Flood } else { Cut::Malformed });
     }
     tracing::debug!(client.addr = %client.peer, %error, "a client connection broke");
 }

@@ -65,7 +65,7 @@ mod worker;
 
 pub use bind::{BindError, BindProblem, check as check_ports};
 pub use handle::{ProxyConfig, ProxyHandle, StartError, start};
-pub use outcome::{Affinity, Counters, End};
+pub use outcome::{Affinity, Counters, Cut, End};
 pub use route::RouteTable;
 pub use store::SessionStore;
 pub use tunnel::{InboundTunnel, TunnelDial, TunnelIo};

@@ -75,11 +75,32 @@ reasons! {
     }
 }
 
+reasons! {
+    /// Why a client's connection was cut for what the client did.
+    Cut {
+        /// No request began in time.
+        Silent = "silent",
+        /// A request's head was not complete in time.
+        SlowHead = "slow_head",
+        /// What it sent is no HTTP: the connection cannot be understood any further.
+        Malformed = "malformed",
+        /// It gave up its own requests, or sent frames that cost more than they bring, far too often.
+        Flood = "flood",
+        /// It took nothing, or next to nothing, of an answer that was ready for it.
+        Unread = "unread",
+        /// Nothing moved in the middle of a request.
+        Stalled = "stalled",
+        /// It reset the connection, or ended its half and did not come back for the answer.
+        Gone = "gone",
+    }
+}
+
 /// What the proxy of this node has done since its start.
 #[derive(Debug)]
 pub struct Counters {
     ends: [AtomicU64; End::ALL.len()],
     affinity: [AtomicU64; Affinity::ALL.len()],
+    cuts: [AtomicU64; Cut::ALL.len()],
     /// Connections accepted.
     pub connections: AtomicU64,
     /// Cookies of the sessions' own name that backends tried to set.
@@ -113,6 +134,7 @@ impl Default for Counters {
         Self {
             ends: Default::default(),
             affinity: Default::default(),
+            cuts: Default::default(),
             connections: AtomicU64::new(0),
             cookies_dropped: AtomicU64::new(0),
             connections_held: AtomicU64::new(0),
@@ -134,6 +156,14 @@ impl Counters {
     /// Counts one end.
     pub(super) fn ended(&self, end: End) {
         self.ends[end as usize].fetch_add(1, Ordering::Relaxed);
+    }
+    /// Counts one connection that is cut.
+    pub(super) fn was_cut(&self, why: Cut) {
+        self.cuts[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+    /// How many connections were cut so.
+    pub fn cut(&self, why: Cut) -> u64 {
+        self.cuts[why as usize].load(Ordering::Relaxed)
     }
     /// Counts one affinity outcome.
     pub(super) fn affine(&self, affinity: Affinity) {
