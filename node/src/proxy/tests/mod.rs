@@ -1,6 +1,8 @@
 //! The proxy end to end: real sockets on loopback, hand-made snapshots, and a session store and tunnels in memory.
+mod crossing;
 mod http;
 mod http2;
+mod http2_tls;
 mod https;
 mod limits;
 mod listeners;
