@@ -3,7 +3,7 @@
 #
 #   bash tests/bench/http.sh [--rounds N] [--seconds N] [--case NAME]... [--list] [--rows FILE] [--body GIB] [--connections N]
 #
-#   --rounds N        the contestants take turns, N rounds; medians are shown (default 5)
+#   --rounds N        the contestants take turns, N rounds; medians are shown, ratios by round (default 5)
 #   --seconds N       of load in each measurement (default 4)
 #   --case NAME       this case only; may be given several times (--list shows them)
 #   --rows FILE       append the raw figures there, a line of JSON each

@@ -88,17 +88,22 @@ def medians(rows):
     for key, group in grouped.items():
         result[key] = {name: median(r.get(name) for r in group) for name in ("figure", "rate", "p50", "p99", "peak")}
         result[key]["bad"] = sum(r["bad"] for r in group)
+        result[key]["rounds"] = {r["round"]: r["figure"] for r in group}
     return result
 
 
 def better(summary, case):
-    """The lowest figure among the proxies that are not Meridian."""
-    others = [s["figure"] for (c, p), s in summary.items() if c == case and p not in ("meridian", NO_PROXY)]
-    return min(others, default=None)
+    """The proxy with the lowest figure among those that are not Meridian."""
+    others = {p: s["figure"] for (c, p), s in summary.items() if c == case and p not in ("meridian", NO_PROXY)}
+    return min(others, key=others.get, default=None)
 
 
-def ratio(value, reference):
-    return value / reference if value is not None and reference is not None and reference > 0 else None
+def ratios(ours, reference):
+    """Of each round in which both were measured: what disturbs the machine for longer than a round disturbs both alike."""
+    if ours is None or reference is None:
+        return []
+    pairs = [(value, reference["rounds"].get(number)) for number, value in ours["rounds"].items()]
+    return [value / other for value, other in pairs if other is not None and other > 0]
 
 
 def show(value, digits, width):
@@ -107,46 +112,41 @@ def show(value, digits, width):
 
 def print_table(summary):
     print(
-        f"{'case':27} {'proxy':15} {'figure':>9} {'unit':11} {'× better':>8} {'per s':>8} {'p50 µs':>8} {'p99 µs':>8}"
+        f"{'case':27} {'proxy':15} {'figure':>9} {'unit':11} {'× better':>8} {'(range)':>12} {'per s':>8} {'p50 µs':>8} {'p99 µs':>8}"
         f" {'bad':>5} {'peak MiB':>8}"
     )
     for name, case in CASES.items():
-        reference = better(summary, name) if case.ratio else None
+        reference = summary.get((name, better(summary, name))) if case.ratio else None
         of_case = {proxy: s for (c, proxy), s in summary.items() if c == name}
         for proxy in sorted(of_case, key=lambda p: (p != "meridian", p)):
             s = of_case[proxy]
-            if proxy == NO_PROXY:
-                s |= {"figure": None, "peak": None}
-            per_second = show(s["rate"], 1 if name == "relay" else 0, 8)
-            peak = s["peak"] / 1024 if s["peak"] else None
+            shares = ratios(s, reference) if proxy != NO_PROXY else []
+            between = f"{min(shares):.2f}–{max(shares):.2f}" if len(shares) > 1 and s is not reference else ""
+            value, peak = (s["figure"], s["peak"] / 1024) if proxy != NO_PROXY else (None, None)
             print(
-                f"{case.title:27} {proxy:15} {show(s['figure'], 2, 9)} {case.unit:11} {show(ratio(s['figure'], reference), 2, 8)}"
-                f" {per_second} {show(s['p50'], 0, 8)} {show(s['p99'], 0, 8)} {s['bad']:5} {show(peak, 1, 8)}"
+                f"{case.title:27} {proxy:15} {show(value, 2, 9)} {case.unit:11} {show(median(shares), 2, 8)} {between:>12}"
+                f" {show(s['rate'], 1 if name == 'relay' else 0, 8)} {show(s['p50'], 0, 8)} {show(s['p99'], 0, 8)}"
+                f" {s['bad']:5} {show(peak, 1, 8)}"
             )
 
 
-def reference_of(target, name, summary):
-    """The row that a target compares with, by its case and proxy; none if it was not measured."""
-    if target.of != "the better":
-        return summary.get((target.case or name, target.of))
-    return {"figure": better(summary, name)}
-
-
 def print_targets(summary):
-    """Whether Meridian's figures are what they should be. One beside bad answers is not."""
+    """Whether Meridian's figures are what they should be. One beside bad answers is void."""
     lines = []
     for name, case in CASES.items():
         ours = summary.get((name, "meridian"))
         for target in case.targets if ours else ():
             if isinstance(target, Limit):
-                value, most, what = ours["figure"], target.figure, f"{case.unit}"
+                value, most, what, bad = ours["figure"], target.figure, case.unit, ours["bad"]
             else:
-                reference = reference_of(target, name, summary)
-                value, most = ratio(ours["figure"], (reference or {}).get("figure")), target.factor
-                what = f"× {target.of}" + (f" in {CASES[target.case].title}" if target.case else "")
+                at = target.case or name
+                reference = summary.get((at, better(summary, at) if target.of == "the better" else target.of))
+                value, most = median(ratios(ours, reference)), target.factor
+                what = f"× {target.of}" + (f" in {CASES[at].title}" if target.case else "")
+                bad = ours["bad"] + (reference["bad"] if reference else 0)
             if value is None:
                 continue
-            verdict = "void" if ours["bad"] else "met" if value <= most else "missed"
+            verdict = "void" if bad else "met" if value <= most else "missed"
             lines.append(f"{case.title:27} {value:7.2f} {what} (at most {most:g}): {verdict}")
     if lines:
         print("\ntargets\n" + "\n".join(lines))
