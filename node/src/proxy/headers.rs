@@ -115,10 +115,14 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     }
 }
 
+/// Whether a message is one of gRPC.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
 /// Announces the trailers of a gRPC answer, which gRPC itself never does: HTTP/1.1 sends only announced ones.
 pub(super) fn announce_trailers(headers: &mut HeaderMap) {
-    let grpc = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    if grpc && !headers.contains_key(TRAILER) {
+    if is_grpc(headers) && !headers.contains_key(TRAILER) {
         headers
             .insert(TRAILER, HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin"));
     }
