@@ -76,12 +76,19 @@ impl Cookies {
     }
 
     fn from_keys(ring: Vec<DerivedKey>) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(Keys { ring, days: HashMap::new() })))
+        Self(Arc::new(ArcSwap::from_pointee(Keys { ring, days: HashMap::new(), generation: 0 })))
     }
 
     /// Takes another ring into use, here and in all clones: after keys were installed, used or removed.
     pub fn rekey(&self, ring: &Keyring) {
-        self.0.store(Arc::new(Keys { ring: derive(ring), days: HashMap::new() }));
+        let ring = derive(ring);
+        self.0.rcu(|keys| Keys { ring: ring.clone(), days: HashMap::new(), generation: keys.generation + 1 });
+    }
+
+    /// A number that is another one after every change of the keys: what opened under one generation is to be opened anew
+    /// under the next.
+    pub fn generation(&self) -> u64 {
+        self.0.load().generation
     }
 
     /// The cookie's value: base64url, no padding. Empty when the ring is empty, which no ring read from a file is.
@@ -157,6 +164,8 @@ impl fmt::Debug for Cookies {
 struct Keys {
     ring: Vec<DerivedKey>,
     days: HashMap<(u32, u16), Arc<LessSafeKey>>,
+    /// Counts the rings.
+    generation: u64,
 }
 
 fn derive(ring: &Keyring) -> Vec<DerivedKey> {
@@ -303,7 +312,7 @@ mod tests {
     fn a_removed_key_opens_nothing() {
         let cookies = Cookies::from_keys(vec![key(1)]);
         let value = cookies.seal(&service("web"), &cookie(), NOW);
-        cookies.0.store(Arc::new(Keys { ring: vec![key(2)], days: HashMap::new() }));
+        cookies.0.store(Arc::new(Keys { ring: vec![key(2)], days: HashMap::new(), generation: 1 }));
         assert_eq!(cookies.open(&service("web"), &value, NOW), Err(CookieError::Invalid));
     }
 

@@ -39,13 +39,17 @@ pub(super) fn open(
             return;
         }
         told = match cookies.open(service, value, now) {
-            Ok(cookie) if has_ended(&cookie, sticky, now) => Told::Expired,
-            Ok(cookie) => Told::Session(cookie),
+            Ok(cookie) => self::told(cookie, sticky, now),
             Err(CookieError::Expired) => Told::Expired,
             Err(CookieError::Invalid) => Told::Invalid,
         };
     });
     told
+}
+
+/// What a cookie that was opened tells now.
+pub(super) fn told(cookie: SessionCookie, sticky: &StickyCookie, now: Wall) -> Told {
+    if has_ended(&cookie, sticky, now) { Told::Expired } else { Told::Session(cookie) }
 }
 
 fn has_ended(cookie: &SessionCookie, sticky: &StickyCookie, now: Wall) -> bool {

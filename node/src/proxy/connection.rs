@@ -6,12 +6,15 @@
 //! TLS listener ──── ALPN ──┬─ http1
 //!                          └─ http2
 //! ```
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -72,6 +75,7 @@ impl Client {
             wire,
             activity: self.activity.clone(),
             seen: seen.clone(),
+            acquaintance: RefCell::default(),
             leave: Notify::new(),
         })
     }
@@ -187,6 +191,16 @@ where
     }
 }
 
+/// What a connection's task hears beside the connection itself.
+enum Word {
+    /// It is time to look at the connection.
+    Look,
+    /// Its socket closes.
+    Go,
+    /// A request asks to let the connection end.
+    Leave,
+}
+
 /// Drives a connection until it ends, is cut, or turns out to speak HTTP/2.
 async fn drive(client: &Client, door: &Door, connection: impl Connection) {
     let clock = client.worker.clock();
@@ -198,11 +212,21 @@ async fn drive(client: &Client, door: &Door, connection: impl Connection) {
         Stay::Leaving => door.wire == Wire::Http2,
         Stay::Closing => true,
     };
+    let look_in = |time: Duration| tokio::time::sleep(time).map(|()| Word::Look).left_future();
+    let leave = || door.leave.notified().map(|()| Word::Leave).right_future();
+    let go = async {
+        let _ = stay.wait_for(goes).await;
+        Word::Go
+    };
+    // The set polls only what was woken; each request wakes the connection alone.
+    let mut words = FuturesUnordered::new();
+    words.push(look_in(FIRST_LOOK).left_future());
+    words.push(leave().left_future());
+    words.push(go.right_future());
     let mut connection = std::pin::pin!(connection);
-    let mut timer = std::pin::pin!(tokio::time::sleep(FIRST_LOOK));
     let (mut asked, mut overdue) = (false, false);
     loop {
-        tokio::select! {
+        let word = tokio::select! {
             biased;
             served = connection.as_mut() => {
                 if let Err(error) = served {
@@ -211,36 +235,39 @@ async fn drive(client: &Client, door: &Door, connection: impl Connection) {
                 return;
             }
             () = turned(&door.seen) => return,
-            () = timer.as_mut() => match client.activity.verdict(clock.now(), || look(&client.socket)) {
+            Some(word) = words.next() => word,
+        };
+        let leaves = match word {
+            Word::Look => match client.activity.verdict(clock.now(), || look(&client.socket)) {
                 Verdict::Wait(time) => {
                     overdue = false;
-                    timer.set(tokio::time::sleep(time));
+                    words.push(look_in(time).left_future());
+                    false
                 }
                 Verdict::Cut(why) => return client.worker.shared.counters.was_cut(why),
                 // It was asked to go and is still idle: nobody is there to go.
                 Verdict::Close if overdue => return,
                 Verdict::Close => {
-                    (asked, overdue) = (true, true);
-                    connection.as_mut().leave();
-                    timer.set(tokio::time::sleep(CLOSING));
+                    overdue = true;
+                    words.push(look_in(CLOSING).left_future());
+                    true
                 }
             },
-            _ = stay.wait_for(goes), if !asked => {
-                asked = true;
-                connection.as_mut().leave();
+            Word::Go => !asked,
+            Word::Leave if client.activity.is_abused() => {
+                tracing::debug!(client.addr = %client.peer, "a client resets its own requests");
+                client.worker.shared.counters.ended(End::BadRequest);
+                client.worker.shared.counters.was_cut(Cut::Flood);
+                return;
             }
-            () = door.leave.notified() => {
-                if client.activity.is_abused() {
-                    tracing::debug!(client.addr = %client.peer, "a client resets its own requests");
-                    client.worker.shared.counters.ended(End::BadRequest);
-                    client.worker.shared.counters.was_cut(Cut::Flood);
-                    return;
-                }
-                if !asked {
-                    asked = true;
-                    connection.as_mut().leave();
-                }
+            Word::Leave => {
+                words.push(leave().left_future());
+                !asked
             }
+        };
+        if leaves {
+            asked = true;
+            connection.as_mut().leave();
         }
     }
 }

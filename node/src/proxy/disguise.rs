@@ -1,48 +1,35 @@
 //! What a backend's answer tells of the software behind, and what of it users are told (I15). Pure.
 //!
 //! Versions help nobody but attackers, and a Via names machines inside, so these headers end here unless the service passes them
-//! or says a Server of its own. One look over the names finds all of it; an answer without any of them costs nothing more.
+//! or says a Server of its own.
 //!
 //! A backend's cookie that has the name of the session's own would replace it in the browser, and the next request would
 //! come without a session. It would be of no use to the backend either, which never sees a cookie of that name. It ends here too.
-use http::header::{HeaderMap, HeaderName, HeaderValue, SERVER, SET_COOKIE, VIA};
+use http::header::{HeaderMap, HeaderValue, SERVER, SET_COOKIE};
 
+use super::fields::Fields;
 use crate::config::model::{Disclosure, Telltale};
 
 /// Leaves in an answer's headers what users may know. `own_cookie` is the name of the session's cookie. Returns how many
 /// cookies of that name the backend tried to set. To be called before the session's own cookie is set.
-pub(super) fn disguise(headers: &mut HeaderMap, disclosure: &Disclosure, own_cookie: Option<&str>) -> usize {
-    let (mut found, mut sets_cookies) = ([false; Telltale::ALL.len()], false);
-    for name in headers.keys() {
-        match telltale(name) {
-            Some(telltale) => found[telltale as usize] = true,
-            None => sets_cookies |= *name == SET_COOKIE,
-        }
-    }
-    for telltale in Telltale::ALL {
-        if found[*telltale as usize] && !disclosure.passes.contains(telltale) {
+pub(super) fn disguise(
+    headers: &mut HeaderMap,
+    fields: Fields,
+    disclosure: &Disclosure,
+    own_cookie: Option<&str>,
+) -> usize {
+    let hides = |telltale: &&Telltale| !disclosure.passes.contains(telltale);
+    if fields.any(Fields::TELLTALE) {
+        for telltale in Telltale::ALL.iter().filter(hides) {
             headers.remove(telltale.name());
         }
+    } else if fields.any(Fields::SERVER) && hides(&&Telltale::Server) {
+        headers.remove(SERVER);
     }
     if let Some(server) = &disclosure.server {
         headers.insert(SERVER, server.clone());
     }
-    own_cookie.filter(|_| sets_cookies).map_or(0, |own| drop_cookies(headers, own))
-}
-
-fn telltale(name: &HeaderName) -> Option<Telltale> {
-    if *name == SERVER {
-        return Some(Telltale::Server);
-    }
-    if *name == VIA {
-        return Some(Telltale::Via);
-    }
-    match name.as_str() {
-        "x-powered-by" => Some(Telltale::XPoweredBy),
-        "x-aspnet-version" => Some(Telltale::XAspnetVersion),
-        "x-aspnetmvc-version" => Some(Telltale::XAspnetmvcVersion),
-        _ => None,
-    }
+    own_cookie.filter(|_| fields.any(Fields::SET_COOKIE)).map_or(0, |own| drop_cookies(headers, own))
 }
 
 /// Drops every Set-Cookie of this name (RFC 6265 §5.2: up to the first `=`, without white space around it).
@@ -66,6 +53,8 @@ fn drop_cookies(headers: &mut HeaderMap, name: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use http::header::HeaderName;
+
     use super::*;
 
     fn answer() -> HeaderMap {
@@ -83,6 +72,10 @@ mod tests {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         headers
+    }
+
+    fn disguise(headers: &mut HeaderMap, disclosure: &Disclosure, own_cookie: Option<&str>) -> usize {
+        super::disguise(headers, Fields::of(headers), disclosure, own_cookie)
     }
 
     fn names(headers: &HeaderMap) -> Vec<&str> {

@@ -21,6 +21,7 @@ use hyper::client::conn::TrySendError;
 use super::admission::admit;
 use super::body::{Lease, RequestBody, Streamed, Unsent};
 use super::choose::{Place, Tried};
+use super::fields::Fields;
 use super::headers;
 use super::multiplex::is_refused;
 use super::outcome::End;
@@ -143,6 +144,8 @@ impl Outgoing {
 /// A backend's answer, its head complete.
 pub(super) struct Answer {
     pub(super) response: Response<Incoming>,
+    /// The fields of its head that matter.
+    pub(super) fields: Fields,
     /// The connection, when it may be used again.
     pub(super) lease: Option<Lease>,
     pub(super) in_flight: Option<InFlight>,
@@ -205,8 +208,13 @@ pub(super) async fn exchange(
             _ => crossing_try(usher, &mut seat, outgoing, crossing).await,
         };
         let end = match went {
-            Try::Answered(response, lease, in_flight, backend) => {
-                return Ok(Answer { response, lease, in_flight, seat, backend, tries });
+            Try::Answered(mut response, lease, in_flight, backend) => {
+                let fields = Fields::of(response.headers());
+                if let (true, Some(at)) = (direct, at) {
+                    let address = seat.pool.backends[at].config.address;
+                    headers::hide_inside(response.headers_mut(), fields, address);
+                }
+                return Ok(Answer { response, fields, lease, in_flight, seat, backend, tries });
             }
             Try::Over(end) => return Err(Failure { end, tries }),
             Try::NotSent => End::ConnectFailed,
@@ -308,8 +316,7 @@ async fn direct_try(
         }
         let began = worker.measure(&pool);
         match send(usher, sender, outgoing, backend.config.address).await {
-            Sent::Answered(mut response, sender) => {
-                headers::hide_inside(response.headers_mut(), backend.config.address);
+            Sent::Answered(response, sender) => {
                 let status = response.status().as_u16();
                 if matches!(status, 502..=504) {
                     worker.measured(backend, began, Went::Wrong);

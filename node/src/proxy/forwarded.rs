@@ -1,12 +1,13 @@
 //! Who the client is, and how the backend is told (pure): X-Forwarded-For, -Proto, -Host and Forwarded (RFC 7239).
 //!
 //! What a peer says of its clients counts only when the peer is a trusted proxy; from anybody else it is replaced.
-use std::fmt::Write;
 use std::net::{IpAddr, Ipv6Addr};
 
 use bytes::Bytes;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
+
+use super::fields::Fields;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -57,29 +58,59 @@ fn address(text: &str) -> Option<IpAddr> {
     bare.or_else(with_port).or_else(bracketed).map(plain)
 }
 
-/// Writes what the backend is told of the client into the request's headers.
-pub(super) fn tell(
-    headers: &mut HeaderMap,
-    peer: IpAddr,
-    trusted: bool,
+/// How backends are told of a client: worked out once for all requests of a connection that name the same host.
+#[derive(Debug)]
+pub(super) struct Introduction {
     scheme: &'static str,
-    host: &HeaderValue,
-) {
-    if !trusted {
-        for forged in [FORWARDED, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_REAL_IP] {
-            headers.remove(forged);
+    host: HeaderValue,
+    /// The element for X-Forwarded-For ...
+    address: HeaderValue,
+    /// ... and the one for Forwarded.
+    element: HeaderValue,
+}
+
+impl Introduction {
+    /// Of whoever `peer` is, who asked for `host` over `scheme`.
+    pub(super) fn new(peer: IpAddr, scheme: &'static str, host: &HeaderValue) -> Self {
+        // The request's own value would keep the buffer it was read into.
+        let own = |bytes: &[u8]| HeaderValue::from_bytes(bytes).unwrap_or(HeaderValue::from_static(""));
+        let (address, element) = (peer.to_string(), element(peer, scheme, host));
+        Self {
+            scheme,
+            host: own(host.as_bytes()),
+            address: own(address.as_bytes()),
+            element: own(element.as_bytes()),
         }
     }
-    remove_lookalikes(headers);
-    extend(headers, X_FORWARDED_FOR, |value| {
-        let _ = write!(value, "{peer}");
-    });
-    extend(headers, FORWARDED, |value| element(value, peer, scheme, host));
-    if !trusted || !headers.contains_key(&X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+
+    /// Whether it holds for a request that asks for `host`.
+    pub(super) fn is_for(&self, host: &HeaderValue) -> bool {
+        self.host == host
     }
-    if !headers.contains_key(&X_FORWARDED_HOST) {
-        headers.insert(X_FORWARDED_HOST, host.clone());
+
+    /// Writes it into a request's headers. What a trusted peer said of its own client stays, and is extended.
+    pub(super) fn tell(&self, headers: &mut HeaderMap, fields: Fields, trusted: bool) {
+        if fields.any(Fields::LOOKALIKE) {
+            remove_lookalikes(headers);
+        }
+        if trusted {
+            extend(headers, X_FORWARDED_FOR, &self.address);
+            extend(headers, FORWARDED, &self.element);
+        } else {
+            if fields.any(Fields::FORWARDED_ONE) {
+                for forged in [X_FORWARDED_PORT, X_REAL_IP] {
+                    headers.remove(forged);
+                }
+            }
+            headers.insert(X_FORWARDED_FOR, self.address.clone());
+            headers.insert(FORWARDED, self.element.clone());
+        }
+        if !trusted || !headers.contains_key(X_FORWARDED_PROTO) {
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.scheme));
+        }
+        if !trusted || !headers.contains_key(X_FORWARDED_HOST) {
+            headers.insert(X_FORWARDED_HOST, self.host.clone());
+        }
     }
 }
 
@@ -100,34 +131,30 @@ fn remove_lookalikes(headers: &mut HeaderMap) {
 }
 
 /// Appends an element to a list header; several lines of it become one.
-fn extend(headers: &mut HeaderMap, name: HeaderName, element: impl FnOnce(&mut String)) {
-    let mut value = String::with_capacity(64);
+fn extend(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue) {
+    let mut value = Vec::new();
     for line in headers.get_all(&name) {
-        if let Ok(line) = line.to_str()
-            && !line.trim().is_empty()
-        {
-            value.push_str(line);
-            value.push_str(", ");
+        if line.to_str().is_ok_and(|line| !line.trim().is_empty()) {
+            value.extend_from_slice(line.as_bytes());
+            value.extend_from_slice(b", ");
         }
     }
-    element(&mut value);
+    value.extend_from_slice(element.as_bytes());
     if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
         headers.insert(name, value);
     }
 }
 
 /// One element of Forwarded (RFC 7239 §4); IPv6 and hosts are quoted, as their characters are no token.
-fn element(value: &mut String, peer: IpAddr, scheme: &str, host: &HeaderValue) {
-    let _ = match peer {
-        IpAddr::V4(peer) => write!(value, "for={peer}"),
-        IpAddr::V6(peer) => write!(value, "for=\"[{peer}]\""),
+fn element(peer: IpAddr, scheme: &str, host: &HeaderValue) -> String {
+    let peer = match peer {
+        IpAddr::V4(peer) => format!("for={peer}"),
+        IpAddr::V6(peer) => format!("for=\"[{peer}]\""),
     };
-    if let Ok(host) = host.to_str()
-        && !host.contains(['"', '\\'])
-    {
-        let _ = write!(value, ";host=\"{host}\"");
+    match host.to_str() {
+        Ok(host) if !host.contains(['"', '\\']) => format!("{peer};host=\"{host}\";proto={scheme}"),
+        _ => format!("{peer};proto={scheme}"),
     }
-    let _ = write!(value, ";proto={scheme}");
 }
 
 #[cfg(test)]
@@ -169,6 +196,13 @@ mod tests {
         }
     }
 
+    fn tell(headers: &mut HeaderMap, peer: &str, trusted: bool, host: &'static str) {
+        let host = HeaderValue::from_static(host);
+        let introduction = Introduction::new(peer.parse().unwrap(), "http", &host);
+        assert!(introduction.is_for(&host) && !introduction.is_for(&HeaderValue::from_static("other")));
+        introduction.tell(headers, Fields::of(headers), trusted);
+    }
+
     #[test]
     fn what_a_stranger_says_is_replaced() {
         let mut headers = with(&["6.6.6.6"]);
@@ -180,13 +214,7 @@ mod tests {
             headers.insert(lookalike, HeaderValue::from_static("6.6.6.6"));
         }
         headers.insert("my_own", HeaderValue::from_static("stays"));
-        tell(
-            &mut headers,
-            "2001:db8::7".parse().unwrap(),
-            false,
-            "http",
-            &HeaderValue::from_static("a.example:80"),
-        );
+        tell(&mut headers, "2001:db8::7", false, "a.example:80");
         assert_eq!(headers[X_FORWARDED_FOR], "2001:db8::7");
         assert_eq!(headers[FORWARDED], "for=\"[2001:db8::7]\";host=\"a.example:80\";proto=http");
         assert_eq!(headers[X_FORWARDED_PROTO], "http");
@@ -200,7 +228,7 @@ mod tests {
     fn what_a_trusted_proxy_says_is_extended() {
         let mut headers = with(&["1.1.1.1", "10.2.3.4"]);
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
-        tell(&mut headers, "10.0.0.1".parse().unwrap(), true, "http", &HeaderValue::from_static("a"));
+        tell(&mut headers, "10.0.0.1", true, "a");
         assert_eq!(headers[X_FORWARDED_FOR], "1.1.1.1, 10.2.3.4, 10.0.0.1");
         assert_eq!(headers.get_all(X_FORWARDED_FOR).iter().count(), 1);
         assert_eq!(headers[X_FORWARDED_PROTO], "https");

@@ -10,17 +10,20 @@ use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{Method, Request, Uri, Version};
 
+use super::fields::Fields;
 use super::tunnel::near;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 /// CGI programs take it for a setting of their own ("httpoxy", CVE-2016-5385).
 const PROXY: HeaderName = HeaderName::from_static("proxy");
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Removes what concerns only the connection it came over, from a request or a response.
-pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, fields: Fields) {
+    if !fields.any(Fields::HOP_BY_HOP) {
+        return;
+    }
+    if fields.any(Fields::CONNECTION) {
         remove_named_by_connection(headers);
         headers.remove(CONNECTION);
     }
@@ -49,7 +52,10 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
 
 /// The protocol that the request wants to switch to, when a proxy may pass that on. HTTP/2 in the clear is spoken hop by
 /// hop, so a wish for it ends here (RFC 9113 §3.1 withdrew it).
-pub(super) fn wanted_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> {
+pub(super) fn wanted_upgrade<B>(request: &Request<B>, fields: Fields) -> Option<HeaderValue> {
+    if !fields.any(Fields::UPGRADE) {
+        return None;
+    }
     let wanted = request.headers().get(UPGRADE)?;
     let listed = tokens(request.headers(), &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     // Anywhere in the list: the backend is free to choose.
@@ -61,11 +67,14 @@ pub(super) fn wanted_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> {
 }
 
 /// Prepares a request's headers for the backend; `upgrade` is kept when it is given.
-pub(super) fn for_backend(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
-    let trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case(b"trailers"));
-    remove_hop_by_hop(headers);
-    for name in [PROXY, PROXY_AUTHORIZATION, EXPECT] {
-        headers.remove(name);
+pub(super) fn for_backend(headers: &mut HeaderMap, fields: Fields, upgrade: Option<&HeaderValue>) {
+    let trailers =
+        fields.any(Fields::TE) && tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+    remove_hop_by_hop(headers, fields);
+    if fields.any(Fields::ASKED_OF_US) {
+        for name in [PROXY, PROXY_AUTHORIZATION, EXPECT] {
+            headers.remove(name);
+        }
     }
     if let Some(protocol) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -77,10 +86,12 @@ pub(super) fn for_backend(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>
 }
 
 /// Prepares a response's headers for the client; an agreed upgrade keeps its two headers.
-pub(super) fn for_client(headers: &mut HeaderMap, switched: bool) {
+pub(super) fn for_client(headers: &mut HeaderMap, fields: Fields, switched: bool) {
     let protocol = if switched { headers.get(UPGRADE).cloned() } else { None };
-    remove_hop_by_hop(headers);
-    headers.remove(PROXY_AUTHENTICATE);
+    remove_hop_by_hop(headers, fields);
+    if fields.any(Fields::PROXY_AUTHENTICATE) {
+        headers.remove(PROXY_AUTHENTICATE);
+    }
     if let Some(protocol) = protocol {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol);
@@ -89,9 +100,14 @@ pub(super) fn for_client(headers: &mut HeaderMap, switched: bool) {
 
 /// Takes out of a backend's answer what names the inside (I15): a redirect to the backend's own address becomes one to
 /// the same path here, and headers that only nodes say to each other are none of a backend's.
-pub(super) fn hide_inside(headers: &mut HeaderMap, backend: SocketAddr) {
-    for name in [&near::BACKEND, &near::END] {
-        headers.remove(name);
+pub(super) fn hide_inside(headers: &mut HeaderMap, fields: Fields, backend: SocketAddr) {
+    if fields.any(Fields::INSIDE) {
+        for name in [&near::BACKEND, &near::END] {
+            headers.remove(name);
+        }
+    }
+    if !fields.any(Fields::LOCATION) {
+        return;
     }
     for name in [LOCATION, CONTENT_LOCATION] {
         let Some(Ok(uri)) = headers.get(&name).map(|value| Uri::try_from(value.as_bytes())) else { continue };
@@ -109,7 +125,7 @@ pub(super) fn hide_inside(headers: &mut HeaderMap, backend: SocketAddr) {
 
 /// Removes from trailers what must not be there, for it frames, routes or authenticates the message (RFC 9110 §6.5.1).
 pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
-    remove_hop_by_hop(trailers);
+    remove_hop_by_hop(trailers, Fields::of(trailers));
     for name in [CONTENT_LENGTH, HOST, TRAILER, COOKIE, SET_COOKIE, AUTHORIZATION, PROXY_AUTHORIZATION] {
         trailers.remove(name);
     }
@@ -206,8 +222,10 @@ const FIELDS_MAX: usize = 100;
 
 /// What HTTP/2 lets a client do that HTTP/1.1 does not: cookies in several fields are one list (RFC 9113 §8.2.3), and an
 /// authority beside Host must be the same (§8.3.1).
-fn check_http2<B>(request: &mut Request<B>) -> Result<(), Malformed> {
-    join_cookies(request.headers_mut());
+fn check_http2<B>(request: &mut Request<B>, fields: Fields) -> Result<(), Malformed> {
+    if fields.any(Fields::COOKIE) {
+        join_cookies(request.headers_mut());
+    }
     if request.headers().len() > FIELDS_MAX {
         return Err(Malformed::Fields);
     }
@@ -239,17 +257,19 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Checks a request and brings its target to origin form; returns the host it is for.
-pub(super) fn check<B>(request: &mut Request<B>) -> Result<HeaderValue, Malformed> {
+pub(super) fn check<B>(request: &mut Request<B>, fields: Fields) -> Result<HeaderValue, Malformed> {
     if request.method() == Method::CONNECT {
         return Err(Malformed::Connect);
     }
     if request.version() == Version::HTTP_2 {
-        check_http2(request)?;
+        check_http2(request, fields)?;
     }
-    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
-    let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    if !chunked || codings.next().is_some() {
-        return Err(Malformed::Coding);
+    if fields.any(Fields::TRANSFER_ENCODING) {
+        let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+        let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        if !chunked || codings.next().is_some() {
+            return Err(Malformed::Coding);
+        }
     }
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = hosts.next().cloned();
@@ -297,24 +317,6 @@ fn is_host(host: &[u8]) -> bool {
             byte.is_ascii_alphanumeric()
                 || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']' | b'~' | b'%')
         })
-}
-
-/// The request id: a trusted peer's own when it is a short visible string, else a new one.
-pub(super) fn request_id(headers: &HeaderMap, trusted: bool, random: u128) -> HeaderValue {
-    let given = headers.get(&X_REQUEST_ID).filter(|id| {
-        trusted && (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-    });
-    match given {
-        Some(id) => id.clone(),
-        None => {
-            let mut hex = [0u8; 32];
-            for (at, digit) in hex.iter_mut().enumerate() {
-                let nibble = (random >> (124 - 4 * at)) & 0xf;
-                *digit = b"0123456789abcdef"[nibble as usize];
-            }
-            HeaderValue::from_bytes(&hex).unwrap_or_else(|_| HeaderValue::from_static("0"))
-        }
-    }
 }
 
 #[cfg(test)]

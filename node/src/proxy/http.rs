@@ -1,4 +1,5 @@
 //! HTTP: from a parsed request to its answer, one step after the other.
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -12,22 +13,26 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use rand::RngExt;
 use tokio::sync::Notify;
 
 use super::accept::Slot;
+use super::acquaintance::Acquaintance;
 use super::activity::Activity;
 use super::affinity;
 use super::body::ResponseBody;
 use super::choose::{Hops, Tried, forced};
 use super::disguise::disguise;
 use super::exchange::{Answer, Outgoing, exchange};
-use super::headers::{self, X_REQUEST_ID};
+use super::fields::Fields;
+use super::headers;
 use super::keys::Keys;
 use super::opening::Seen;
 use super::outcome::End;
 use super::record::Record;
 use super::relay::{Relayed, relay};
 use super::session::Usher;
+use super::trace::Trace;
 use super::tunnel::near::Crossing;
 use super::tunnel::preface::Kind;
 use super::worker::{Phase, Worker};
@@ -61,6 +66,7 @@ pub(super) struct Door {
     pub(super) wire: Wire,
     pub(super) activity: Arc<Activity>,
     pub(super) seen: Arc<Seen>,
+    pub(super) acquaintance: RefCell<Acquaintance>,
     /// Asks the connection's task to let the connection end.
     pub(super) leave: Notify,
 }
@@ -155,17 +161,19 @@ async fn answer(
     id: &mut Option<HeaderValue>,
 ) -> Result<Ready, Refused> {
     let worker = &*door.worker;
+    let fields = Fields::of(request.headers());
     let host = match door.seen.take_ambiguous() {
         true => Err(headers::Malformed::Lengths),
-        false => headers::check(&mut request),
+        false => headers::check(&mut request, fields),
     };
     record.asked(request.method(), host.as_ref().ok(), request.uri());
     let peer = forwarded::plain(door.peer.ip());
     let trusted = forwarded::holds(&listener.trusted_proxies, peer);
     let client = forwarded::client(request.headers(), peer, &listener.trusted_proxies);
-    let request_id = headers::request_id(request.headers(), trusted, worker.random(rand::RngExt::random));
-    record.known_as(client, &request_id);
-    *id = Some(request_id.clone());
+    let (trace, span) = worker.random(|rng| (rng.random(), rng.random()));
+    let trace = Trace::of(request.headers(), fields, trusted, trace, span);
+    record.known_as(client, &trace.id);
+    *id = Some(trace.id.clone());
     let host =
         host.map_err(|malformed| Refused { detail: Some(malformed.detail()), ..End::BadRequest.into() })?;
     let is_secure = door.is_secure || (trusted && forwarded::says_https(request.headers()));
@@ -185,7 +193,7 @@ async fn answer(
         return Err(Refused { wait: Some(wait), ..End::RateLimited.into() });
     }
 
-    let upgrade = headers::wanted_upgrade(&request);
+    let upgrade = headers::wanted_upgrade(&request, fields);
     let on_client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let forced = forced(service, request.headers());
     let keys = Keys::new(&plan, service, &worker.shared.source_key, client, Some(request.headers()));
@@ -193,34 +201,41 @@ async fn answer(
     let seat = match (&service.sticky_cookie, service.sticky_source_ip) {
         (Some(sticky), _) => {
             let now = worker.clock().wall();
-            let told =
-                affinity::open(request.headers_mut(), &service.name, sticky, &worker.shared.cookies, now);
+            let told = door.acquaintance.borrow_mut().session(
+                request.headers_mut(),
+                fields,
+                &service.name,
+                sticky,
+                &worker.shared.cookies,
+                now,
+            );
             usher.by_cookie(sticky, told).await?
         }
         (None, Some(ttl)) => usher.by_source(ttl, client).await?,
         (None, None) => usher.free(&Tried::default())?,
     };
 
-    headers::for_backend(request.headers_mut(), upgrade.as_ref());
+    let head = request.headers_mut();
+    headers::for_backend(head, fields, upgrade.as_ref());
     let scheme = if door.is_secure { "https" } else { "http" };
-    forwarded::tell(request.headers_mut(), peer, trusted, scheme, &host);
-    request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
+    door.acquaintance.borrow_mut().introduce(peer, scheme, &host).tell(head, fields, trusted);
+    trace.tell(head);
     *request.version_mut() = Version::HTTP_11;
     let mut outgoing = Outgoing::new(request, service.timeout.response).await?;
     let crossing = Crossing {
         kind: if on_client.is_some() { Kind::Http1 } else { Kind::Http2 },
         client: SocketAddr::new(client, if client == peer { door.peer.port() } else { 0 }),
         local: door.local,
-        request_id: Some(&request_id),
+        request_id: Some(&trace.id),
     };
     let exchanged = exchange(&usher, seat, &mut outgoing, &crossing).await;
     let mut answer = exchanged.map_err(|failure| {
-        tracing::debug!(service = %service.name, request.id = ?request_id, tries = failure.tries, end = failure.end.as_str(), "no answer");
+        tracing::debug!(service = %service.name, request.id = ?trace.id, tries = failure.tries, end = failure.end.as_str(), "no answer");
         failure.end
     })?;
     record.served(&answer.seat.pool, answer.backend, answer.tries);
     let own_cookie = service.sticky_cookie.as_ref().map(|sticky| sticky.name.as_str());
-    let dropped = disguise(answer.response.headers_mut(), &service.disclosure, own_cookie);
+    let dropped = disguise(answer.response.headers_mut(), answer.fields, &service.disclosure, own_cookie);
     if dropped > 0 {
         worker.shared.counters.dropped_cookies(dropped, &service.name);
     }
@@ -251,13 +266,13 @@ pub(super) fn deliver(
     on_client: Option<OnUpgrade>,
     idle: Duration,
 ) -> Response<ResponseBody> {
-    let Answer { mut response, lease, in_flight, .. } = answer;
+    let Answer { mut response, fields, lease, in_flight, .. } = answer;
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     record.status(response.status().as_u16());
     // What this node speaks, not what the backend spoke (RFC 9110 §2.5).
     *response.version_mut() = Version::HTTP_11;
     if !switched {
-        headers::for_client(response.headers_mut(), false);
+        headers::for_client(response.headers_mut(), fields, false);
         return response.map(|incoming| ResponseBody::relayed(incoming, lease, in_flight, record));
     }
     let Some(on_client) = on_client else {
@@ -278,7 +293,7 @@ pub(super) fn deliver(
         record.end(relayed_end(&end));
         drop(in_flight);
     });
-    headers::for_client(response.headers_mut(), true);
+    headers::for_client(response.headers_mut(), fields, true);
     response.map(|_| ResponseBody::Own(None, None))
 }
 

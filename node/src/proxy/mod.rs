@@ -16,6 +16,7 @@
 //! ```
 
 mod accept;
+mod acquaintance;
 mod activity;
 mod admission;
 mod affinity;
@@ -25,6 +26,7 @@ mod choose;
 mod connection;
 mod disguise;
 mod exchange;
+mod fields;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod forwarded;
@@ -58,6 +60,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod trace;
 mod tunnel;
 mod upload;
 mod upstream;

@@ -1,7 +1,6 @@
 //! HTTP/2 connections to backends: each worker has its own, and many requests share one. The only file that knows the h2
 //! crate's errors.
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustc_hash::FxHashMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -47,7 +47,7 @@ const PONG: Duration = Duration::from_secs(10);
 /// A worker's HTTP/2 connections.
 #[derive(Default)]
 pub(super) struct Multiplexed {
-    backends: RefCell<HashMap<BackendId, Rc<Backend>>>,
+    backends: RefCell<FxHashMap<BackendId, Rc<Backend>>>,
 }
 
 #[derive(Default)]

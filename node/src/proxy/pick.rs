@@ -1,10 +1,10 @@
 //! Which backend of a region serves a request that may go to any: who can, in which zone and rack, by which policy.
-use std::collections::HashMap;
 use std::time::Instant;
 
 use gossip::clock::{Clock, Wall};
 use gossip::id::{BackendId, PoolName, RegionName, ZoneName};
 use rand::Rng;
+use rustc_hash::FxHashMap;
 
 use super::choose::Tried;
 use super::keys::Keys;
@@ -15,7 +15,7 @@ use crate::balance::{Load, hash, least_busy, least_connections, peak_ewma, rando
 use crate::config::model::BalancePolicy;
 
 /// The turns of one worker's round robins.
-pub(super) type Turns = HashMap<PoolName, RoundRobin<BackendId>>;
+pub(super) type Turns = FxHashMap<PoolName, RoundRobin<BackendId>>;
 
 /// What policies draw from.
 pub(super) struct Dice<'a, R> {

@@ -1,6 +1,5 @@
 //! Connections to backends: each worker has its own, the one used last is used first.
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustc_hash::FxHashMap;
 use tokio::net::TcpStream;
 
 use super::body::RequestBody;
@@ -65,13 +65,13 @@ const IDLE: Duration = Duration::from_secs(60);
 /// it, and nobody could tell whether it acted.
 pub(super) const IDLE_FOR_ONCE: Duration = Duration::from_secs(1);
 /// Idle connections kept for one backend by one worker; the coldest is closed beyond.
-const IDLE_MAX: usize = 256;
+const IDLE_MAX: usize = 1024;
 const HEAD_MAX_BYTES: usize = 64 * 1024;
 
 #[derive(Default)]
 pub(super) struct Upstreams {
     pub(super) multiplexed: Multiplexed,
-    idle: RefCell<HashMap<BackendId, Vec<Idle>>>,
+    idle: RefCell<FxHashMap<BackendId, Vec<Idle>>>,
 }
 
 struct Idle {

@@ -1,6 +1,5 @@
 //! A worker: what one thread of the data plane holds. Nothing in it is shared but counters, so nothing is locked.
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use gossip::clock::Clock;
 use gossip::id::{BackendId, ServiceName, Tag};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rustc_hash::FxHashMap;
 use storage::cookie::Cookies;
 use tokio::sync::mpsc;
 
@@ -117,7 +117,7 @@ pub(super) struct Worker {
     plan: RefCell<Rc<Plan>>,
     rng: RefCell<SmallRng>,
     turns: RefCell<Turns>,
-    budgets: RefCell<HashMap<ServiceName, Budget>>,
+    budgets: RefCell<FxHashMap<ServiceName, Budget>>,
 }
 
 impl Worker {
@@ -131,8 +131,8 @@ impl Worker {
             cache: RefCell::new(cache),
             plan: RefCell::new(plan),
             rng: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
-            turns: RefCell::new(Turns::new()),
-            budgets: RefCell::new(HashMap::new()),
+            turns: RefCell::new(Turns::default()),
+            budgets: RefCell::default(),
             shared,
         }
     }

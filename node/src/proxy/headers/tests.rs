@@ -10,6 +10,28 @@ fn request(lines: &[(&str, &str)]) -> Request<()> {
     request.body(()).unwrap()
 }
 
+// Each with the fields that the head has.
+fn check<B>(request: &mut Request<B>) -> Result<HeaderValue, Malformed> {
+    let fields = Fields::of(request.headers());
+    super::check(request, fields)
+}
+
+fn wanted_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> {
+    super::wanted_upgrade(request, Fields::of(request.headers()))
+}
+
+fn for_backend(headers: &mut HeaderMap, upgrade: Option<&HeaderValue>) {
+    super::for_backend(headers, Fields::of(headers), upgrade);
+}
+
+fn for_client(headers: &mut HeaderMap, switched: bool) {
+    super::for_client(headers, Fields::of(headers), switched);
+}
+
+fn hide_inside(headers: &mut HeaderMap, backend: SocketAddr) {
+    super::hide_inside(headers, Fields::of(headers), backend);
+}
+
 #[test]
 fn hop_by_hop_headers_and_those_that_connection_names_are_removed() {
     let mut request = request(&[
@@ -92,15 +114,6 @@ fn codings_and_methods_that_no_proxy_serves_are_refused() {
     assert_eq!(check(twice), Err(Malformed::Coding));
     let mut connect = Request::builder().method("CONNECT").uri("a:443").header("host", "a").body(()).unwrap();
     assert_eq!(check(&mut connect), Err(Malformed::Connect));
-}
-
-#[test]
-fn request_ids_come_from_trusted_peers_only() {
-    let given = request(&[("x-request-id", "abc")]);
-    assert_eq!(request_id(given.headers(), true, 7), "abc");
-    assert_eq!(request_id(given.headers(), false, 0xab << 120), "ab000000000000000000000000000000");
-    let long = request(&[("x-request-id", &"x".repeat(129))]);
-    assert_eq!(request_id(long.headers(), true, 1), "00000000000000000000000000000001");
 }
 
 #[test]

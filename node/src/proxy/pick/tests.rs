@@ -41,7 +41,7 @@ struct Hand {
 impl Hand {
     fn new() -> Self {
         let clock = Clock::simulated(Wall(1_000_000_000));
-        Self { turns: Turns::new(), rng: SmallRng::seed_from_u64(1), clock }
+        Self { turns: Turns::default(), rng: SmallRng::seed_from_u64(1), clock }
     }
 
     fn pick(&mut self, pool: &PoolView, zone: Option<&str>, tried: &Tried) -> Option<usize> {

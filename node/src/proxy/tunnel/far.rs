@@ -24,6 +24,7 @@ use crate::proxy::body::ResponseBody;
 use crate::proxy::choose::{Hops, Place, Tried};
 use crate::proxy::connection::OnWorker;
 use crate::proxy::exchange::{Outgoing, exchange};
+use crate::proxy::fields::Fields;
 use crate::proxy::keys::Keys;
 use crate::proxy::multiplex::CROSSING_WINDOW_BYTES;
 use crate::proxy::plan::{Plan, Reach, position};
@@ -161,9 +162,10 @@ async fn answer(
     mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let mut record = Record::far(worker);
-    let upgrade = headers::wanted_upgrade(&request);
+    let fields = Fields::of(request.headers());
+    let upgrade = headers::wanted_upgrade(&request, fields);
     let on_client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
-    headers::for_backend(request.headers_mut(), upgrade.as_ref());
+    headers::for_backend(request.headers_mut(), fields, upgrade.as_ref());
     let service = guest.service();
     let keys = Keys::new(plan, &service, &worker.shared.source_key, guest.preface.client.ip(), None);
     let usher = Usher {
