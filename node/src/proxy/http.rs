@@ -30,7 +30,7 @@ use super::session::Usher;
 use super::tunnel::near::Crossing;
 use super::tunnel::preface::Kind;
 use super::worker::{Phase, Worker};
-use super::{forwarded, problem, redirect};
+use super::{forwarded, grpc, problem, redirect};
 use crate::config::model::{Listener, Service};
 
 const HEAD_MAX_BYTES: usize = 64 * 1024;
@@ -89,6 +89,17 @@ impl From<End> for Refused {
     }
 }
 
+impl Refused {
+    fn tell(self, id: Option<&HeaderValue>) -> Response<Bytes> {
+        let mut response = problem::response(self.end, self.detail, id);
+        response.headers_mut().extend(self.location.map(|location| (LOCATION, location)));
+        if let Some(wait) = self.wait {
+            problem::retry_after(response.headers_mut(), wait);
+        }
+        response
+    }
+}
+
 /// Serves one request of a client's connection.
 pub(super) async fn serve(
     door: Rc<Door>,
@@ -103,6 +114,7 @@ pub(super) async fn serve(
         door.leave.notify_one();
     }
     let head = request.method() == Method::HEAD;
+    let calls = door.wire == Wire::Http2 && grpc::is_grpc(request.headers());
     let mut leaves = false;
     let mut response = match answer(&door, &listener, request, &mut record, &mut id).await {
         Ok(ready) => deliver(ready.answer, record, ready.on_client, ready.idle),
@@ -110,11 +122,10 @@ pub(super) async fn serve(
             record.end(refused.end);
             // Where one request is not understood, nobody can say where the next begins.
             leaves |= door.wire == Wire::Http1 && refused.end == End::BadRequest;
-            let mut response = problem::response(refused.end, refused.detail, id.as_ref());
-            response.headers_mut().extend(refused.location.map(|location| (LOCATION, location)));
-            if let Some(wait) = refused.wait {
-                problem::retry_after(response.headers_mut(), wait);
-            }
+            let response = match calls {
+                true => grpc::refusal(refused.end, refused.detail, refused.wait, id.as_ref()),
+                false => refused.tell(id.as_ref()),
+            };
             record.status(response.status().as_u16());
             // hyper leaves the body of HEAD's answer out of HTTP/1.1 alone.
             response.map(|bytes| ResponseBody::own(if head { Bytes::new() } else { bytes }, record))

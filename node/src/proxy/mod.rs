@@ -27,6 +27,7 @@ mod exchange;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod forwarded;
+mod grpc;
 mod handle;
 mod headers;
 mod hello;
