@@ -30,7 +30,7 @@ use super::session::Usher;
 use super::tunnel::near::Crossing;
 use super::tunnel::preface::Kind;
 use super::worker::{Phase, Worker};
-use super::{forwarded, grpc, problem, redirect};
+use super::{forwarded, grpc, problem, redirect, websocket};
 use crate::config::model::{Listener, Service};
 
 const HEAD_MAX_BYTES: usize = 64 * 1024;
@@ -144,8 +144,14 @@ pub(super) async fn serve(
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
         }
-        Wire::Http2 if leaves => door.leave.notify_one(),
-        Wire::Http2 => {}
+        Wire::Http2 => {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                websocket::into_connected(&mut response);
+            }
+            if leaves {
+                door.leave.notify_one();
+            }
+        }
     }
     Ok(response)
 }
@@ -165,6 +171,10 @@ async fn answer(
     id: &mut Option<HeaderValue>,
 ) -> Result<Ready, Refused> {
     let worker = &*door.worker;
+    let connects = websocket::is_asked(&request);
+    if connects {
+        websocket::into_upgrade(&mut request, worker.random(rand::RngExt::random));
+    }
     let host = match door.seen.take_ambiguous() {
         true => Err(headers::Malformed::Lengths),
         false => headers::check(&mut request),
@@ -195,6 +205,9 @@ async fn answer(
         return Err(Refused { wait: Some(wait), ..End::RateLimited.into() });
     }
 
+    if connects {
+        *request.version_mut() = Version::HTTP_11;
+    }
     let upgrade = headers::wanted_upgrade(&request);
     let on_client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let forced = forced(service, request.headers());
@@ -229,6 +242,10 @@ async fn answer(
         failure.end
     })?;
     record.served(&answer.seat.pool, answer.backend, answer.tries);
+    if connects && answer.response.status().is_success() {
+        // To a CONNECT that would mean yes, and the backend did not switch.
+        return Err(End::UpstreamReset.into());
+    }
 
     if let Some(session) = &mut answer.seat.session {
         session.settle(worker).await;

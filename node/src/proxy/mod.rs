@@ -60,6 +60,7 @@ mod tests;
 mod thread;
 mod tunnel;
 mod upstream;
+mod websocket;
 mod worker;
 
 pub use bind::{BindError, BindProblem, check as check_ports};
