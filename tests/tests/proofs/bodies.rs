@@ -13,6 +13,8 @@ use tests::stage::Stage;
 use tests::wait::secs;
 
 const LARGE_BYTES: u64 = 512 << 20;
+/// The same through a tunnel, where all is encrypted once more.
+const FAR_BYTES: u64 = 128 << 20;
 /// What a node may grow by while such bodies pass, slow users among them.
 const GROWTH_MAX_KIB: u64 = 48 << 10;
 
@@ -27,29 +29,31 @@ fn peak_kib(process: &Process) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// A backend with one large file at `/large` that takes uploads at `/put/NAME`.
-fn origin(stage: &Stage, program: &Path) -> Result<(Process, Entry)> {
+/// A backend with one file of so many bytes at `/large` that takes uploads at `/put/NAME`.
+fn origin(stage: &Stage, program: &Path, region: &str, bytes: u64) -> Result<(Process, Entry)> {
     let (folder, address) = (stage.folder().display(), stage.net.backend(1));
     std::fs::create_dir(stage.folder().join("put"))?;
-    std::fs::File::create(stage.folder().join("large"))?.set_len(LARGE_BYTES)?;
+    std::fs::File::create(stage.folder().join("large"))?.set_len(bytes)?;
     let site = format!(
         "server {{ listen {address}:8083; root {folder}; client_max_body_size 0; client_body_buffer_size 64k; \
          location = /said {{ return 200 \"$request_method $http_expect\"; }} \
          location /put {{ dav_methods PUT; }} }}"
     );
-    let entry = Entry { address: (address, 8083).into(), region: "eu".into(), weight: 100 };
+    let entry = Entry { address: (address, 8083).into(), region: region.into(), weight: 100 };
     Ok((peer::nginx(stage, program, &site, "")?, entry))
+}
+
+fn web(entry: Entry) -> Services {
+    Services::new().http_listener().service("web", "web = 1", "").pool("web", TCP_CHECK, [entry])
 }
 
 #[test]
 fn head_continue_and_connect() {
     let Some([_, nginx]) = peer::all(["curl", "nginx"]) else { return };
     prove!(Light, secs(90), async |stage| {
-        let (mut origin, entry) = origin(stage, &nginx)?;
+        let (mut origin, entry) = origin(stage, &nginx, "eu", LARGE_BYTES)?;
         let mesh = Cluster::of(stage, &[("eu", 1)]).await?;
-        let services =
-            Services::new().http_listener().service("web", "web = 1", "").pool("web", TCP_CHECK, [entry]);
-        mesh.apply("eu-1", &services).await?;
+        mesh.apply("eu-1", &web(entry)).await?;
         mesh.healthy().await?;
         let target = mesh.node("eu-1").http();
         let at = |path: &str| format!("http://{target}{path}");
@@ -82,39 +86,58 @@ fn head_continue_and_connect() {
 fn large_bodies_pass_with_flat_memory_however_slow_the_user() {
     let Some([_, nginx]) = peer::all(["curl", "nginx"]) else { return };
     prove!(Light, secs(150), async |stage| {
-        let (mut origin, entry) = origin(stage, &nginx)?;
+        let (mut origin, entry) = origin(stage, &nginx, "eu", LARGE_BYTES)?;
         let mut mesh = Cluster::of(stage, &[("eu", 1)]).await?;
-        let services =
-            Services::new().http_listener().service("web", "web = 1", "").pool("web", TCP_CHECK, [entry]);
-        mesh.apply("eu-1", &services).await?;
+        mesh.apply("eu-1", &web(entry)).await?;
         mesh.healthy().await?;
-        let target = mesh.node("eu-1").http();
-        let at = |path: &str| format!("http://{target}{path}");
-        said("curl", &curl(&[&at("/said")])).await?;
-        let before = peak_kib(mesh.node_mut("eu-1").process()?)?;
-        let large = stage.folder().join("large").display().to_string();
-
-        for version in ["--http1.1", "--http2-prior-knowledge"] {
-            let download = ["-o", "/dev/null", "-w", "%{http_code} %{size_download}", &at("/large")];
-            let told = said("curl", &curl(&[&[version][..], &download].concat())).await?;
-            ensure!(told == format!("200 {LARGE_BYTES}"), "{version}: {told}");
-            // A user who reads slowly slows the backend down; nothing piles up here.
-            let slow = ["--limit-rate", "1M", "--max-time", "3", "-o", "/dev/null", &at("/large")];
-            let told = said("curl", &[&["-sS", version][..], &slow].concat()).await;
-            ensure!(
-                told.is_err_and(|error| error.to_string().contains("timed out")),
-                "{version}: it was not slow"
-            );
-            let name = format!("/put/{}", version.trim_start_matches('-'));
-            let upload = ["-o", "/dev/null", "-w", "%{http_code}", "-T", &large, &at(&name)];
-            let told = said("curl", &curl(&[&[version][..], &upload].concat())).await?;
-            ensure!(told == "201", "{version}: {told}");
-            let written = stage.folder().join(&name[1..]);
-            ensure!(written.metadata()?.len() == LARGE_BYTES, "{version}: it was cut");
-            std::fs::remove_file(written)?;
-        }
-        let grown = peak_kib(mesh.node_mut("eu-1").process()?)?.saturating_sub(before);
-        ensure!(grown <= GROWTH_MAX_KIB, "the node grew by {grown} KiB");
+        pass(stage, &mut mesh, &["eu-1"], LARGE_BYTES).await?;
         origin.must_run()
     });
+}
+
+#[test]
+fn they_do_so_through_another_region() {
+    let Some([_, nginx]) = peer::all(["curl", "nginx"]) else { return };
+    prove!(Heavy, secs(200), async |stage| {
+        let (mut origin, entry) = origin(stage, &nginx, "us", FAR_BYTES)?;
+        let mut mesh = Cluster::of(stage, &[("eu", 1), ("us", 1)]).await?;
+        mesh.apply("eu-1", &web(entry)).await?;
+        mesh.healthy().await?;
+        pass(stage, &mut mesh, &["eu-1", "us-1"], FAR_BYTES).await?;
+        origin.must_run()
+    });
+}
+
+/// Users of the first of these nodes fetch and send large bodies; none of the nodes may grow.
+async fn pass(stage: &Stage, mesh: &mut Cluster<'_>, nodes: &[&str], bytes: u64) -> Result<()> {
+    let target = mesh.node(nodes[0]).http();
+    let at = |path: &str| format!("http://{target}{path}");
+    said("curl", &curl(&[&at("/said")])).await?;
+    let mut before = Vec::new();
+    for node in nodes {
+        before.push(peak_kib(mesh.node_mut(node).process()?)?);
+    }
+    let large = stage.folder().join("large").display().to_string();
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let download = ["-o", "/dev/null", "-w", "%{http_code} %{size_download}", &at("/large")];
+        let told = said("curl", &curl(&[&[version][..], &download].concat())).await?;
+        ensure!(told == format!("200 {bytes}"), "{version}: {told}");
+        // A user who reads slowly slows the backend down; nothing piles up here.
+        let slow = ["--limit-rate", "1M", "--max-time", "3", "-o", "/dev/null", &at("/large")];
+        let told = said("curl", &[&["-sS", version][..], &slow].concat()).await;
+        let cut = told.is_err_and(|error| error.to_string().contains("timed out"));
+        ensure!(cut, "{version}: it was not slow");
+        let name = format!("/put/{}", version.trim_start_matches('-'));
+        let upload = ["-o", "/dev/null", "-w", "%{http_code}", "-T", &large, &at(&name)];
+        let told = said("curl", &curl(&[&[version][..], &upload].concat())).await?;
+        ensure!(told == "201", "{version}: {told}");
+        let written = stage.folder().join(&name[1..]);
+        ensure!(written.metadata()?.len() == bytes, "{version}: it was cut");
+        std::fs::remove_file(written)?;
+    }
+    for (node, before) in nodes.iter().zip(before) {
+        let grown = peak_kib(mesh.node_mut(node).process()?)?.saturating_sub(before);
+        ensure!(grown <= GROWTH_MAX_KIB, "{node} grew by {grown} KiB");
+    }
+    Ok(())
 }
