@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::balance::peak_ewma::Latency;
+use crate::balance::rack::Rack;
 use crate::config::model::{Backend, Pool, Services};
 use crate::queue::Queue;
 
@@ -28,6 +29,7 @@ pub struct BackendShared {
     elsewhere: AtomicU32,
     failures_in_a_row: AtomicU32,
     requests: AtomicU64,
+    errors: AtomicU64,
     latency: Latency,
     queue: Queue,
 }
@@ -77,10 +79,29 @@ impl BackendShared {
             self.failures_in_a_row.store(0, Ordering::Relaxed);
         }
     }
+    /// A request was answered with an error of the backend's own, or not at all.
+    pub fn erred(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+    }
+    /// What became of all requests of this node since it knows the backend.
+    pub fn totals(&self) -> Totals {
+        let ended = self.requests().saturating_sub(self.in_flight().into());
+        Totals { ended, failed: self.errors.load(Ordering::Relaxed) }
+    }
     /// A request failed; how many have in a row.
     pub fn failed(&self) -> u32 {
+        self.erred();
         self.failures_in_a_row.fetch_add(1, Ordering::Relaxed) + 1
     }
+}
+
+/// Requests that are over, and those among them that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// However they ended.
+    pub ended: u64,
+    /// Without an answer, or with a status from 500.
+    pub failed: u64,
 }
 
 /// One request in flight on a backend.
@@ -112,6 +133,8 @@ pub struct BackendView {
     /// When it last began to take requests as this node saw it, later than the node itself and its first revision; else
     /// [`Hlc::ZERO`]. Slow start counts from it.
     pub joined: Hlc,
+    /// Where it stands among the racks of its pool.
+    pub rack: Rack,
     /// The weight in force: the file's unless an intent says otherwise.
     pub weight: u32,
     /// In words for people: `eu-1 and eu-2: HTTP 503`. Never shown to users.
@@ -202,4 +225,13 @@ pub enum Evidence {
     ConnectFailed,
     /// As many requests in a row failed as the pool lets pass.
     FailingRequests,
+    /// Of all requests of an interval a greater share failed than the pool lets pass, or than on its other backends.
+    FailingOften,
+}
+
+impl Evidence {
+    /// Whether requests failed that reached the backend: that may be the application's fault on every backend alike.
+    pub fn is_of_requests(self) -> bool {
+        matches!(self, Self::FailingRequests | Self::FailingOften)
+    }
 }

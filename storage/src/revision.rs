@@ -13,7 +13,7 @@ use gossip::clock::Wall;
 use gossip::id::{NodeName, RevisionId};
 
 /// The largest body.
-pub const BODY_MAX_BYTES: usize = 1024 * 1024;
+pub const BODY_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// The longest author; the rest is cut off.
 pub const AUTHOR_MAX_BYTES: usize = 128;

@@ -51,7 +51,7 @@ pub enum ApplyError {
         current: Option<RevisionId>,
     },
     /// The body is larger than a revision may be.
-    #[error("a configuration of {0} bytes is too large: at most 1 MiB")]
+    #[error("a configuration of {0} bytes is too large: at most 4 MiB")]
     TooLarge(usize),
     /// It could not be written to the data folder.
     #[error("cannot write the revision: {0}")]

@@ -11,15 +11,16 @@ use gossip::id::NodeName;
 use gossip::mesh::{Channel, Inbound, Mesh};
 use tokio::sync::mpsc;
 
+use crate::revision::BODY_MAX_BYTES;
 use crate::wire::MESSAGE_MAX_BYTES;
 
 /// Sessions: requests and responses of [`crate::wire`].
 pub(crate) const SESSIONS: Channel =
     Channel { id: 16, name: "sessions", max_bytes: MESSAGE_MAX_BYTES, queue: 1024 };
 
-/// Revisions: see [`crate::revisions`]. A body of 1 MiB and what goes with it.
+/// Revisions: see [`crate::revisions`]. A body of 4 MiB and what goes with it.
 pub(crate) const REVISIONS: Channel =
-    Channel { id: 17, name: "revisions", max_bytes: 1024 * 1024 + 16 * 1024, queue: 64 };
+    Channel { id: 17, name: "revisions", max_bytes: BODY_MAX_BYTES + 16 * 1024, queue: 64 };
 
 /// Intents: see [`crate::intents`].
 pub(crate) const INTENTS: Channel = Channel { id: 18, name: "intents", max_bytes: 1024 * 1024, queue: 256 };

@@ -1,6 +1,6 @@
 //! What `meridian status -o json` says: the contract, and no more than it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -18,6 +18,31 @@ pub struct Status {
     pub pools: Vec<Pool>,
     /// The sessions.
     pub sessions: Sessions,
+    /// What the node that answered counted.
+    pub counters: Counters,
+}
+
+/// What a node counted since it started, by name.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Counters {
+    /// Requests and TCP connections, by the reason they ended with.
+    pub ends: BTreeMap<String, u64>,
+    /// Connections of users.
+    pub connections: BTreeMap<String, u64>,
+    /// Connections that were cut for what the client did.
+    pub cut: BTreeMap<String, u64>,
+}
+
+impl Counters {
+    /// How many requests ended so.
+    pub fn ended(&self, how: &str) -> u64 {
+        self.ends.get(how).copied().unwrap_or_default()
+    }
+
+    /// How many connections were cut for this.
+    pub fn cut(&self, why: &str) -> u64 {
+        self.cut.get(why).copied().unwrap_or_default()
+    }
 }
 
 /// One member of the mesh.

@@ -115,6 +115,15 @@ pub(crate) struct Counters {
     pub ends: std::collections::BTreeMap<String, u64>,
     /// Requests of sticky services by what became of the session: new, kept, moved, expired, invalid.
     pub sessions: std::collections::BTreeMap<String, u64>,
+    /// Connections of users: accepted, held back because a listener had all it may have, and TLS handshakes.
+    #[serde(default)]
+    pub connections: std::collections::BTreeMap<String, u64>,
+    /// Connections that were cut for what the client did, by the reason.
+    #[serde(default)]
+    pub cut: std::collections::BTreeMap<String, u64>,
+    /// Cookies of the sessions' own name that backends tried to set.
+    #[serde(default)]
+    pub cookies_dropped: u64,
     /// Second and further tries.
     pub retries: u64,
     /// Requests and connections that crossed to another region from here.

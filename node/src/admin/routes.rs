@@ -22,10 +22,10 @@ use super::problem::{Refusal, findings, invalid, problem};
 use super::{Context, status};
 use crate::backend::Snapshot;
 use crate::config::services;
-use crate::proxy::{Affinity, End};
+use crate::proxy::{Affinity, Cut, End};
 
 /// The largest configuration that is taken.
-const BODY_MAX_BYTES: usize = 1 << 20;
+const BODY_MAX_BYTES: usize = 4 << 20;
 
 /// How long `apply` waits until this node serves what it has taken.
 const SERVED: Duration = Duration::from_secs(2);
@@ -85,6 +85,17 @@ fn counters(context: &Context, degraded_commits: u64) -> Counters {
     Counters {
         ends: End::ALL.iter().map(|&end| (end.as_str().to_owned(), counted.ends(end))).collect(),
         sessions: Affinity::ALL.iter().map(|&how| (how.as_str().to_owned(), counted.affinity(how))).collect(),
+        connections: [
+            ("accepted", &counted.connections),
+            ("held", &counted.connections_held),
+            ("tls_done", &counted.tls_handshakes),
+            ("tls_resumed", &counted.tls_resumed),
+            ("tls_failed", &counted.tls_failed),
+        ]
+        .map(|(what, count)| (what.to_owned(), count.load(Ordering::Relaxed)))
+        .into(),
+        cut: Cut::ALL.iter().map(|&why| (why.as_str().to_owned(), counted.cut(why))).collect(),
+        cookies_dropped: counted.cookies_dropped.load(Ordering::Relaxed),
         retries: counted.retries.load(Ordering::Relaxed),
         tunnels_out: counted.tunnels_out.load(Ordering::Relaxed),
         tunnels_in: counted.tunnels_in.load(Ordering::Relaxed),

@@ -215,6 +215,7 @@ impl App {
         });
         tasks.spawn(tasks::supervise("registry", registry_task));
         tasks.spawn(tasks::publish_load(gossip.clone(), registry.clone()));
+        tasks.spawn(health::tally::follow(registry.snapshot(), evidence.clone(), clock.clone()));
 
         let proxy = Arc::new(proxy::start(ProxyConfig {
             node: config.name.clone(),

@@ -1,14 +1,17 @@
-//! Least busy over the mesh: the smallest (in flight from all nodes + 1) / weight, ties at random.
+//! Least busy over the mesh: the smallest (in flight from all nodes + 1) / weight, ties by rack, then at random.
 use rand::Rng;
 
 use super::Load;
 use super::lowest::lowest;
 
 /// Chooses one of `(index, load)`; `None` when there is no candidate of positive weight.
-pub fn pick(candidates: impl IntoIterator<Item = (usize, Load)>, rng: &mut impl Rng) -> Option<usize> {
-    let counted = candidates
-        .into_iter()
-        .map(|(index, load)| (index, u64::from(load.here) + u64::from(load.elsewhere), load.weight));
+pub fn pick(
+    candidates: impl IntoIterator<Item = (usize, Load), IntoIter: Clone>,
+    rng: &mut impl Rng,
+) -> Option<usize> {
+    let counted = candidates.into_iter().map(|(index, load)| {
+        (index, u64::from(load.here) + u64::from(load.elsewhere), load.weight, load.rack)
+    });
     lowest(counted, rng)
 }
 
@@ -25,6 +28,7 @@ mod tests {
             here,
             elsewhere,
             weight,
+            ..Load::default()
         })
     }
 
@@ -51,16 +55,15 @@ mod tests {
     #[test]
     fn the_load_of_other_nodes_counts() {
         let mut rng = SmallRng::seed_from_u64(1);
-        let busy_elsewhere = Load { here: 0, elsewhere: 9, weight: 100 };
-        let busy_here = Load { here: 3, elsewhere: 0, weight: 100 };
+        let busy_elsewhere = Load { elsewhere: 9, weight: 100, ..Load::default() };
+        let busy_here = Load { here: 3, weight: 100, ..Load::default() };
         assert_eq!(pick([(7, busy_elsewhere), (8, busy_here)], &mut rng), Some(8));
     }
 
     #[test]
     fn requests_that_stay_are_spread_by_weight() {
         let mut rng = SmallRng::seed_from_u64(2);
-        let mut loads: Vec<Load> =
-            [100, 200, 300].map(|weight| Load { here: 0, elsewhere: 0, weight }).to_vec();
+        let mut loads: Vec<Load> = [100, 200, 300].map(|weight| Load { weight, ..Load::default() }).to_vec();
         for _ in 0..6000 {
             let at = pick(loads.iter().copied().enumerate(), &mut rng).unwrap();
             loads[at].here += 1;
@@ -73,7 +76,7 @@ mod tests {
     #[test]
     fn equal_ones_are_equally_likely() {
         let mut rng = SmallRng::seed_from_u64(3);
-        let idle = Load { here: 0, elsewhere: 0, weight: 100 };
+        let idle = Load { weight: 100, ..Load::default() };
         let mut hits = [0u32; 4];
         for _ in 0..8000 {
             hits[pick((0..4).map(|at| (at, idle)), &mut rng).unwrap()] += 1;

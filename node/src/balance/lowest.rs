@@ -1,34 +1,66 @@
-//! The smallest ratio of load to weight, ties at random: what the load policies have in common.
+//! The smallest ratio of load to weight, ties by rack and then at random: what the load policies have in common.
+use std::cmp::Ordering;
+
 use rand::{Rng, RngExt};
 
-/// The index with the smallest `(load + 1) / weight` of `(index, load, weight)`; every one of several equal ones is as
-/// likely. `None` without a candidate of positive weight.
+use super::rack::{Rack, Tally};
+
+/// A backend: its index, its load, its weight, its rack.
+pub(super) type Candidate = (usize, u64, u32, Rack);
+
+/// The index with the smallest `(load + 1) / weight`. Of several equal ones those in the racks with the least to do, and
+/// every one of these is as likely. `None` without a candidate of positive weight.
 pub(super) fn lowest(
-    candidates: impl IntoIterator<Item = (usize, u64, u32)>,
+    candidates: impl Iterator<Item = Candidate> + Clone,
     rng: &mut impl Rng,
 ) -> Option<usize> {
-    let mut best: Option<(usize, u64, u64)> = None;
-    let mut equals = 0u32;
-    for (index, load, weight) in candidates {
-        if weight == 0 {
-            continue;
-        }
-        let (load, weight) = (load + 1, u64::from(weight));
-        let Some((_, best_load, best_weight)) = best else {
-            (best, equals) = (Some((index, load, weight)), 1);
-            continue;
-        };
-        // load / weight < best_load / best_weight without a division.
-        let (ours, theirs) = (load * best_weight, best_load * weight);
-        if ours < theirs {
-            (best, equals) = (Some((index, load, weight)), 1);
-        } else if ours == theirs {
-            // One of n equal ones replaces the chosen one with probability 1/n (reservoir sampling).
-            equals += 1;
-            if rng.random_range(0..equals) == 0 {
-                best = Some((index, load, weight));
+    let mut best: Option<Candidate> = None;
+    let (mut equals, mut several_racks) = (0u32, false);
+    for candidate in candidates.clone().filter(|(_, _, weight, _)| *weight > 0) {
+        match best.map_or(Ordering::Less, |best| compare(candidate, best)) {
+            Ordering::Less => (best, equals, several_racks) = (Some(candidate), 1, false),
+            Ordering::Equal => {
+                several_racks |= best.is_some_and(|best| best.3 != candidate.3);
+                draw(candidate, &mut best, &mut equals, rng);
             }
+            Ordering::Greater => {}
+        }
+    }
+    match best {
+        Some(best) if several_racks => in_lightest_rack(candidates, best, rng),
+        best => best.map(|(index, ..)| index),
+    }
+}
+
+/// One of those that equal `lowest`.
+fn in_lightest_rack(
+    candidates: impl Iterator<Item = Candidate> + Clone,
+    lowest: Candidate,
+    rng: &mut impl Rng,
+) -> Option<usize> {
+    let racks = Tally::of(candidates.clone().map(|(_, load, weight, rack)| (load, weight, rack)));
+    let (mut best, mut equals) = (None::<Candidate>, 0u32);
+    let able = candidates.filter(|candidate| candidate.2 > 0 && compare(*candidate, lowest).is_eq());
+    for candidate in able {
+        match best.map_or(Ordering::Less, |best| racks.compare(candidate.3, best.3)) {
+            Ordering::Less => (best, equals) = (Some(candidate), 1),
+            Ordering::Equal => draw(candidate, &mut best, &mut equals, rng),
+            Ordering::Greater => {}
         }
     }
     best.map(|(index, ..)| index)
+}
+
+/// One of n equal ones replaces the chosen one with probability 1/n (reservoir sampling).
+fn draw(candidate: Candidate, best: &mut Option<Candidate>, equals: &mut u32, rng: &mut impl Rng) {
+    *equals += 1;
+    if rng.random_range(0..*equals) == 0 {
+        *best = Some(candidate);
+    }
+}
+
+/// Compares the ratios without a division.
+fn compare(a: Candidate, b: Candidate) -> Ordering {
+    let cost = |load: u64, weight: u32| (load + 1) * u64::from(weight);
+    cost(a.1, b.2).cmp(&cost(b.1, a.2))
 }

@@ -1,4 +1,4 @@
-//! Zones and racks: traffic prefers the zone of its node, and a further try prefers a rack that has not failed.
+//! Zones: traffic prefers the zone of its node.
 //!
 //! The own zone takes everything until its load per weight exceeds 140 % of the region's mean; what comes then
 //! overflows to the other zones. While its backends have less than two requests each, nothing overflows: so few say nothing.
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     fn load(here: u32, weight: u32) -> Load {
-        Load { here, elsewhere: 0, weight }
+        Load { here, weight, ..Load::default() }
     }
 
     #[test]

@@ -20,8 +20,8 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostics::{Diagnostics, Span};
 use super::suggest;
 
-/// The greatest size of a configuration file.
-pub(super) const MAX_BYTES: usize = 1 << 20;
+/// The greatest size of a configuration file: lists of 100,000 networks fit in, twice.
+pub(super) const MAX_BYTES: usize = 4 << 20;
 
 /// The tree of a file, as far as it is TOML; empty when the file is too large to be looked at.
 pub(super) fn parse<'t>(text: &'t str, sink: &Diagnostics) -> Spanned<DeTable<'t>> {

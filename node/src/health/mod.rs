@@ -6,12 +6,13 @@
 //!   ┌─────────────▼────────────────────────────────────────▼──────────────┐
 //!   │ checker (pure)   assign: who probes │ machine: one prober's word    │
 //!   │                  quorum: the mesh's │ ejection: this node's alone   │
+//!   │                                     │ outliers: who fails too often │
 //!   └───────┬───────────────────▲──────────────────┬──────────────┬───────┘
 //!           │ due probes        │ results          │ own verdicts │ HealthTable
 //!        probe (HTTP, TCP) ─────┘                gossip        registry
 //! ```
 //!
-//! [`task`] is the only part with a task, sockets and a clock; everything else takes `(event, now)` (I10). The cost
+//! [`task`] and [`tally`] are the only parts with a task, sockets or a clock; everything else takes `(event, now)` (I10). The cost
 //! of probing grows with the number of backends and not with backends × nodes (I7), because [`assign`] names three
 //! probers a backend whatever the size of its region.
 
@@ -29,10 +30,12 @@ pub mod checker;
 pub mod ejection;
 mod http2;
 pub mod machine;
+pub mod outliers;
 pub mod probe;
 pub mod quorum;
 #[cfg(test)]
 mod simulation;
+pub mod tally;
 mod target;
 pub mod task;
 

@@ -167,7 +167,7 @@ impl Target {
         if self.conclusion.is_down() {
             return false; // A request that began before the mesh said down; it says nothing new.
         }
-        let newly = self.ejection.evidence(why, self.pool.health.is_some(), self.pool.ejection.base, now);
+        let newly = self.ejection.evidence(why, self.pool.health.is_some(), &self.pool.ejection, now);
         if newly {
             self.too_old_for_ejection = self.running;
             self.next_probe = now;

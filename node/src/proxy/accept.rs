@@ -1,5 +1,5 @@
 //! Accepting: one task a socket, one task a connection, all on the worker's own thread.
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,11 +20,25 @@ use crate::config::model::{Listener, ListenerProtocol};
 /// How long a worker accepts nothing when the system has no descriptors or memory left for a connection.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
+/// How long the connections of a socket may stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stay {
+    /// As long as they like.
+    Welcome,
+    /// The configuration closed the socket, the node stays: what is asked is still answered, and clients are told to go. A
+    /// connection that is cut while idle could cross a request on its way, and its user would see an error.
+    Leaving,
+    /// The node ends: connections close when what they do is done.
+    Closing,
+}
+
 /// One listening socket of one worker. Its configuration follows the revisions; the socket stays.
 pub(super) struct Slot {
     listener: RefCell<Arc<Listener>>,
     permits: RefCell<Arc<Semaphore>>,
-    closing: watch::Sender<bool>,
+    /// What `stay` says, for requests to look at without a lock.
+    now: Cell<Stay>,
+    stay: watch::Sender<Stay>,
 }
 
 impl Slot {
@@ -32,7 +46,8 @@ impl Slot {
         Self {
             listener: RefCell::new(listener),
             permits: RefCell::new(permits),
-            closing: watch::Sender::new(false),
+            now: Cell::new(Stay::Welcome),
+            stay: watch::Sender::new(Stay::Welcome),
         }
     }
 
@@ -46,14 +61,20 @@ impl Slot {
         *self.permits.borrow_mut() = permits;
     }
 
-    /// Turns true when its connections shall close.
-    pub(super) fn closing(&self) -> watch::Receiver<bool> {
-        self.closing.subscribe()
+    /// Says when its connections shall go.
+    pub(super) fn stay(&self) -> watch::Receiver<Stay> {
+        self.stay.subscribe()
     }
 
-    /// Asks its connections to close when what they do is done.
-    pub(super) fn close(&self) {
-        self.closing.send_replace(true);
+    /// Whether its clients are to be told to go.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.now.get() != Stay::Welcome
+    }
+
+    /// Lets its connections go.
+    pub(super) fn let_go(&self, stay: Stay) {
+        self.now.set(stay);
+        self.stay.send_replace(stay);
     }
 }
 
@@ -102,12 +123,12 @@ async fn admitted(
     // A connection whose peer is gone already has no such option; its first read will tell.
     let _ = stream.set_nodelay(true);
     let listener = slot.listener();
-    let mut closing = slot.closing();
+    let mut stay = slot.stay();
     let arrived = tokio::select! {
         biased;
         arrived = proxy_protocol::arrive(&listener, &stream, peer) => arrived,
         // Nothing was asked yet.
-        _ = closing.wait_for(|closing| *closing) => return,
+        _ = stay.wait_for(|stay| *stay == Stay::Closing) => return,
     };
     let arrival = match arrived {
         Ok(arrival) => arrival,
@@ -136,11 +157,11 @@ async fn https(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, arrival: A
     let socket = Arc::new(stream);
     let io = Watched::new(socket.clone(), activity.clone(), worker.clock().clone());
     let name = slot.listener.borrow().name.clone();
-    let mut closing = slot.closing();
+    let mut stay = slot.stay();
     let secured = tokio::select! {
         secured = secure::handshake(&worker, &name, io) => secured,
         // Nothing was asked yet; the client will ask elsewhere.
-        _ = closing.wait_for(|closing| *closing) => None,
+        _ = stay.wait_for(|stay| *stay == Stay::Closing) => None,
     };
     let Some(secured) = secured else { return };
     activity.accepted(worker.clock().now());

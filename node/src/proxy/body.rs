@@ -1,5 +1,4 @@
 //! Bodies on their way: from the client to a backend, and back.
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
@@ -16,6 +15,7 @@ use super::outcome::End;
 use super::record::Record;
 use super::retry::REPLAY_MAX_BYTES;
 use super::secure::Via;
+use super::upload::Upload;
 use super::upstream::Sender;
 use crate::backend::InFlight;
 
@@ -98,41 +98,8 @@ impl Drop for Streamed {
         if let (Some(mut sent), Some(mut rest)) = (self.sent.take(), self.rest.take()) {
             sent.append(&mut rest.read);
             rest.read = sent;
-            self.upload.unsent.set(Some(rest));
+            self.upload.keep_unsent(rest);
         }
-    }
-}
-
-/// How a body that is streamed to a backend gets on.
-#[derive(Default)]
-pub(super) struct Upload {
-    frames: Cell<u64>,
-    done: Cell<bool>,
-    /// The backend would take more, but the client has not sent it.
-    waits: Cell<bool>,
-    broke: Cell<Option<End>>,
-    unsent: Cell<Option<Unsent>>,
-}
-
-impl Upload {
-    /// A number that changes while the client goes on sending, and once more at the end.
-    pub(super) fn progress(&self) -> u64 {
-        2 * self.frames.get() + u64::from(self.done.get())
-    }
-
-    /// The body that was given up, when all of it is still at hand.
-    pub(super) fn take_unsent(&self) -> Option<Unsent> {
-        self.unsent.take()
-    }
-
-    /// How the client broke it off, if it did.
-    pub(super) fn broke(&self) -> Option<End> {
-        self.broke.get()
-    }
-
-    /// Whether it stands still because the client sends nothing.
-    pub(super) fn waits(&self) -> bool {
-        self.waits.get()
     }
 }
 
@@ -175,19 +142,20 @@ impl Body for RequestBody {
             Self::Stream(body) => {
                 let Some(rest) = &mut body.rest else { return Poll::Ready(None) };
                 let frame = rest.poll_frame(cx);
-                body.upload.waits.set(frame.is_pending());
+                body.upload.waiting(frame.is_pending());
                 let mut frame = ready!(frame);
                 let done = frame.is_none() || rest.is_end_stream();
+                let mut bytes = 0;
                 match &mut frame {
-                    Some(Err(error)) => body.upload.broke.set(Some(broken(error))),
+                    Some(Err(error)) => body.upload.broken(broken(error)),
                     Some(Ok(frame)) => {
                         clean(frame);
+                        bytes = frame.data_ref().map_or(0, Bytes::len);
                         body.keep(frame);
                     }
                     None => {}
                 }
-                body.upload.frames.set(body.upload.frames.get() + 1);
-                body.upload.done.set(done);
+                body.upload.passed(bytes, done);
                 Poll::Ready(frame)
             }
         }

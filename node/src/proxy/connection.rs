@@ -19,12 +19,12 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_rustls::server::TlsStream;
 
-use super::accept::Slot;
+use super::accept::{Slot, Stay};
 use super::activity::{Activity, FIRST_LOOK, Verdict, Watched, look};
 use super::body::ResponseBody;
 use super::http::{self, Door, Wire};
 use super::opening::{Again, Opening, Seen};
-use super::outcome::End;
+use super::outcome::{Cut, End};
 use super::worker::Worker;
 
 /// How often a connection that is asked to close is looked at again.
@@ -191,7 +191,14 @@ where
 /// Drives a connection until it ends, is cut, or turns out to speak HTTP/2.
 async fn drive(client: &Client, door: &Door, connection: impl Connection) {
     let clock = client.worker.clock();
-    let mut closing = client.slot.closing();
+    let mut stay = client.slot.stay();
+    // HTTP/2 can say goodbye at any time and still answers what crosses it on the way (GOAWAY); HTTP/1.1 can only with
+    // an answer.
+    let goes = |stay: &Stay| match stay {
+        Stay::Welcome => false,
+        Stay::Leaving => door.wire == Wire::Http2,
+        Stay::Closing => true,
+    };
     let mut connection = std::pin::pin!(connection);
     let mut timer = std::pin::pin!(tokio::time::sleep(FIRST_LOOK));
     let (mut asked, mut overdue) = (false, false);
@@ -210,7 +217,7 @@ async fn drive(client: &Client, door: &Door, connection: impl Connection) {
                     overdue = false;
                     timer.set(tokio::time::sleep(time));
                 }
-                Verdict::Cut => return,
+                Verdict::Cut(why) => return client.worker.shared.counters.was_cut(why),
                 // It was asked to go and is still idle: nobody is there to go.
                 Verdict::Close if overdue => return,
                 Verdict::Close => {
@@ -219,7 +226,7 @@ async fn drive(client: &Client, door: &Door, connection: impl Connection) {
                     timer.set(tokio::time::sleep(CLOSING));
                 }
             },
-            _ = closing.wait_for(|closing| *closing), if !asked => {
+            _ = stay.wait_for(goes), if !asked => {
                 asked = true;
                 connection.as_mut().leave();
             }
@@ -227,6 +234,7 @@ async fn drive(client: &Client, door: &Door, connection: impl Connection) {
                 if client.activity.is_abused() {
                     tracing::debug!(client.addr = %client.peer, "a client resets its own requests");
                     client.worker.shared.counters.ended(End::BadRequest);
+                    client.worker.shared.counters.was_cut(Cut::Flood);
                     return;
                 }
                 if !asked {
@@ -248,8 +256,11 @@ async fn turned(seen: &Seen) {
 
 /// A connection broke: counts what the client is to blame for, which hyper answered itself.
 fn ended(client: &Client, error: &hyper::Error) {
+    let counters = &client.worker.shared.counters;
     if error.is_parse() || super::multiplex::is_violation(error) {
-        client.worker.shared.counters.ended(End::BadRequest);
+        counters.ended(End::BadRequest);
+        let flood = super::multiplex::is_flood(error);
+        counters.was_cut(if flood { Cut::Flood } else { Cut::Malformed });
     }
     tracing::debug!(client.addr = %client.peer, %error, "a client connection broke");
 }

@@ -19,19 +19,20 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
 use super::admission::admit;
-use super::body::{Lease, RequestBody, Streamed, Unsent, Upload};
+use super::body::{Lease, RequestBody, Streamed, Unsent};
 use super::choose::{Place, Tried};
-use super::headers;
 use super::multiplex::is_refused;
 use super::outcome::End;
 use super::retry::{REPLAY_MAX_BYTES, is_idempotent};
 use super::secure::Via;
 use super::session::{Seat, Usher};
 use super::tunnel::near::{self, Crossing, Refusal};
+use super::upload::{Patience, Upload, Verdict};
 use super::upstream::{ConnectError, Form, IDLE_FOR_ONCE, Sender, connect};
 use super::worker::Went;
+use super::{grpc, headers};
 use crate::backend::{Evidence, InFlight};
-use crate::config::model::PoolProtocol;
+use crate::config::model::{PoolProtocol, Service};
 
 /// How often one backend may refuse a request that it did not begin with before another one is tried.
 const REFUSALS_MAX: u32 = 2;
@@ -124,8 +125,11 @@ impl Outgoing {
         }
     }
 
-    fn progress(&self) -> u64 {
-        self.upload().map_or(0, |upload| upload.progress())
+    /// The slowest that the body may come. Messages of gRPC come when there is something to say.
+    fn min_rate(&self, service: &Service) -> u32 {
+        let headers = self.head.as_ref().map(|head| &head.headers);
+        let grpc = headers.is_some_and(grpc::is_grpc);
+        if grpc { 0 } else { service.min_body_rate }
     }
 
     fn upload(&self) -> Option<&Upload> {
@@ -293,6 +297,7 @@ async fn direct_try(
             Err(error) => {
                 tracing::debug!(pool = %pool.config.name, backend = %id, error = %error.error, "no connection");
                 if error.blames_backend() {
+                    backend.shared.erred();
                     worker.report(id, Evidence::ConnectFailed);
                 }
                 return Try::NotSent;
@@ -305,12 +310,16 @@ async fn direct_try(
         match send(usher, sender, outgoing, backend.config.address).await {
             Sent::Answered(mut response, sender) => {
                 headers::hide_inside(response.headers_mut(), backend.config.address);
-                if matches!(response.status().as_u16(), 502..=504) {
+                let status = response.status().as_u16();
+                if matches!(status, 502..=504) {
                     worker.measured(backend, began, Went::Wrong);
                     worker.failed(&pool, backend);
                 } else {
                     worker.measured(backend, began, Went::Well);
                     backend.shared.succeeded();
+                    if status >= 500 {
+                        backend.shared.erred();
+                    }
                 }
                 return Try::Answered(
                     response,
@@ -413,19 +422,22 @@ enum Sent {
 }
 
 async fn send(usher: &Usher<'_>, mut sender: Sender, outgoing: &mut Outgoing, to: SocketAddr) -> Sent {
+    let min_rate = outgoing.min_rate(usher.service);
     let Some(request) = outgoing.request(sender.form(), to) else { return Sent::Broke };
-    let mut progress = outgoing.progress();
+    let upload = outgoing.upload();
+    let mut patience = Patience::new(usher.service.timeout.response, min_rate, upload);
     let answer = {
         let mut answer = std::pin::pin!(sender.try_send_request(request));
         loop {
-            match tokio::time::timeout(usher.service.timeout.response, &mut answer).await {
+            match tokio::time::timeout(patience.pause(upload), &mut answer).await {
                 Ok(answer) => break answer,
                 // The time counts from the request, and that is not complete while the client still sends it.
-                Err(_) if outgoing.progress() != progress => progress = outgoing.progress(),
-                Err(_) if outgoing.upload().is_some_and(|upload| upload.waits()) => {
-                    return Sent::ClientFailed(End::ClientGone);
-                }
-                Err(_) => return Sent::TimedOut,
+                Err(_) => match patience.look(upload) {
+                    Verdict::Wait => {}
+                    Verdict::TooSlow => return Sent::ClientFailed(End::SlowClient),
+                    Verdict::ClientSilent => return Sent::ClientFailed(End::ClientGone),
+                    Verdict::BackendSilent => return Sent::TimedOut,
+                },
             }
         }
     };

@@ -9,6 +9,7 @@ use gossip::id::{BackendId, ListenerName, PoolName, RegionName, ServiceName};
 use gossip::state::BackendState;
 
 use crate::backend::{BackendShared, BackendView, PoolView, RegionView, Snapshot};
+use crate::balance::rack;
 use crate::config::model::{
     Backend, BalancePolicy, Listener, ListenerProtocol, OnDown, Pool, Retry, Service, Services, StickyCookie,
     Timeouts,
@@ -34,6 +35,8 @@ pub(crate) fn service(name: &str, split: &[(&str, u32)]) -> Service {
         allow: Default::default(),
         deny: Default::default(),
         rate_limit: None,
+        disclosure: Default::default(),
+        min_body_rate: 500,
         timeout: Timeouts {
             connect: Duration::from_secs(1),
             response: Duration::from_secs(30),
@@ -118,10 +121,13 @@ pub(crate) fn pool(name: &str, backends: &[(SocketAddr, &str)]) -> Pool {
 
 /// The view of a pool with every backend up and no break known.
 pub(crate) fn pool_view(pool: &Arc<Pool>) -> PoolView {
+    let racks = rack::number(pool.backends.iter().map(|backend| (&backend.zone, &backend.rack)));
     let backends = pool
         .backends
         .iter()
-        .map(|backend| BackendView {
+        .zip(racks)
+        .map(|(backend, rack)| BackendView {
+            rack,
             config: backend.clone(),
             shared: Arc::new(BackendShared::default()),
             state: BackendState::Up,

@@ -35,7 +35,7 @@ fn status(end: End) -> u16 {
     const INTERNAL: u16 = 13;
     const UNAVAILABLE: u16 = 14;
     match end {
-        End::ClientGone | End::Idle => CANCELLED,
+        End::ClientGone | End::SlowClient | End::Idle => CANCELLED,
         End::UpstreamTimeout => DEADLINE_EXCEEDED,
         End::Denied => PERMISSION_DENIED,
         End::RateLimited => RESOURCE_EXHAUSTED,

@@ -19,6 +19,7 @@ use super::activity::Activity;
 use super::affinity;
 use super::body::ResponseBody;
 use super::choose::{Hops, Tried, forced};
+use super::disguise::disguise;
 use super::exchange::{Answer, Outgoing, exchange};
 use super::headers::{self, X_REQUEST_ID};
 use super::keys::Keys;
@@ -135,7 +136,7 @@ pub(super) async fn serve(
         // The listener's word replaces the backend's: clients read only one (RFC 6797 §8.1).
         response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
     }
-    leaves |= door.worker.phase.get() != Phase::Serving;
+    leaves |= door.worker.phase.get() != Phase::Serving || door.slot.is_leaving();
     match door.wire {
         Wire::Http1 if response.status() == StatusCode::SWITCHING_PROTOCOLS => {}
         Wire::Http1 => {
@@ -245,6 +246,11 @@ async fn answer(
     if connects && answer.response.status().is_success() {
         // To a CONNECT that would mean yes, and the backend did not switch.
         return Err(End::UpstreamReset.into());
+    }
+    let own_cookie = service.sticky_cookie.as_ref().map(|sticky| sticky.name.as_str());
+    let dropped = disguise(answer.response.headers_mut(), &service.disclosure, own_cookie);
+    if dropped > 0 {
+        worker.shared.counters.dropped_cookies(dropped, &service.name);
     }
 
     if let Some(session) = &mut answer.seat.session {

@@ -1,4 +1,5 @@
-//! How often one client may ask (pure): GCRA over a fixed table that all workers share without a lock.
+//! How often one client may ask, and all together (pure): GCRA over a fixed table, and in one cell beside it, that all
+//! workers share without a lock.
 //!
 //! GCRA (ITU-T I.371) is a token bucket in one number: the theoretical arrival time (TAT) of the next request of a client
 //! that asks evenly. One that comes more than the burst ahead of it is refused. A client whose TAT has passed is as good as
@@ -18,7 +19,10 @@ use std::time::Duration;
 
 use gossip::id::ServiceName;
 
-use crate::config::model::{RateLimit, Services};
+use self::cell::Cell;
+use crate::config::model::{Rate, RateLimit, Services};
+
+mod cell;
 
 const WAYS: usize = 8;
 const BUCKETS: usize = 8192;
@@ -28,8 +32,34 @@ const TAT_MASK: u64 = (1 << TAT_BITS) - 1;
 const BURST_TICKS: u64 = 1 << 24;
 
 /// The limiter of one service on this node.
+#[derive(Debug)]
 pub(super) struct Limiter {
     limit: RateLimit,
+    clients: Option<Clients>,
+    all: Option<Cell>,
+}
+
+impl Limiter {
+    pub(super) fn new(limit: RateLimit) -> Self {
+        Self { limit, clients: limit.per_client.map(Clients::new), all: limit.service.map(Cell::new) }
+    }
+
+    /// Takes a request of a client, `passed` after an origin that all workers share. `Err`: it comes too early, by this
+    /// much.
+    pub(super) fn take(&self, client: IpAddr, passed: Duration) -> Result<(), Duration> {
+        if let Some(all) = &self.all {
+            // What the service refuses is not held against the client.
+            all.room(passed)?;
+        }
+        if let Some(clients) = &self.clients {
+            clients.take(client, passed)?;
+        }
+        self.all.as_ref().map_or(Ok(()), |all| all.take(passed))
+    }
+}
+
+/// What each client has used of its own limit.
+struct Clients {
     /// Spreads clients over the table in a way they cannot foresee.
     hasher: RandomState,
     buckets: Box<[Bucket]>,
@@ -51,12 +81,12 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(limit: RateLimit) -> Self {
-        let interval_nanos = 1e9 / limit.per_client;
-        let horizon_nanos = interval_nanos * f64::from(limit.burst);
+    fn new(rate: Rate) -> Self {
+        let interval_nanos = 1e9 / rate.per_second;
+        let horizon_nanos = interval_nanos * f64::from(rate.burst);
         let nanos_per_tick = (horizon_nanos / BURST_TICKS as f64).max(1.0);
         let interval = ((interval_nanos / nanos_per_tick) as u64).max(1);
-        Self { nanos_per_tick, interval, horizon: interval * u64::from(limit.burst) }
+        Self { nanos_per_tick, interval, horizon: interval * u64::from(rate.burst) }
     }
 
     /// Decides on a request: the TAT after it, or how many ticks it is too early.
@@ -76,15 +106,13 @@ impl Pace {
     }
 }
 
-impl Limiter {
-    pub(super) fn new(limit: RateLimit) -> Self {
+impl Clients {
+    fn new(rate: Rate) -> Self {
         let buckets = std::iter::repeat_with(Bucket::default).take(BUCKETS).collect();
-        Self { limit, hasher: RandomState::new(), buckets, pace: Pace::new(limit) }
+        Self { hasher: RandomState::new(), buckets, pace: Pace::new(rate) }
     }
 
-    /// Takes a request of a client, `passed` after an origin that all workers share. `Err`: it comes too early, by this
-    /// much.
-    pub(super) fn take(&self, client: IpAddr, passed: Duration) -> Result<(), Duration> {
+    fn take(&self, client: IpAddr, passed: Duration) -> Result<(), Duration> {
         let hash = match client {
             IpAddr::V4(client) => self.hasher.hash_one(client.to_bits()),
             // One customer has a /64 at least and picks addresses in it at will (RFC 8981).
@@ -146,9 +174,9 @@ impl Limiters {
     }
 }
 
-impl std::fmt::Debug for Limiter {
+impl std::fmt::Debug for Clients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Limiter").field("limit", &self.limit).finish_non_exhaustive()
+        f.debug_struct("Clients").field("pace", &self.pace).finish_non_exhaustive()
     }
 }
 

@@ -10,7 +10,7 @@
 //!         └ accept ── secure ── connection ── opening, activity     one task a connection; what it speaks, how long it waits
 //!              ├ proxy_protocol           whom a connection is for; what backends are told of it
 //!              ├ http ── headers ── forwarded ── route ── limit ── affinity ── session ── choose ── keys ── pick
-//!              │    └ exchange ── admission ── upstream ── multiplex ── retry ── body ── record ── outcome ── log
+//!              │    └ exchange ── admission ── upstream ── multiplex ── retry ── body ── upload ── disguise ── record ── outcome ── log
 //!              ├ tcp ── hello ── sni ── relay ── sockets ── pipe
 //!              └ tunnel/{preface, near, far}
 //! ```
@@ -23,6 +23,7 @@ mod bind;
 mod body;
 mod choose;
 mod connection;
+mod disguise;
 mod exchange;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -59,13 +60,14 @@ mod tcp;
 mod tests;
 mod thread;
 mod tunnel;
+mod upload;
 mod upstream;
 mod websocket;
 mod worker;
 
 pub use bind::{BindError, BindProblem, check as check_ports};
 pub use handle::{ProxyConfig, ProxyHandle, StartError, start};
-pub use outcome::{Affinity, Counters, End};
+pub use outcome::{Affinity, Counters, Cut, End};
 pub use route::RouteTable;
 pub use store::SessionStore;
 pub use tunnel::{InboundTunnel, TunnelDial, TunnelIo};

@@ -297,6 +297,13 @@ pub(super) fn is_refused(error: &hyper::Error) -> bool {
     })
 }
 
+/// Whether the peer did what the protocol allows far too often, so that this end closed the connection (RFC 9113 §10.5).
+pub(super) fn is_flood(error: &hyper::Error) -> bool {
+    let calmed =
+        |error: &h2::Error| error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+    cause(error).is_some_and(calmed)
+}
+
 /// Whether the peer broke the protocol, so that this end closed the connection.
 pub(super) fn is_violation(error: &hyper::Error) -> bool {
     cause(error).is_some_and(|error| {

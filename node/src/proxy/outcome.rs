@@ -1,6 +1,8 @@
 //! How requests end: exactly one reason each, counted.
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use gossip::id::ServiceName;
+
 macro_rules! reasons {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$doc])*
@@ -24,6 +26,8 @@ reasons! {
         Ok = "ok",
         /// The client went away before the end.
         ClientGone = "client_gone",
+        /// The client sent its request more slowly than it is waited for.
+        SlowClient = "slow_client",
         /// An allow or deny list refused the client.
         Denied = "denied",
         /// The client asked more often than the service's rate limit allows.
@@ -71,13 +75,36 @@ reasons! {
     }
 }
 
+reasons! {
+    /// Why a client's connection was cut for what the client did.
+    Cut {
+        /// No request began in time.
+        Silent = "silent",
+        /// A request's head was not complete in time.
+        SlowHead = "slow_head",
+        /// What it sent is no HTTP: the connection cannot be understood any further.
+        Malformed = "malformed",
+        /// It gave up its own requests, or sent frames that cost more than they bring, far too often.
+        Flood = "flood",
+        /// It took nothing, or next to nothing, of an answer that was ready for it.
+        Unread = "unread",
+        /// Nothing moved in the middle of a request.
+        Stalled = "stalled",
+        /// It reset the connection, or ended its half and did not come back for the answer.
+        Gone = "gone",
+    }
+}
+
 /// What the proxy of this node has done since its start.
 #[derive(Debug)]
 pub struct Counters {
     ends: [AtomicU64; End::ALL.len()],
     affinity: [AtomicU64; Affinity::ALL.len()],
+    cuts: [AtomicU64; Cut::ALL.len()],
     /// Connections accepted.
     pub connections: AtomicU64,
+    /// Cookies of the sessions' own name that backends tried to set.
+    pub cookies_dropped: AtomicU64,
     /// Times an accept waited because a listener had all its connections.
     pub connections_held: AtomicU64,
     /// TLS handshakes done ...
@@ -107,7 +134,9 @@ impl Default for Counters {
         Self {
             ends: Default::default(),
             affinity: Default::default(),
+            cuts: Default::default(),
             connections: AtomicU64::new(0),
+            cookies_dropped: AtomicU64::new(0),
             connections_held: AtomicU64::new(0),
             tls_handshakes: AtomicU64::new(0),
             tls_resumed: AtomicU64::new(0),
@@ -128,9 +157,26 @@ impl Counters {
     pub(super) fn ended(&self, end: End) {
         self.ends[end as usize].fetch_add(1, Ordering::Relaxed);
     }
+    /// Counts one connection that is cut.
+    pub(super) fn was_cut(&self, why: Cut) {
+        self.cuts[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+    /// How many connections were cut so.
+    pub fn cut(&self, why: Cut) -> u64 {
+        self.cuts[why as usize].load(Ordering::Relaxed)
+    }
     /// Counts one affinity outcome.
     pub(super) fn affine(&self, affinity: Affinity) {
         self.affinity[affinity as usize].fetch_add(1, Ordering::Relaxed);
+    }
+    /// Counts cookies that were dropped because they have the name of the session's own, and says so once.
+    pub(super) fn dropped_cookies(&self, cookies: usize, service: &ServiceName) {
+        if self.cookies_dropped.fetch_add(cookies as u64, Ordering::Relaxed) == 0 {
+            tracing::warn!(
+                %service,
+                "a backend sets a cookie of the session's own name: it is dropped, now and from now on; give one of them another name"
+            );
+        }
     }
     /// How many requests ended so.
     pub fn ends(&self, end: End) -> u64 {

@@ -149,7 +149,8 @@ fn by_policy<'a>(
 }
 
 fn load(backend: &BackendView, weight: u32) -> Load {
-    Load { here: backend.shared.in_flight(), elsewhere: backend.shared.elsewhere(), weight }
+    let (here, elsewhere) = (backend.shared.in_flight(), backend.shared.elsewhere());
+    Load { here, elsewhere, weight, rack: backend.rack }
 }
 
 /// Time as latencies count it: milliseconds since `origin`, wrapping.

@@ -24,7 +24,9 @@ pub(super) fn status(end: End) -> (StatusCode, &'static str) {
         End::ConnectFailed => (StatusCode::BAD_GATEWAY, "the service could not be reached"),
         End::UpstreamReset => (StatusCode::BAD_GATEWAY, "the service broke off before it answered"),
         End::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time"),
-        End::ClientGone | End::Idle => (StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time"),
+        End::ClientGone | End::SlowClient | End::Idle => {
+            (StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time")
+        }
         End::Redirected => (StatusCode::PERMANENT_REDIRECT, "this is served over https"),
         End::BadRequest | End::BadProxyHeader | End::BadClientHello => {
             (StatusCode::BAD_REQUEST, "the request is malformed")

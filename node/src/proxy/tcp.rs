@@ -8,7 +8,7 @@ use gossip::id::BackendId;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::accept::Slot;
+use super::accept::{Slot, Stay};
 use super::admission::admit;
 use super::choose::{Hops, Place, Tried};
 use super::hello;
@@ -38,12 +38,12 @@ pub(super) async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream,
     let client = SocketAddr::new(forwarded::plain(client.ip()), client.port());
     let hello = match listener.protocol {
         ListenerProtocol::Tls => {
-            let mut closing = slot.closing();
+            let mut stay = slot.stay();
             tokio::select! {
                 biased;
                 hello = hello::read(&stream) => Some(hello),
                 // Nothing was asked yet.
-                _ = closing.wait_for(|closing| *closing) => return,
+                _ = stay.wait_for(|stay| *stay == Stay::Closing) => return,
             }
         }
         _ => None,
@@ -197,6 +197,7 @@ async fn direct(
             tracing::debug!(pool = %seat.pool.config.name, backend = %id, error = %error.error, "no connection");
             usher.worker.measured(backend, began, Went::Wrong);
             if error.blames_backend() {
+                backend.shared.erred();
                 usher.worker.report(id, Evidence::ConnectFailed);
             }
             return None;

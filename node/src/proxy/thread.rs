@@ -2,14 +2,15 @@
 //! all of them end.
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::LocalOptions;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::{AbortHandle, LocalSet};
+use tokio::task::AbortHandle;
 
-use super::accept::{Slot, accept};
+use super::accept::{Slot, Stay, accept};
 use super::tunnel::{InboundTunnel, far};
 use super::worker::{Gauges, Phase, Shared, Worker};
 use crate::config::model::Listener;
@@ -42,10 +43,32 @@ struct Listening {
     task: AbortHandle,
 }
 
-impl Listening {
-    fn close(self) {
-        self.task.abort();
-        self.slot.close();
+/// The sockets of a worker.
+#[derive(Default)]
+struct Sockets {
+    open: HashMap<SocketAddr, Listening>,
+    /// Those that were closed while connections of theirs are still served.
+    left: Vec<Weak<Slot>>,
+}
+
+impl Sockets {
+    /// Accepts nothing more at this address; its clients are told to go elsewhere.
+    fn leave(&mut self, addr: SocketAddr) {
+        if let Some(Listening { slot, task }) = self.open.remove(&addr) {
+            task.abort();
+            slot.let_go(Stay::Leaving);
+            self.left.retain(|left| left.strong_count() > 0);
+            self.left.push(Rc::downgrade(&slot));
+        }
+    }
+
+    /// Accepts nothing more at all; connections close when what they do is done.
+    fn close(&mut self) {
+        for (_, Listening { slot, task }) in self.open.drain() {
+            task.abort();
+            slot.let_go(Stay::Closing);
+        }
+        self.left.drain(..).filter_map(|left| left.upgrade()).for_each(|slot| slot.let_go(Stay::Closing));
     }
 }
 
@@ -57,11 +80,13 @@ pub(super) fn run(
     orders: mpsc::Receiver<Order>,
     phase: watch::Receiver<Phase>,
 ) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // Its tasks are the thread's own, so they need neither a lock nor a set of their own to be woken.
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = match builder.enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a worker has no runtime and does not serve"),
     };
-    LocalSet::new().block_on(&runtime, serve(shared, gauges, first, orders, phase));
+    runtime.block_on(serve(shared, gauges, first, orders, phase));
 }
 
 async fn serve(
@@ -72,7 +97,7 @@ async fn serve(
     mut phase: watch::Receiver<Phase>,
 ) {
     let worker = Rc::new(Worker::new(shared, gauges));
-    let mut sockets = HashMap::new();
+    let mut sockets = Sockets::default();
     for order in first {
         obey(&worker, &mut sockets, order);
     }
@@ -94,7 +119,7 @@ async fn serve(
                 }
                 worker.phase.set(phase);
                 if phase == Phase::Closing {
-                    sockets.drain().for_each(|(_, listening)| listening.close());
+                    sockets.close();
                 }
             }
             _ = sweep.tick() => {
@@ -108,7 +133,7 @@ async fn serve(
     }
 }
 
-fn obey(worker: &Rc<Worker>, sockets: &mut HashMap<SocketAddr, Listening>, order: Order) {
+fn obey(worker: &Rc<Worker>, sockets: &mut Sockets, order: Order) {
     match order {
         Order::Listen(Opened { addr, listener, places, socket }) => {
             let name = listener.name.clone();
@@ -118,18 +143,14 @@ fn obey(worker: &Rc<Worker>, sockets: &mut HashMap<SocketAddr, Listening>, order
             };
             let slot = Rc::new(Slot::new(listener, places));
             let task = tokio::task::spawn_local(accept(worker.clone(), slot.clone(), socket)).abort_handle();
-            sockets.insert(addr, Listening { slot, task });
+            sockets.open.insert(addr, Listening { slot, task });
         }
         Order::Update(addr, listener, places) => {
-            if let Some(listening) = sockets.get(&addr) {
+            if let Some(listening) = sockets.open.get(&addr) {
                 listening.slot.update(listener, places);
             }
         }
-        Order::Close(addr) => {
-            if let Some(listening) = sockets.remove(&addr) {
-                listening.close();
-            }
-        }
+        Order::Close(addr) => sockets.leave(addr),
         Order::Tunnel(tunnel) => {
             let worker = worker.clone();
             tokio::task::spawn_local(async move {

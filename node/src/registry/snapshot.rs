@@ -9,6 +9,7 @@ use gossip::state::{BackendState, ClusterView};
 
 use super::{Current, Orders, regions};
 use crate::backend::{BackendShared, BackendView, Evidence, PoolView, Snapshot};
+use crate::balance::rack;
 use crate::config::model::{Backend, Pool, Services};
 use crate::health::{BackendHealth, HealthTable};
 use crate::queue::Queue;
@@ -113,10 +114,13 @@ fn pool(
     before: Option<&PoolView>,
     now: Hlc,
 ) -> PoolView {
+    let places = config.backends.iter().map(|backend| (&backend.region, &backend.zone, &backend.rack));
+    let racks = rack::number(places);
     let mut backends: Vec<(BackendView, Option<Settled>)> = config
         .backends
         .iter()
-        .map(|backend| {
+        .zip(racks)
+        .map(|(backend, rack)| {
             let unknown = unheard(config);
             let health = inputs.health.get(&backend.id).unwrap_or(&unknown);
             let weight = inputs.orders.weights.get(&backend.id).copied().unwrap_or(backend.weight.into());
@@ -127,6 +131,7 @@ fn pool(
                 state: settled.state,
                 up_since: health.up_since,
                 joined: Hlc::ZERO,
+                rack,
                 weight,
                 reason: settled.reason,
             };
@@ -171,7 +176,7 @@ fn spare(backends: &mut [(BackendView, Option<Settled>)], inputs: Inputs<'_>, co
     }
     let by_requests = |view: &BackendView| {
         let why = inputs.health.get(&view.config.id).and_then(|health| health.ejected);
-        why == Some(Evidence::FailingRequests)
+        why.is_some_and(Evidence::is_of_requests)
     };
     let takes_new = backends.iter().filter(|(view, _)| view.takes_new()).count();
     let serve = ejected + backends.iter().filter(|(view, _)| view.serves()).count();
@@ -265,6 +270,7 @@ fn words(why: Evidence) -> &'static str {
     match why {
         Evidence::ConnectFailed => "this node could not connect",
         Evidence::FailingRequests => "requests of this node failed in a row",
+        Evidence::FailingOften => "too many requests of this node failed",
     }
 }
 

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn idle(at: usize, id: u64, weight: u32) -> Candidate {
-    (at, BackendId(id), Load { here: 0, elsewhere: 0, weight })
+    (at, BackendId(id), Load { weight, ..Load::default() })
 }
 
 fn key(n: u64) -> u64 {

@@ -62,11 +62,41 @@ pub struct EjectionRule {
     /// The part of the pool, 0 to 1, that failing requests may eject where no other region can take over; one backend
     /// always. Refused connections are not limited.
     pub max_share: f64,
+    /// When a backend's share of failures, though not in a row, ejects it.
+    pub rate: FailureRate,
 }
 
 impl Default for EjectionRule {
     fn default() -> Self {
-        Self { consecutive: 5, base: Duration::from_secs(5), max_share: 0.5 }
+        Self { consecutive: 5, base: Duration::from_secs(5), max_share: 0.5, rate: FailureRate::default() }
+    }
+}
+
+/// The part of `pool.*.ejection` that looks at all requests of an interval. Failures are those that count in a row, and
+/// answers of any status from 500.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FailureRate {
+    /// How long requests are counted before they are judged.
+    pub interval: Duration,
+    /// A backend with fewer requests in an interval is not judged: so few say nothing.
+    pub min_requests: u32,
+    /// A backend that fails this share of its requests or more, 0.01 to 1, is ejected; `None`: no share does.
+    pub failures: Option<f64>,
+    /// A backend is ejected whose share of successes lies this many standard deviations below the mean of the pool, 0.5 to
+    /// 10; `None`: backends are not compared.
+    pub deviations: Option<f64>,
+}
+
+impl FailureRate {
+    /// Whether anything is judged at all.
+    pub fn is_judged(&self) -> bool {
+        self.failures.is_some() || self.deviations.is_some()
+    }
+}
+
+impl Default for FailureRate {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(10), min_requests: 100, failures: None, deviations: None }
     }
 }
 

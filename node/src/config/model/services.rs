@@ -192,8 +192,12 @@ pub struct Service {
     pub allow: PrefixSet,
     /// These clients are refused.
     pub deny: PrefixSet,
-    /// How often one client may ask; `None`: as often as it likes.
+    /// How often clients may ask; `None`: as often as they like.
     pub rate_limit: Option<RateLimit>,
+    /// What users are told of the software behind.
+    pub disclosure: Disclosure,
+    /// Bytes a second: a client that sends its body more slowly is given up; 0: none is.
+    pub min_body_rate: u32,
     /// Time limits.
     pub timeout: Timeouts,
     /// Further tries.
@@ -203,10 +207,60 @@ pub struct Service {
 /// `service.*.rate_limit`: requests, or connections behind a TCP listener, on each node.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RateLimit {
-    /// A second, 0.001 to 1,000,000.
-    pub per_client: f64,
-    /// At once after a pause, 1 to 100,000.
+    /// What one client may, 0.001 to 1,000,000 a second and 1 to 100,000 at once; `None`: as much as it likes.
+    pub per_client: Option<Rate>,
+    /// What all clients together may, 0.001 to 10,000,000 a second and 1 to 10,000,000 at once; `None`: no limit.
+    pub service: Option<Rate>,
+}
+
+/// How often something may happen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// A second, above 0.
+    pub per_second: f64,
+    /// At once after a pause, at least 1.
     pub burst: u32,
+}
+
+/// `service.*.pass_headers` and `service.*.server`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Disclosure {
+    /// Headers that are passed though they tell of the software that backends are made of.
+    pub passes: Vec<Telltale>,
+    /// What Server says instead of what the backend says; `None`: nothing, unless it is passed.
+    pub server: Option<HeaderValue>,
+}
+
+/// A response header that tells of the software that a backend is made of, or of machines behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Telltale {
+    /// Server (RFC 9110 §10.2.4).
+    Server,
+    /// Via (RFC 9110 §7.6.3).
+    Via,
+    /// Of PHP, Express and others.
+    XPoweredBy,
+    /// Of ASP.NET.
+    XAspnetVersion,
+    /// Of ASP.NET MVC.
+    XAspnetmvcVersion,
+}
+
+impl Telltale {
+    /// All of them.
+    pub const ALL: &'static [Self] =
+        &[Self::Server, Self::Via, Self::XPoweredBy, Self::XAspnetVersion, Self::XAspnetmvcVersion];
+
+    /// As headers and the configuration spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Via => "via",
+            Self::XPoweredBy => "x-powered-by",
+            Self::XAspnetVersion => "x-aspnet-version",
+            Self::XAspnetmvcVersion => "x-aspnetmvc-version",
+        }
+    }
 }
 
 /// One of `service.*.force`.

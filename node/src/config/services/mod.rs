@@ -7,6 +7,7 @@
 
 mod behind;
 mod check;
+mod ejection;
 mod hash;
 mod health;
 mod listener;

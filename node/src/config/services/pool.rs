@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use gossip::id::{BackendId, PoolName, RegionName};
 
+use super::ejection;
 use super::hash;
 use super::health;
 use crate::config::diagnostics::Span;
-use crate::config::model::{
-    Backend, BackendTls, BalancePolicy, EjectionRule, HashOn, Pool, PoolProtocol, SendProxy,
-};
+use crate::config::model::{Backend, BackendTls, BalancePolicy, HashOn, Pool, PoolProtocol, SendProxy};
 use crate::config::read::{self, ms, secs};
 use crate::config::suggest;
 use crate::config::walk::{At, Table, Value};
@@ -55,7 +54,7 @@ pub(super) fn read(name: PoolName, value: &Value<'_>, declared: Regions<'_>) -> 
     let send_proxy = table.optional("send_proxy", read::choice(SEND_PROXY, &[]));
     let slow_start = table.optional("slow_start", read::duration(ms(0)..=secs(86_400)));
     let max_connections = table.optional("max_connections", read::integer::<u32>(1..=10_000_000));
-    let ejection = table.optional("ejection", ejection).unwrap_or_default();
+    let ejection = table.optional("ejection", ejection::read).unwrap_or_default();
     let discovers = table.place("discover").is_some() || table.place("lease").is_some();
     let backends = table.keyed("backend");
     if backends.is_none() && !discovers {
@@ -126,20 +125,6 @@ fn server_name(value: &Value<'_>) -> Option<String> {
         return None;
     }
     Some(text)
-}
-
-fn ejection(value: &Value<'_>) -> Option<EjectionRule> {
-    let mut table = value.table()?;
-    let consecutive = table.optional("consecutive", read::integer::<u32>(1..=1_000_000));
-    let base = table.optional("base", read::duration(ms(1)..=secs(86_400)));
-    let max_share = table.optional("max_share", read::number(0.0..=1.0));
-    table.finish();
-    let usual = EjectionRule::default();
-    Some(EjectionRule {
-        consecutive: consecutive.unwrap_or(usual.consecutive),
-        base: base.unwrap_or(usual.base),
-        max_share: max_share.unwrap_or(usual.max_share),
-    })
 }
 
 fn balance(value: &Value<'_>) -> Option<BalancePolicy> {

@@ -1,13 +1,18 @@
 //! `[service.NAME]`
 
+use std::ops::RangeInclusive;
+
 use gossip::id::{PoolName, ServiceName};
 use http::{HeaderName, HeaderValue};
 
 use super::route;
 use crate::config::diagnostics::Span;
-use crate::config::model::{ForceRule, OnDown, RateLimit, Retry, Service, StickyCookie, Timeouts};
+use crate::config::model::{
+    Disclosure, ForceRule, OnDown, Rate, RateLimit, Retry, Service, StickyCookie, Telltale, Timeouts,
+};
 use crate::config::read::{self, ms, secs};
-use crate::config::walk::{At, Value};
+use crate::config::suggest;
+use crate::config::walk::{At, Table, Value};
 
 /// A service and the places of what other sections may contradict.
 pub(super) struct Draft {
@@ -31,7 +36,10 @@ pub(super) fn read(name: ServiceName, value: &Value<'_>) -> Option<Draft> {
     let mut table = value.table()?;
     let noted = |key| table.place(key).map(|span| At { span, value: key });
     let mut http_only: Vec<At<&'static str>> =
-        ["hosts", "paths", "force"].into_iter().filter_map(noted).collect();
+        ["hosts", "paths", "force", "pass_headers", "server", "min_body_rate"]
+            .into_iter()
+            .filter_map(noted)
+            .collect();
 
     let hosts = table.optional("hosts", read::list(read::located(route::pattern))).unwrap_or_default();
     let paths = table.optional("paths", read::list(read::located(route::path))).unwrap_or_default();
@@ -41,6 +49,13 @@ pub(super) fn read(name: ServiceName, value: &Value<'_>) -> Option<Draft> {
     let allow = table.optional("allow", read::list(read::network)).unwrap_or_default();
     let deny = table.optional("deny", read::list(read::network)).unwrap_or_default();
     let rate_limit = table.optional("rate_limit", rate_limit);
+    let passes = table.optional("pass_headers", read::list(telltale)).unwrap_or_default();
+    let server_key = table.place("server");
+    let server = table.optional("server", server);
+    if let Some(place) = server_key.filter(|_| passes.contains(&Telltale::Server)) {
+        table.sink().error(place, "either `server` is said, or the backend's is passed", None);
+    }
+    let min_body_rate = table.optional("min_body_rate", read::integer::<u32>(0..=10_000_000));
     let (timeout, response_timeout) = table.optional("timeout", timeouts).unwrap_or((DEFAULT_TIMEOUTS, None));
     let retry = table.optional("retry", retry).unwrap_or(DEFAULT_RETRY);
     table.finish();
@@ -59,6 +74,8 @@ pub(super) fn read(name: ServiceName, value: &Value<'_>) -> Option<Draft> {
         allow: allow.into_iter().collect(),
         deny: deny.into_iter().collect(),
         rate_limit,
+        disclosure: Disclosure { passes, server },
+        min_body_rate: min_body_rate.unwrap_or(MIN_BODY_RATE),
         timeout,
         retry,
     };
@@ -75,6 +92,28 @@ pub(super) fn read(name: ServiceName, value: &Value<'_>) -> Option<Draft> {
         http_only,
         response_timeout,
     })
+}
+
+/// Bytes a second, slower than any line that people still have.
+const MIN_BODY_RATE: u32 = 500;
+
+fn telltale(value: &Value<'_>) -> Option<Telltale> {
+    let text = value.text()?;
+    let known = Telltale::ALL.iter().find(|known| known.name().eq_ignore_ascii_case(text)).copied();
+    if known.is_none() {
+        let hint = suggest::hint(text, "one of", Telltale::ALL.iter().map(|known| known.name()), []);
+        value.sink.error(value.span.clone(), format!("`{text}` is no header that is taken out"), hint);
+    }
+    known
+}
+
+fn server(value: &Value<'_>) -> Option<HeaderValue> {
+    let text = read::text(value)?;
+    let header = HeaderValue::from_str(&text).ok();
+    if header.is_none() {
+        value.wrong("a header's value is made of visible ASCII characters");
+    }
+    header
 }
 
 fn split(value: &Value<'_>) -> Option<Vec<(At<PoolName>, u32)>> {
@@ -169,12 +208,31 @@ pub(super) fn cookie_name(value: &Value<'_>) -> Option<String> {
 
 fn rate_limit(value: &Value<'_>) -> Option<RateLimit> {
     let mut table = value.table()?;
-    let per_client = table.required("per_client", read::number(0.001..=1e6));
-    let burst = table.optional("burst", read::integer::<u32>(1..=100_000));
+    if table.place("per_client").is_none() && table.place("service").is_none() {
+        let hint = "per_client = 100 for each client, service = 5000 for all of them together";
+        table.sink().absent(table.span(), "`per_client` or `service` is missing here", Some(hint.into()));
+    }
+    let per_client = rate(&mut table, "per_client", "burst", 0.001..=1e6, 100_000);
+    let service = rate(&mut table, "service", "service_burst", 0.001..=1e7, 10_000_000);
     table.finish();
-    let per_client = per_client?;
-    // A second's worth, when nothing is said.
-    Some(RateLimit { per_client, burst: burst.unwrap_or((per_client.ceil() as u32).clamp(1, 100_000)) })
+    Some(RateLimit { per_client, service })
+}
+
+/// A rate under `key` and its burst under another; a second's worth, when nothing is said.
+fn rate(
+    table: &mut Table<'_>,
+    key: &'static str,
+    burst_key: &'static str,
+    range: RangeInclusive<f64>,
+    burst_max: u32,
+) -> Option<Rate> {
+    if let Some(place) = table.place(burst_key).filter(|_| table.place(key).is_none()) {
+        table.sink().error(place, format!("`{burst_key}` belongs to `{key}`, which is missing"), None);
+    }
+    let per_second = table.optional(key, read::number(range));
+    let burst = table.optional(burst_key, read::integer::<u32>(1..=burst_max.into()));
+    let per_second = per_second?;
+    Some(Rate { per_second, burst: burst.unwrap_or((per_second.ceil() as u32).clamp(1, burst_max)) })
 }
 
 /// DESIGN §9.

@@ -4,8 +4,12 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn of_clients(per_second: f64, burst: u32) -> RateLimit {
+    RateLimit { per_client: Some(Rate { per_second, burst }), service: None }
+}
+
 fn limiter(per_client: f64, burst: u32) -> (Limiter, Time) {
-    (Limiter::new(RateLimit { per_client, burst }), Time::default())
+    (Limiter::new(of_clients(per_client, burst)), Time::default())
 }
 
 #[derive(Default)]
@@ -114,10 +118,28 @@ proptest! {
 }
 
 #[test]
+fn all_clients_together_have_a_limit_of_their_own() {
+    let service = Some(Rate { per_second: 1.0, burst: 10 });
+    let limiter = Limiter::new(RateLimit { service, ..of_clients(0.1, 4) });
+    let clock = Time::default();
+    assert_eq!(burst(&limiter, &clock, client(1)), 4);
+    assert_eq!(burst(&limiter, &clock, client(2)), 4);
+    assert_eq!(burst(&limiter, &clock, client(3)), 2, "the service's ten are used up");
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(
+        burst(&limiter, &clock, client(3)),
+        2,
+        "what the service refused is not held against the client"
+    );
+    clock.advance(Duration::from_secs(10));
+    assert_eq!(burst(&limiter, &clock, client(3)), 1, "its own limit still counts");
+}
+
+#[test]
 fn what_was_used_outlives_a_revision_that_leaves_the_limit() {
     let services = |per_client: f64| {
         let mut service = crate::proxy::fixture::service("web", &[]);
-        service.rate_limit = Some(RateLimit { per_client, burst: 1 });
+        service.rate_limit = Some(of_clients(per_client, 1));
         let name = service.name.clone();
         (Services { services: [(name.clone(), Arc::new(service))].into(), ..Services::default() }, name)
     };

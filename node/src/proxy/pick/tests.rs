@@ -125,6 +125,26 @@ fn a_further_try_goes_to_another_rack_when_there_is_one() {
 }
 
 #[test]
+fn the_loss_of_a_rack_takes_its_share_and_no_more() {
+    for policy in [BalancePolicy::LeastBusy, BalancePolicy::WeightedLeastConnections] {
+        let mut hand = Hand::new();
+        let racks = ["1", "1", "1", "1", "2", "2", "3", "3"];
+        let pool = pool(policy, &racks.map(|rack| ("a", rack)));
+        let mut stay = Vec::new();
+        for placed in 1..=100 {
+            let at = hand.pick(&pool, Some("a"), &Tried::default()).unwrap();
+            stay.push(pool.backends[at].shared.enter());
+            for rack in ["1", "2", "3"] {
+                let stand = |at: usize| (racks[at] == rack).then(|| pool.backends[at].shared.in_flight());
+                let had: Vec<u32> = (0..racks.len()).filter_map(stand).collect();
+                let share = f64::from(placed) * had.len() as f64 / racks.len() as f64;
+                assert!(f64::from(had.iter().sum::<u32>()) < share + 1.0, "{rack} after {placed}: {had:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn one_that_has_just_come_gets_a_tenth() {
     let mut hand = Hand::new();
     let mut pool = pool(BalancePolicy::Random, &[("a", "1"), ("a", "1")]);

@@ -8,7 +8,7 @@ use hyper_util::rt::TokioExecutor;
 use super::http::web;
 use super::*;
 use crate::config::model::PoolProtocol;
-use crate::proxy::End;
+use crate::proxy::{Cut, End};
 
 pub(super) type Body = BoxBody<Bytes, io::Error>;
 
@@ -317,6 +317,7 @@ async fn rapid_resets_and_continuation_floods_end_the_connection_and_are_counted
     let resets: Vec<u8> = (0..1000).flat_map(|at| request_and_reset(2 * at + 1)).collect();
     assert_eq!(goaway(&frames(addr, &resets).await), Some(ENHANCE_YOUR_CALM));
     until(|| node.handle.counters().ends(End::BadRequest) == 1).await;
+    assert_eq!(node.handle.counters().cut(Cut::Flood), 1);
 
     let mut flood = vec![0, 0, 3, 1, 1, 0, 0, 0, 1, 0x82, 0x86, 0x84];
     (0..2000).for_each(|_| {
@@ -325,6 +326,8 @@ async fn rapid_resets_and_continuation_floods_end_the_connection_and_are_counted
     let answer = frames(addr, &flood).await;
     assert!(goaway(&answer).is_some_and(|code| code != 0), "{:?}", goaway(&answer));
     until(|| node.handle.counters().ends(End::BadRequest) == 2).await;
+    let counters = node.handle.counters();
+    assert_eq!(counters.cut(Cut::Flood) + counters.cut(Cut::Malformed), 2);
     until(|| node.handle.in_flight() == 0).await;
     until(|| node.handle.connections() == 0).await;
 }
@@ -346,6 +349,7 @@ async fn resets_one_by_one_are_an_attack_too() {
     }
     assert!((200..400).contains(&given_up), "{given_up}");
     until(|| node.handle.counters().ends(End::BadRequest) == 1).await;
+    assert_eq!(node.handle.counters().cut(Cut::Flood), 1);
     until(|| node.handle.in_flight() == 0).await;
 }
 

@@ -1,6 +1,6 @@
 use super::http::web;
 use super::*;
-use crate::config::model::RateLimit;
+use crate::config::model::{Rate, RateLimit};
 use crate::proxy::End;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -9,7 +9,8 @@ async fn a_client_that_asks_too_often_is_told_when_to_come_back() {
     let mut snapshot = web(&[(http_backend("a").await, "eu")]);
     let services = Arc::make_mut(&mut snapshot.services);
     let service = Arc::make_mut(services.services.values_mut().next().unwrap());
-    service.rate_limit = Some(RateLimit { per_client: 0.1, burst: 3 });
+    service.rate_limit =
+        Some(RateLimit { per_client: Some(Rate { per_second: 0.1, burst: 3 }), service: None });
     let listener = Arc::make_mut(services.listeners.values_mut().next().unwrap());
     listener.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
     let node = world.node("eu-1", snapshot);
@@ -27,6 +28,28 @@ async fn a_client_that_asks_too_often_is_told_when_to_come_back() {
     // A change of the snapshot does not give it back.
     node.change(|snapshot| snapshot.rescue_order.clear());
     assert_eq!(get(addr, "/", &[("x-forwarded-for", "192.0.2.1")]).await.status, 429);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_clients_together_ask_no_more_often_than_the_service_may_be_asked() {
+    let world = World::new();
+    let mut snapshot = web(&[(http_backend("a").await, "eu")]);
+    let services = Arc::make_mut(&mut snapshot.services);
+    let service = Arc::make_mut(services.services.values_mut().next().unwrap());
+    service.rate_limit =
+        Some(RateLimit { per_client: None, service: Some(Rate { per_second: 0.01, burst: 20 }) });
+    let listener = Arc::make_mut(services.listeners.values_mut().next().unwrap());
+    listener.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    let node = world.node("eu-1", snapshot);
+    let addr = node.addr("http");
+    let asked = (0..40)
+        .map(|n| async move { get(addr, "/", &[("x-forwarded-for", &format!("192.0.2.{n}"))]).await.status });
+    let statuses = futures_util::future::join_all(asked).await;
+    let of = |status| statuses.iter().filter(|&&own| own == status).count();
+    assert_eq!((of(200), of(429)), (20, 20), "{statuses:?}");
+    let said = get(addr, "/", &[("x-forwarded-for", "192.0.2.99")]).await;
+    let wait: u64 = said.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=100).contains(&wait), "{said:?}");
 }
 
 /// One backend that takes one request at a time.

@@ -36,6 +36,61 @@ async fn ports_follow_the_revision_and_others_stay_untouched() {
     assert!(answer.starts_with("HTTP/1.1 200"));
 }
 
+/// What comes up to the end of an answer's head.
+async fn head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tokio::time::timeout(Duration::from_secs(10), stream.read_u8()).await.unwrap().unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_moves_answers_who_is_still_there_and_tells_them_to_go() {
+    let base = web(&[(http_backend("a").await, "eu")]);
+    let (old, new) = (free_port(), free_port());
+    let world = World::new();
+    let node = world.node("eu-1", with_ports(&base, &[("one", old)]));
+    let ask = b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut kept = TcpStream::connect(("127.0.0.1", old)).await.unwrap();
+    kept.write_all(ask).await.unwrap();
+    assert!(!head(&mut kept).await.contains("connection: close"));
+    let mut silent = TcpStream::connect(("127.0.0.1", old)).await.unwrap();
+    let mut busy = TcpStream::connect(("127.0.0.1", old)).await.unwrap();
+    busy.write_all(b"PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab").await.unwrap();
+    until(|| node.handle.in_flight() == 1 && node.handle.connections() == 3).await;
+
+    node.publish(with_ports(&base, &[("one", new)]));
+    until(|| std::net::TcpStream::connect(("127.0.0.1", old)).is_err()).await;
+    assert_eq!(get(([127, 0, 0, 1], new).into(), "/", &[]).await.status, 200);
+    busy.write_all(b"cd").await.unwrap();
+    for stream in [&mut kept, &mut silent] {
+        stream.write_all(ask).await.unwrap();
+    }
+    for stream in [&mut kept, &mut silent, &mut busy] {
+        let head = head(stream).await;
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("connection: close"), "{head}");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+    }
+    until(|| node.handle.connections() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_ends_does_not_wait_for_the_clients_of_a_listener_that_moved() {
+    let base = web(&[(http_backend("a").await, "eu")]);
+    let (old, new) = (free_port(), free_port());
+    let world = World::new();
+    let node = world.node("eu-1", with_ports(&base, &[("one", old)]));
+    let mut kept = TcpStream::connect(("127.0.0.1", old)).await.unwrap();
+    kept.write_all(b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    head(&mut kept).await;
+    node.publish(with_ports(&base, &[("one", new)]));
+    until(|| std::net::TcpStream::connect(("127.0.0.1", old)).is_err()).await;
+    node.handle.shutdown(Duration::from_secs(60)).await;
+    assert_eq!(kept.read(&mut [0; 9]).await.unwrap(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_named_at_start_and_reported_later() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

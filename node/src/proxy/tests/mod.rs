@@ -1,5 +1,6 @@
 //! The proxy end to end: real sockets on loopback, hand-made snapshots, and a session store and tunnels in memory.
 mod crossing;
+mod disguise;
 mod http;
 mod http2;
 mod http2_tls;
@@ -214,7 +215,8 @@ pub(super) async fn until(mut condition: impl FnMut() -> bool) {
     waited.await.expect("the condition never held");
 }
 
-/// An HTTP backend that says what it was asked. Paths with a meaning: `/slow`, `/reset`, `/gateway`, `/public`, `/upgrade`.
+/// An HTTP backend that says what it was asked. Paths with a meaning: `/slow`, `/reset`, `/gateway`,
+/// `/public`, `/telling`, `/upgrade`.
 pub(super) async fn http_backend(name: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -239,6 +241,14 @@ async fn say(name: &'static str, mut request: Request<Incoming>) -> Result<Respo
         "/reset" => return Err(io::Error::other("reset")),
         "/gateway" => response = response.status(StatusCode::BAD_GATEWAY),
         "/public" => response = response.header("cache-control", "public, max-age=60"),
+        "/telling" => {
+            response = response
+                .header("server", "nginx/1.22.1")
+                .header("via", "1.1 inner")
+                .header("x-powered-by", "PHP/8.2.7")
+                .header("set-cookie", "cart=1")
+                .header("set-cookie", "meridian=mine; Path=/");
+        }
         "/upgrade" => {
             let upgraded = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {

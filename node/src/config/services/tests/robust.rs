@@ -80,7 +80,7 @@ fn a_flood_of_faults_is_bounded() {
 #[test]
 fn a_file_that_is_too_large_is_not_looked_at() {
     let text = "x".repeat(walk::MAX_BYTES + 1);
-    assert_eq!(faults(&text), ["0:0 the file has 1048577 bytes, and at most 1048576 are read"]);
+    assert_eq!(faults(&text), ["0:0 the file has 4194305 bytes, and at most 4194304 are read"]);
 }
 
 #[test]
