@@ -2,8 +2,10 @@
 
     grpc_peer.py serve ADDRESS [CERT KEY]      serves peer.Peer and grpc.health.v1.Health until it is ended, over TLS with files
     grpc_peer.py ask ADDRESS                   calls every kind of method; exits 0 when each answered as it should
+    grpc_peer.py fails ADDRESS METHOD CODE     calls one that must fail so, UNAVAILABLE for example; prints the words
 """
 
+import queue
 import sys
 from concurrent import futures
 
@@ -80,6 +82,14 @@ def ask(address):
         large = [b"x" * 100_000, b"y", b"z" * 1_000_000]
         heard = list(channel.stream_stream("/peer.Peer/Both")(iter(large), timeout=10))
         assert heard == [message.upper() for message in large]
+        # One word at a time: each is sent when the answer to the one before has come.
+        words = queue.SimpleQueue()
+        answers = channel.stream_stream("/peer.Peer/Both")(iter(words.get, None), timeout=10)
+        for word in (b"one", b"two", b"three"):
+            words.put(word)
+            assert next(answers) == word.upper()
+        words.put(None)
+        assert list(answers) == []
         try:
             channel.unary_unary("/peer.Peer/Nothing")(b"", timeout=10)
             raise AssertionError("no error")
@@ -88,5 +98,16 @@ def ask(address):
     print("every kind of call passed")
 
 
+def fails(address, method, code):
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary(method)(b"", timeout=20)
+            sys.exit(f"{method} did not fail")
+        except grpc.RpcError as error:
+            if error.code().name != code:
+                sys.exit(f"{method} fails with {error.code()}: {error.details()}")
+            print(error.details())
+
+
 if __name__ == "__main__":
-    {"serve": serve, "ask": ask}[sys.argv[1]](*sys.argv[2:])
+    {"serve": serve, "ask": ask, "fails": fails}[sys.argv[1]](*sys.argv[2:])

@@ -129,6 +129,7 @@ where
     let mut builder = hyper::server::conn::http2::Builder::new(OnWorker);
     builder
         .timer(TokioTimer::new())
+        .enable_connect_protocol()
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG)
         .max_concurrent_streams(STREAMS_MAX)

@@ -32,6 +32,7 @@ use super::tunnel::near::{self, Crossing, Refusal};
 use super::upload::{Patience, Upload, Verdict};
 use super::upstream::{ConnectError, Form, IDLE_FOR_ONCE, Sender, connect};
 use super::worker::Went;
+use super::{grpc, headers};
 use crate::backend::{Evidence, InFlight};
 use crate::config::model::{PoolProtocol, Service};
 
@@ -129,7 +130,7 @@ impl Outgoing {
     /// The slowest that the body may come. Messages of gRPC come when there is something to say.
     fn min_rate(&self, service: &Service) -> u32 {
         let headers = self.head.as_ref().map(|head| &head.headers);
-        let grpc = headers.is_some_and(headers::is_grpc);
+        let grpc = headers.is_some_and(grpc::is_grpc);
         if grpc { 0 } else { service.min_body_rate }
     }
 

@@ -2,15 +2,16 @@
 use std::net::SocketAddr;
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, COOKIE, EXPECT, HOST,
-    HeaderMap, HeaderName, HeaderValue, LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
+    HeaderValue, LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{Method, Request, Uri, Version};
 
 use super::fields::Fields;
+use super::grpc;
 use super::tunnel::near;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -131,14 +132,9 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Whether a message is one of gRPC.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-}
-
 /// Announces the trailers of a gRPC answer, which gRPC itself never does: HTTP/1.1 sends only announced ones.
 pub(super) fn announce_trailers(headers: &mut HeaderMap) {
-    if is_grpc(headers) && !headers.contains_key(TRAILER) {
+    if grpc::is_grpc(headers) && !headers.contains_key(TRAILER) {
         headers
             .insert(TRAILER, HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin"));
     }

@@ -36,7 +36,7 @@ use super::trace::Trace;
 use super::tunnel::near::Crossing;
 use super::tunnel::preface::Kind;
 use super::worker::{Phase, Worker};
-use super::{forwarded, problem, redirect};
+use super::{forwarded, grpc, problem, redirect, websocket};
 use crate::config::model::{Listener, Service};
 
 const HEAD_MAX_BYTES: usize = 64 * 1024;
@@ -96,6 +96,17 @@ impl From<End> for Refused {
     }
 }
 
+impl Refused {
+    fn tell(self, id: Option<&HeaderValue>) -> Response<Bytes> {
+        let mut response = problem::response(self.end, self.detail, id);
+        response.headers_mut().extend(self.location.map(|location| (LOCATION, location)));
+        if let Some(wait) = self.wait {
+            problem::retry_after(response.headers_mut(), wait);
+        }
+        response
+    }
+}
+
 /// Serves one request of a client's connection.
 pub(super) async fn serve(
     door: Rc<Door>,
@@ -110,6 +121,7 @@ pub(super) async fn serve(
         door.leave.notify_one();
     }
     let head = request.method() == Method::HEAD;
+    let calls = door.wire == Wire::Http2 && grpc::is_grpc(request.headers());
     let mut leaves = false;
     let mut response = match answer(&door, &listener, request, &mut record, &mut id).await {
         Ok(ready) => deliver(ready.answer, record, ready.on_client, ready.idle),
@@ -117,11 +129,10 @@ pub(super) async fn serve(
             record.end(refused.end);
             // Where one request is not understood, nobody can say where the next begins.
             leaves |= door.wire == Wire::Http1 && refused.end == End::BadRequest;
-            let mut response = problem::response(refused.end, refused.detail, id.as_ref());
-            response.headers_mut().extend(refused.location.map(|location| (LOCATION, location)));
-            if let Some(wait) = refused.wait {
-                problem::retry_after(response.headers_mut(), wait);
-            }
+            let response = match calls {
+                true => grpc::refusal(refused.end, refused.detail, refused.wait, id.as_ref()),
+                false => refused.tell(id.as_ref()),
+            };
             record.status(response.status().as_u16());
             // hyper leaves the body of HEAD's answer out of HTTP/1.1 alone.
             response.map(|bytes| ResponseBody::own(if head { Bytes::new() } else { bytes }, record))
@@ -140,8 +151,14 @@ pub(super) async fn serve(
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
         }
-        Wire::Http2 if leaves => door.leave.notify_one(),
-        Wire::Http2 => {}
+        Wire::Http2 => {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                websocket::into_connected(&mut response);
+            }
+            if leaves {
+                door.leave.notify_one();
+            }
+        }
     }
     Ok(response)
 }
@@ -161,6 +178,10 @@ async fn answer(
     id: &mut Option<HeaderValue>,
 ) -> Result<Ready, Refused> {
     let worker = &*door.worker;
+    let connects = websocket::is_asked(&request);
+    if connects {
+        websocket::into_upgrade(&mut request, worker.random(rand::RngExt::random));
+    }
     let fields = Fields::of(request.headers());
     let host = match door.seen.take_ambiguous() {
         true => Err(headers::Malformed::Lengths),
@@ -193,6 +214,9 @@ async fn answer(
         return Err(Refused { wait: Some(wait), ..End::RateLimited.into() });
     }
 
+    if connects {
+        *request.version_mut() = Version::HTTP_11;
+    }
     let upgrade = headers::wanted_upgrade(&request, fields);
     let on_client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let forced = forced(service, request.headers());
@@ -234,6 +258,10 @@ async fn answer(
         failure.end
     })?;
     record.served(&answer.seat.pool, answer.backend, answer.tries);
+    if connects && answer.response.status().is_success() {
+        // To a CONNECT that would mean yes, and the backend did not switch.
+        return Err(End::UpstreamReset.into());
+    }
     let own_cookie = service.sticky_cookie.as_ref().map(|sticky| sticky.name.as_str());
     let dropped = disguise(answer.response.headers_mut(), answer.fields, &service.disclosure, own_cookie);
     if dropped > 0 {

@@ -30,6 +30,7 @@ mod fields;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod forwarded;
+mod grpc;
 mod handle;
 mod headers;
 mod hello;
@@ -64,6 +65,7 @@ mod trace;
 mod tunnel;
 mod upload;
 mod upstream;
+mod websocket;
 mod worker;
 
 pub use bind::{BindError, BindProblem, check as check_ports};

@@ -104,3 +104,37 @@ fn backends_speak_http2_over_tls() {
         ng.must_run()
     });
 }
+
+#[test]
+fn grpc_passes_through_another_region_and_its_callers_understand_refusals() {
+    prove!(Heavy, secs(150), async |stage| {
+        if !peer::has_python_module("grpc", "grpcio").await {
+            return Ok(());
+        }
+        let address = std::net::SocketAddr::from((stage.net.backend(1), 8081));
+        let mut server = grpc_server(stage, &[&address.to_string()])?;
+        let mesh = Cluster::of(stage, &[("eu", 1), ("us", 1)]).await?;
+        let services =
+            Services::new().http_listener().service("peer", "peer = 1", "paths = [\"/peer.Peer\"]").pool(
+                "peer",
+                "protocol = \"http2\"\nhealth.grpc = { service = \"peer.Peer\", interval = \"200ms\" }",
+                [Entry { address, region: "us".into(), weight: 100 }],
+            );
+        mesh.apply("eu-1", &services).await?;
+        mesh.healthy().await?;
+        let target = mesh.node("eu-1").http().to_string();
+        let script = peer::script("grpc_peer.py");
+        said("python3", &[&script, "ask", &target]).await?;
+        server.must_run()?;
+
+        let fails = async |method: &str, code: &str| {
+            said("python3", &[&script, "fails", &target, method, code]).await
+        };
+        let words = fails("/other.Other/Call", "UNIMPLEMENTED").await?;
+        ensure!(words == "nothing is served here under this name\n", "{words}");
+        server.kill().await?;
+        let words = fails("/peer.Peer/Unary", "UNAVAILABLE").await?;
+        ensure!(!words.contains(&stage.net.prefix()), "{words}");
+        Ok(())
+    });
+}

@@ -5,6 +5,7 @@
 mod apply_anywhere;
 mod backend_dies;
 mod bad_files;
+mod bodies;
 mod broken_log;
 mod command_line;
 mod cookies;
@@ -30,3 +31,4 @@ mod tcp;
 mod terminate;
 mod two_nodes;
 mod unreachable_seed;
+mod websocket;

@@ -113,6 +113,45 @@ async fn heads_near_the_limit_cross_though_both_ends_add_to_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn websocket_over_http2_reaches_backends_here_and_in_another_region() {
+    let world = World::new();
+    let addr = http_backend("ws").await;
+    let base = web(&[(addr, "us")]);
+    let eu = world.node("eu-1", seen_from("eu", base.clone(), "us", &["us-1"]));
+    let us = world.node("us-1", seen_from("us", base, "eu", &["eu-1"]));
+    let asks = |path: &str, protocol: &'static str| {
+        let mut request = over_http2(Method::CONNECT, path, full(""));
+        request.extensions_mut().insert(hyper::ext::Protocol::from_static(protocol));
+        request.headers_mut().insert("sec-websocket-version", HeaderValue::from_static("13"));
+        request
+    };
+    for node in [&us, &eu] {
+        let mut client = http2_client(node.addr("http")).await;
+        // The server says that it knows extended CONNECT in its settings, which are here when an answer is.
+        assert_eq!(client.send_request(over_http2(Method::GET, "/", full(""))).await.unwrap().status(), 200);
+        let response = client.send_request(asks("/upgrade", "websocket")).await.unwrap();
+        assert_eq!(response.status(), 200, "{response:?}");
+        assert_eq!(response.headers()["x-backend"], "ws");
+        for name in ["connection", "upgrade", "sec-websocket-accept"] {
+            assert!(!response.headers().contains_key(name), "{response:?}");
+        }
+        let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        stream.write_all(b"ping").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "wsping");
+        stream.shutdown().await.unwrap();
+        // A page instead of a switch is no yes, an error is passed on, and no other protocol is connected to.
+        let page = client.send_request(asks("/", "websocket")).await.unwrap();
+        assert_eq!(page.status(), 502);
+        let other = client.send_request(asks("/upgrade", "connect-udp")).await.unwrap();
+        assert_eq!(other.status(), 400);
+        until(|| node.handle.counters().ends(End::Ok) == 2).await;
+        until(|| us.handle.in_flight() == 0 && eu.handle.in_flight() == 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_has_no_body_or_no_host_crosses_as_it_is() {
     let world = World::new();
     let (eu, us) = far_backend(&world, PoolProtocol::Http1).await;

@@ -242,6 +242,38 @@ async fn cookies_in_several_fields_become_one_and_connect_is_refused() {
     until(|| node.handle.counters().ends(End::BadRequest) == 3).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_callers_are_told_in_grpc_what_went_wrong_here() {
+    let (_world, node, addr, _) = serving(PoolProtocol::Http2).await;
+    let mut client = http2_client(addr).await;
+    let mut ask = async |path: &str, kind: &str| {
+        let mut request = over_http2(Method::POST, path, full("x"));
+        request.headers_mut().insert("content-type", HeaderValue::from_str(kind).unwrap());
+        let response = client.send_request(request).await.unwrap();
+        let said = |name| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let told = (response.status().as_u16(), said("grpc-status"), said("grpc-message"));
+        let (_, body, trailers) = read(response).await;
+        (told, body, trailers)
+    };
+    let service = |change: fn(&mut crate::config::model::Service)| {
+        node.change(|snapshot| {
+            let services = Arc::make_mut(&mut snapshot.services);
+            change(Arc::make_mut(services.services.values_mut().next().unwrap()));
+        });
+    };
+    service(|service| service.timeout.response = Duration::from_millis(50));
+    let (told, body, trailers) = ask("/slow", "application/grpc+proto").await;
+    let words = "the service did not answer in time";
+    assert_eq!(told, (200, Some("4".to_owned()), Some(words.to_owned())));
+    assert!(body.is_empty() && trailers.is_none(), "{body} {trailers:?}");
+    // Everybody else reads HTTP's own words.
+    let (told, body, _) = ask("/slow", "application/grpc-web").await;
+    assert!(told == (504, None, None) && body.contains(words), "{told:?} {body}");
+    service(|service| service.deny = ["127.0.0.0/8".parse::<ipnet::IpNet>().unwrap()].into_iter().collect());
+    let denied = async { while ask("/", "application/grpc").await.0.1.as_deref() != Some("7") {} };
+    tokio::time::timeout(Duration::from_secs(10), denied).await.expect("it is not denied");
+}
+
 /// Frames by hand, for what no decent client sends.
 async fn frames(addr: SocketAddr, frames: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(addr).await.unwrap();

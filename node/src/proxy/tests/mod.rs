@@ -6,6 +6,7 @@ mod http2;
 mod http2_tls;
 mod https;
 mod limits;
+mod link;
 mod listeners;
 mod proxy_protocol;
 mod sticky;
@@ -104,7 +105,7 @@ impl TunnelDial for FakeTunnels {
         let queue = self.0.lock().unwrap().get(to).cloned();
         Box::pin(async move {
             let queue = queue.ok_or(io::ErrorKind::ConnectionRefused)?;
-            let (near, far) = tokio::io::duplex(64 * 1024);
+            let (near, far) = link::End::pair();
             let inbound = InboundTunnel { from: NodeName::new("near").unwrap(), io: Box::new(far) };
             queue.send(inbound).await.map_err(|_| io::ErrorKind::ConnectionReset)?;
             Ok(Box::new(near) as Box<dyn TunnelIo>)

@@ -162,6 +162,12 @@ async fn upgrades_and_errors_cross_too() {
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 101") && answer.ends_with("ping"), "{answer}");
     assert!(!answer.contains("meridian-tunnel"), "{answer}");
+    // A backend that stays with HTTP answers whole.
+    let stays = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close, upgrade\r\nupgrade: websocket\r\n\r\n";
+    for _ in 0..20 {
+        let said = raw(eu.addr("http"), stays).await;
+        assert!(said.status == 200 && said.body.ends_with("body: 0 bytes\n"), "{said:?}");
+    }
     assert_eq!(get(eu.addr("http"), "/slow", &[]).await.status, 504);
     let post = b"POST /reset HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\nab";
     let reset = raw(eu.addr("http"), post).await;
@@ -196,7 +202,8 @@ async fn garbage_in_a_tunnel_harms_nobody() {
         stream.write_all(bytes).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
+        // It is reset, or ends without a word.
+        let _ = stream.read_to_end(&mut answer).await;
         assert!(answer.is_empty());
     }
     until(|| us.handle.connections() == 0).await;

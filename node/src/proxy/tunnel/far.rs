@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gossip::id::{BackendId, NodeName};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -183,13 +184,14 @@ async fn answer(
         local: guest.preface.local,
         request_id: None,
     };
+    let stays = on_client.clone();
     let answered = match Outgoing::new(request, service.timeout.response).await {
         Ok(mut outgoing) => {
             exchange(&usher, guest.seat(), &mut outgoing, &crossing).await.map_err(|failure| failure.end)
         }
         Err(end) => Err(end),
     };
-    match answered {
+    let response = match answered {
         Ok(mut answer) => {
             let said = answer.backend.map(say);
             answer.response.headers_mut().remove(END);
@@ -208,6 +210,18 @@ async fn answer(
             response.headers_mut().insert(END, HeaderValue::from_static(end.as_str()));
             response
         }
+    };
+    if let Some(stays) = stays.filter(|_| response.status() != StatusCode::SWITCHING_PROTOCOLS) {
+        tokio::task::spawn_local(end_unswitched(stays));
+    }
+    response
+}
+
+/// hyper hands the stream over for an upgrade that was not agreed on too. Dropped, it would be reset, and the near end lose
+/// the answer; so it is ended.
+async fn end_unswitched(stream: OnUpgrade) {
+    if let Ok(stream) = stream.await {
+        let _ = TokioIo::new(stream).shutdown().await;
     }
 }
 
