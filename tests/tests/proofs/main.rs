@@ -15,6 +15,7 @@ mod full_disk;
 mod garbage;
 mod grow;
 mod grow_under_load;
+mod hostile;
 mod http;
 mod http2;
 mod https;

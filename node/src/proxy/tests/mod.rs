@@ -6,6 +6,7 @@ mod https;
 mod limits;
 mod listeners;
 mod proxy_protocol;
+mod smuggling;
 mod sticky;
 mod tcp;
 mod tls;
