@@ -1,7 +1,7 @@
 """gRPC by its own authors, as server and as client, without generated code: messages are plain bytes.
 
-    grpc_peer.py serve ADDRESS      serves peer.Peer and grpc.health.v1.Health until it is ended
-    grpc_peer.py ask ADDRESS        calls every kind of method; exits 0 when each answered as it should
+    grpc_peer.py serve ADDRESS [CERT KEY]      serves peer.Peer and grpc.health.v1.Health until it is ended, over TLS with files
+    grpc_peer.py ask ADDRESS                   calls every kind of method; exits 0 when each answered as it should
 """
 
 import sys
@@ -37,7 +37,7 @@ def check(request, context):
     return b"\x08\x01"
 
 
-def serve(address):
+def serve(address, cert=None, key=None):
     server = grpc.server(futures.ThreadPoolExecutor(16))
     server.add_generic_rpc_handlers((
         grpc.method_handlers_generic_handler("peer.Peer", {
@@ -50,7 +50,13 @@ def serve(address):
             "Check": grpc.unary_unary_rpc_method_handler(check),
         }),
     ))
-    if server.add_insecure_port(address) == 0:
+    if cert is None:
+        port = server.add_insecure_port(address)
+    else:
+        with open(cert, "rb") as chain, open(key, "rb") as private:
+            pair = (private.read(), chain.read())
+        port = server.add_secure_port(address, grpc.ssl_server_credentials((pair,)))
+    if port == 0:
         sys.exit("cannot listen on " + address)
     server.start()
     print("serving", flush=True)
@@ -83,4 +89,4 @@ def ask(address):
 
 
 if __name__ == "__main__":
-    {"serve": serve, "ask": ask}[sys.argv[1]](sys.argv[2])
+    {"serve": serve, "ask": ask}[sys.argv[1]](*sys.argv[2:])

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use crate::process::Process;
 use crate::stage::{Stage, skip};
@@ -30,6 +30,35 @@ pub fn all<const N: usize>(names: [&str; N]) -> Option<[PathBuf; N]> {
         return None;
     }
     Some(found.map(Option::unwrap_or_default))
+}
+
+/// What a program says on its standard output; it must succeed.
+pub async fn said(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = tokio::process::Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .with_context(|| format!("running {program}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {arguments:?}: {}\n{text}\n{errors}", output.status);
+    Ok(text)
+}
+
+/// Whether Python has this module; says that it is missing and skips where not.
+pub async fn has_python_module(module: &str, package: &str) -> bool {
+    let there = said("python3", &["-c", &format!("import {module}")]).await.is_ok();
+    if !there {
+        skip(&format!("{package} is not installed (pip install {package})"));
+    }
+    there
+}
+
+/// A program of this repository that plays a peer.
+pub fn script(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name).to_string_lossy().into_owned()
 }
 
 /// HAProxy with these sections behind usual defaults.

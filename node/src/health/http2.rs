@@ -1,4 +1,4 @@
-//! Probes over HTTP/2 by prior knowledge: a GET, or gRPC's own health check (grpc.health.v1, one field each way, so its
+//! Probes over HTTP/2, by prior knowledge or over TLS: a GET, or gRPC's own health check (grpc.health.v1, one field each way, so its
 //! protobuf is written by hand).
 
 use std::future::poll_fn;
@@ -11,18 +11,17 @@ use http_body_util::{BodyExt, Collected, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::Builder;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
 
-use super::probe::ProbeError;
+use super::probe::{ProbeError, Stream};
 
 const HEAD_MAX_BYTES: u32 = 64 * 1024;
 const BODY_MAX_BYTES: usize = 64 * 1024;
 /// The only status of `HealthCheckResponse` that is good.
 const SERVING: u64 = 1;
 
-/// Asks for a path and returns the status.
-pub(super) async fn get(stream: TcpStream, path: &str, host: &str) -> Result<StatusCode, ProbeError> {
-    let request = Request::get(format!("http://{host}{path}"))
+/// Asks for a path of an origin (`https://host:port`) and returns the status.
+pub(super) async fn get(stream: Box<dyn Stream>, origin: &str, path: &str) -> Result<StatusCode, ProbeError> {
+    let request = Request::get(format!("{origin}{path}"))
         .header(header::USER_AGENT, "meridian-health")
         .version(Version::HTTP_2)
         .body(Full::default())
@@ -31,8 +30,8 @@ pub(super) async fn get(stream: TcpStream, path: &str, host: &str) -> Result<Sta
 }
 
 /// Asks whether a gRPC service serves; an empty name asks for the whole server.
-pub(super) async fn check(stream: TcpStream, service: &str, host: &str) -> Result<(), ProbeError> {
-    let request = Request::post(format!("http://{host}/grpc.health.v1.Health/Check"))
+pub(super) async fn check(stream: Box<dyn Stream>, origin: &str, service: &str) -> Result<(), ProbeError> {
+    let request = Request::post(format!("{origin}/grpc.health.v1.Health/Check"))
         .header(header::USER_AGENT, "meridian-health")
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
@@ -54,7 +53,7 @@ pub(super) async fn check(stream: TcpStream, service: &str, host: &str) -> Resul
 
 /// Sends one request over a connection of its own and reads the answer while the connection is driven.
 async fn exchange<T, F>(
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     request: Request<Full<Bytes>>,
     read: impl FnOnce(Response<Incoming>) -> F,
 ) -> Result<T, ProbeError>

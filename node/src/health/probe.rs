@@ -90,29 +90,44 @@ async fn ask(order: &ProbeOrder, tls: &Tls) -> Result<(Rest, Result<(), ProbeErr
     let stream = connect(order).await?;
     match &order.probe {
         Probe::Tcp => Ok((Rest::Connection(stream), Ok(()))),
+        // gRPC is HTTP/2, whatever the pool's requests are sent in.
         Probe::Grpc { service } => {
-            http2::check(stream, service, &order.address.to_string()).await?;
+            let stream = secured(order, stream, PoolProtocol::Http2, tls).await?;
+            http2::check(stream, &origin(order, None), service).await?;
             Ok((Rest::Nothing, Ok(())))
         }
-        Probe::Http { path, host, status } if order.protocol == PoolProtocol::Http2 => {
-            let host = host.clone().unwrap_or_else(|| order.address.to_string());
-            let answered = http2::get(stream, path, &host).await?;
-            Ok((Rest::Nothing, judge(answered, status)))
-        }
         Probe::Http { path, host, status } => {
-            let stream: Box<dyn Stream> = match &order.tls {
-                None => Box::new(stream),
-                Some(pool) => {
-                    let upstream = tls.upstream(pool).await.ok_or(ProbeError::Authorities)?;
-                    Box::new(
-                        upstream.handshake(stream, order.address.ip()).await.map_err(ProbeError::of_tls)?,
-                    )
-                }
-            };
+            let stream = secured(order, stream, order.protocol, tls).await?;
+            if order.protocol == PoolProtocol::Http2 {
+                let answered = http2::get(stream, &origin(order, host.as_deref()), path).await?;
+                return Ok((Rest::Nothing, judge(answered, status)));
+            }
             let answer = get(stream, path, host.as_deref(), order).await?;
             let verdict = judge(answer.status, status);
             Ok((Rest::Answer(answer), verdict))
         }
+    }
+}
+
+/// The connection, over TLS where the pool wants that.
+async fn secured(
+    order: &ProbeOrder,
+    stream: TcpStream,
+    protocol: PoolProtocol,
+    tls: &Tls,
+) -> Result<Box<dyn Stream>, ProbeError> {
+    let Some(pool) = &order.tls else { return Ok(Box::new(stream)) };
+    let upstream = tls.upstream(pool).await.ok_or(ProbeError::Authorities)?;
+    let shaken = upstream.handshake(stream, order.address.ip(), protocol).await;
+    Ok(Box::new(shaken.map_err(ProbeError::of_tls)?))
+}
+
+/// Scheme and authority of an HTTP/2 request.
+fn origin(order: &ProbeOrder, host: Option<&str>) -> String {
+    let scheme = if order.tls.is_some() { "https" } else { "http" };
+    match host {
+        Some(host) => format!("{scheme}://{host}"),
+        None => format!("{scheme}://{}", order.address),
     }
 }
 
@@ -132,7 +147,7 @@ async fn connect(order: &ProbeOrder) -> io::Result<TcpStream> {
 }
 
 /// A connection, over TLS or not.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 async fn get(
@@ -235,214 +250,4 @@ fn words(error: &io::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-
-    use gossip::id::BackendId;
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    fn order(address: SocketAddr, probe: Probe) -> ProbeOrder {
-        let timeout = Duration::from_secs(5);
-        ProbeOrder {
-            backend: BackendId(1),
-            ticket: 1,
-            address,
-            protocol: PoolProtocol::Http1,
-            probe,
-            send_proxy: None,
-            tls: None,
-            timeout,
-        }
-    }
-
-    fn http() -> Probe {
-        let ok = |code| StatusCode::from_u16(code).unwrap();
-        Probe::Http { path: "/healthz?deep=1".to_owned(), host: None, status: vec![(ok(200), ok(399))] }
-    }
-
-    /// A server for one connection: reads until `until` was seen, answers, closes. Hands back what it read.
-    async fn server(
-        until: &'static str,
-        answer: &'static [u8],
-    ) -> (SocketAddr, tokio::task::JoinHandle<String>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let task = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut read = Vec::new();
-            while !String::from_utf8_lossy(&read).contains(until) {
-                let mut buffer = [0; 1024];
-                let bytes = stream.read(&mut buffer).await.unwrap();
-                if bytes == 0 {
-                    break;
-                }
-                read.extend_from_slice(&buffer[..bytes]);
-            }
-            stream.write_all(answer).await.unwrap();
-            String::from_utf8(read).unwrap()
-        });
-        (address, task)
-    }
-
-    async fn reason(order: &ProbeOrder) -> String {
-        run(order, &Tls::none()).await.unwrap_err().to_string()
-    }
-
-    const HEAD_END: &str = "\r\n\r\n";
-
-    #[tokio::test]
-    async fn a_good_answer_and_what_was_asked() {
-        let (address, asked) = server(HEAD_END, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
-        run(&order(address, http()), &Tls::none()).await.unwrap();
-        let asked = asked.await.unwrap().to_lowercase();
-        assert!(asked.starts_with("get /healthz?deep=1 http/1.1\r\n"), "{asked}");
-        assert!(asked.contains(&format!("\r\nhost: {address}\r\n")), "{asked}");
-        assert!(asked.contains("\r\nconnection: close\r\n"), "{asked}");
-    }
-
-    #[tokio::test]
-    async fn the_host_of_the_check_is_sent() {
-        let (address, asked) = server(HEAD_END, b"HTTP/1.1 204 No Content\r\n\r\n").await;
-        let Probe::Http { path, status, .. } = http() else { unreachable!() };
-        let probe = Probe::Http { path, host: Some("www.example.com".to_owned()), status };
-        run(&order(address, probe), &Tls::none()).await.unwrap();
-        assert!(asked.await.unwrap().to_lowercase().contains("\r\nhost: www.example.com\r\n"));
-    }
-
-    #[tokio::test]
-    async fn a_bad_status() {
-        let (address, _server) =
-            server(HEAD_END, b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await;
-        assert_eq!(reason(&order(address, http())).await, "HTTP 503");
-    }
-
-    #[tokio::test]
-    async fn answers_that_are_none() {
-        for (answer, words) in [
-            (&b""[..], "closed without an answer"),
-            (b"HTTP/1.1 200", "closed without an answer"),
-            (b"SSH-2.0-OpenSSH_9.2p1\r\n\r\n", "not an HTTP answer"),
-        ] {
-            let (address, _server) = server(HEAD_END, answer).await;
-            assert_eq!(reason(&order(address, http())).await, words);
-        }
-    }
-
-    #[tokio::test]
-    async fn an_endless_head_is_cut() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.write_all(b"HTTP/1.1 200 OK\r\n").await.unwrap();
-            while stream.write_all(b"x-more: and more and more and more\r\n").await.is_ok() {}
-        });
-        assert_eq!(reason(&order(address, http())).await, "not an HTTP answer");
-    }
-
-    #[tokio::test]
-    async fn an_endless_body_does_not_hold_the_verdict_up() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-            while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
-        });
-        timeout(Duration::from_secs(4), run(&order(address, http()), &Tls::none())).await.unwrap().unwrap();
-    }
-
-    /// A gRPC server over HTTP/2 whose health answers with this message and status.
-    async fn grpc(message: &'static [u8], status: &'static str) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let service = hyper::service::service_fn(move |request: Request<Incoming>| async move {
-                    let path = request.uri().path().to_owned();
-                    let asked = request.into_body().collect().await?.to_bytes();
-                    let good = path == "/grpc.health.v1.Health/Check"
-                        && asked.as_ref() == b"\0\0\0\0\x06\x0a\x04shop";
-                    let status = if good { status } else { "12" };
-                    let trailers = http::HeaderMap::from_iter([(
-                        http::HeaderName::from_static("grpc-status"),
-                        HeaderValue::from_static(status),
-                    )]);
-                    let body = http_body_util::Full::new(Bytes::from_static(message));
-                    let body = body.with_trailers(std::future::ready(Some(Ok(trailers))));
-                    let code = if path == "/healthz" { 204 } else { 200 };
-                    Ok::<_, hyper::Error>(http::Response::builder().status(code).body(body).unwrap())
-                });
-                let executor = hyper_util::rt::TokioExecutor::new();
-                tokio::spawn(
-                    hyper::server::conn::http2::Builder::new(executor)
-                        .serve_connection(TokioIo::new(stream), service),
-                );
-            }
-        });
-        address
-    }
-
-    #[tokio::test]
-    async fn grpc_services_speak_for_themselves() {
-        let shop = || Probe::Grpc { service: "shop".to_owned() };
-        let serving = grpc(b"\0\0\0\0\x02\x08\x01", "0").await;
-        run(&order(serving, shop()), &Tls::none()).await.unwrap();
-        let other = Probe::Grpc { service: "other".to_owned() };
-        assert_eq!(reason(&order(serving, other)).await, "gRPC status 12");
-        let sick = grpc(b"\0\0\0\0\x02\x08\x02", "0").await;
-        assert_eq!(reason(&order(sick, shop())).await, "gRPC says not serving");
-        let odd = grpc(b"hello", "0").await;
-        assert_eq!(reason(&order(odd, shop())).await, "not a gRPC health answer");
-        let (http1, _server) = server(HEAD_END, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
-        assert!(run(&order(http1, shop()), &Tls::none()).await.is_err());
-    }
-
-    #[tokio::test]
-    async fn http2_backends_are_asked_in_http2() {
-        let address = grpc(b"", "0").await;
-        let Probe::Http { status, .. } = http() else { unreachable!() };
-        let probe = Probe::Http { path: "/healthz".to_owned(), host: None, status };
-        let order = ProbeOrder { protocol: PoolProtocol::Http2, ..order(address, probe) };
-        run(&order, &Tls::none()).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_refused_connection() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        assert_eq!(reason(&order(address, Probe::Tcp)).await, "connection refused");
-        assert_eq!(reason(&order(address, http())).await, "connection refused");
-    }
-
-    #[tokio::test]
-    async fn silence() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut order = order(listener.local_addr().unwrap(), http());
-        order.timeout = Duration::from_millis(50);
-        assert_eq!(reason(&order).await, "timed out after 50ms");
-    }
-
-    #[tokio::test]
-    async fn tcp_says_who_it_is_not_when_the_pool_speaks_proxy() {
-        let (address, read) = server("\r\n", b"220 ready\r\n").await;
-        let order = ProbeOrder { send_proxy: Some(SendProxy::V1), ..order(address, Probe::Tcp) };
-        run(&order, &Tls::none()).await.unwrap();
-        assert_eq!(read.await.unwrap(), "PROXY UNKNOWN\r\n");
-        let (address, read) = server("QUIT\n \0\0\0", b"220 ready\r\n").await;
-        let order = ProbeOrder { send_proxy: Some(SendProxy::V2), address, ..order };
-        run(&order, &Tls::none()).await.unwrap();
-        assert_eq!(read.await.unwrap().as_bytes(), PROXY_V2_LOCAL);
-    }
-
-    #[tokio::test]
-    async fn tcp_needs_no_answer() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        run(&order(listener.local_addr().unwrap(), Probe::Tcp), &Tls::none()).await.unwrap();
-        let (mut stream, _) = listener.accept().await.unwrap();
-        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "a clean end");
-    }
-}
+mod tests;

@@ -29,7 +29,7 @@ use super::secure::Via;
 use super::session::{Seat, Usher};
 use super::tunnel::near::{self, Crossing, Refusal};
 use super::upload::{Patience, Upload, Verdict};
-use super::upstream::{ConnectError, IDLE_FOR_ONCE, Sender, connect, handshake};
+use super::upstream::{ConnectError, Form, IDLE_FOR_ONCE, Sender, connect};
 use super::worker::Went;
 use crate::backend::{Evidence, InFlight};
 use crate::config::model::{PoolProtocol, Service};
@@ -89,20 +89,22 @@ impl Outgoing {
     }
 
     /// The request for one try. What may be needed again is copied, the rest moves.
-    fn request(&mut self, protocol: PoolProtocol, to: SocketAddr) -> Option<Request<RequestBody>> {
+    fn request(&mut self, form: Form, to: SocketAddr) -> Option<Request<RequestBody>> {
         let (head, body) = match &mut self.body {
             Payload::Empty => (self.head.clone(), RequestBody::Empty),
             Payload::Whole(bytes) => (self.head.clone(), RequestBody::Whole(Some(bytes.clone()))),
             Payload::Stream(body, upload) => {
                 // An HTTP/2 backend may refuse a stream; then it is sent again.
-                let keeps = protocol == PoolProtocol::Http2;
+                let keeps = matches!(form, Form::Http2(_));
                 let body = RequestBody::Stream(Streamed::new(body.take()?, upload.clone(), keeps));
                 (if keeps { self.head.clone() } else { self.head.take() }, body)
             }
         };
         let mut head = head?;
-        if protocol == PoolProtocol::Http2 {
-            headers::to_http2(&mut head, "http", to);
+        match form {
+            Form::Http1 => {}
+            Form::Http2(scheme) => headers::to_http2(&mut head, scheme, to),
+            Form::Crossing => headers::to_crossing(&mut head),
         }
         Some(Request::from_parts(head, body))
     }
@@ -274,7 +276,7 @@ async fn direct_try(
     let protocol = pool.config.protocol;
     let kept_now = || match protocol {
         PoolProtocol::Http1 => worker.upstreams.take(id, &via, max_idle, worker.clock().now()),
-        PoolProtocol::Http2 => worker.upstreams.multiplexed.take(id).map(Sender::Http2),
+        PoolProtocol::Http2 => worker.upstreams.multiplexed.take(id, &via).map(Sender::Http2),
     };
     if !outgoing.is_replayable() {
         // It can be sent once only, so the sockets are looked at first: a kept connection that the backend has closed
@@ -305,7 +307,7 @@ async fn direct_try(
             session.assign(worker, &pool, id);
         }
         let began = worker.measure(&pool);
-        match send(usher, sender, outgoing, protocol, backend.config.address).await {
+        match send(usher, sender, outgoing, backend.config.address).await {
             Sent::Answered(mut response, sender) => {
                 headers::hide_inside(response.headers_mut(), backend.config.address);
                 let status = response.status().as_u16();
@@ -364,7 +366,7 @@ async fn connect_by(
     match protocol {
         PoolProtocol::Http1 => connect(address, via, timeout).await,
         PoolProtocol::Http2 => {
-            let made = worker.upstreams.multiplexed.connect(id, address, timeout, worker.clock());
+            let made = worker.upstreams.multiplexed.connect(id, address, via, timeout, worker.clock());
             made.await.map(Sender::Http2)
         }
     }
@@ -382,9 +384,9 @@ async fn crossing_try(
         Ok(stream) => stream,
         Err(Refusal) => return Try::NotSent,
     };
-    let Ok(sender) = handshake(stream).await else { return Try::NotSent };
+    let Ok(sender) = near::sender(stream, crossing, usher.worker).await else { return Try::NotSent };
     // A session that already knows its backend is bound to it; a new one learns it from the answer.
-    match send(usher, sender, outgoing, PoolProtocol::Http1, crossing.local).await {
+    match send(usher, sender, outgoing, crossing.local).await {
         Sent::Answered(mut response, sender) => {
             let told = near::told(response.headers_mut());
             drop(sender);
@@ -419,15 +421,9 @@ enum Sent {
     ClientFailed(End),
 }
 
-async fn send(
-    usher: &Usher<'_>,
-    mut sender: Sender,
-    outgoing: &mut Outgoing,
-    protocol: PoolProtocol,
-    to: SocketAddr,
-) -> Sent {
+async fn send(usher: &Usher<'_>, mut sender: Sender, outgoing: &mut Outgoing, to: SocketAddr) -> Sent {
     let min_rate = outgoing.min_rate(usher.service);
-    let Some(request) = outgoing.request(protocol, to) else { return Sent::Broke };
+    let Some(request) = outgoing.request(sender.form(), to) else { return Sent::Broke };
     let upload = outgoing.upload();
     let mut patience = Patience::new(usher.service.timeout.response, min_rate, upload);
     let answer = {

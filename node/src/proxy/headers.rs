@@ -131,20 +131,35 @@ pub(super) fn announce_trailers(headers: &mut HeaderMap) {
 /// Brings a request for an HTTP/1.1 backend into HTTP/2's form: Host becomes the authority, and what concerns an
 /// HTTP/1.1 connection goes, but `TE: trailers` stays (RFC 9113 §8.2.2). `nobody` is the authority of a request without.
 pub(super) fn to_http2(head: &mut Parts, scheme: &str, nobody: SocketAddr) {
-    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
-        head.headers.remove(name);
-    }
     let host = head.headers.remove(HOST).filter(|host| !host.is_empty());
     let authority = match &host {
         Some(host) => Authority::try_from(host.as_bytes()).ok(),
         None => None,
     };
     let authority = authority.or_else(|| Authority::try_from(nobody.to_string()).ok());
+    into_http2(head, Scheme::try_from(scheme).ok(), authority);
+}
+
+fn into_http2(head: &mut Parts, scheme: Option<Scheme>, authority: Option<Authority>) {
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        head.headers.remove(name);
+    }
     let mut target = std::mem::take(&mut head.uri).into_parts();
-    target.scheme = Scheme::try_from(scheme).ok();
-    target.authority = authority;
+    (target.scheme, target.authority) = (scheme, authority);
     head.uri = Uri::from_parts(target).unwrap_or_default();
     head.version = Version::HTTP_2;
+}
+
+/// Brings a request into HTTP/2's form for another node. Its Host stays a field, even an empty one, and the authority says
+/// nothing; [`from_crossing`] undoes it.
+pub(super) fn to_crossing(head: &mut Parts) {
+    into_http2(head, Some(Scheme::HTTP), Some(Authority::from_static("tunnel")));
+}
+
+/// Brings a request that crossed as HTTP/2 back into HTTP/1.1's form.
+pub(super) fn from_crossing<B>(request: &mut Request<B>) {
+    to_origin_form(request);
+    *request.version_mut() = Version::HTTP_11;
 }
 
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
@@ -248,7 +263,7 @@ pub(super) fn check<B>(request: &mut Request<B>) -> Result<HeaderValue, Malforme
         Some(authority) => {
             let authority = HeaderValue::from_str(authority.as_str()).map_err(|_| Malformed::Host)?;
             request.headers_mut().insert(HOST, authority.clone());
-            to_origin_form(request)?;
+            to_origin_form(request);
             authority
         }
         None => match host {
@@ -269,11 +284,10 @@ pub(super) fn check<B>(request: &mut Request<B>) -> Result<HeaderValue, Malforme
     is_host(host.as_bytes()).then_some(host).ok_or(Malformed::Host)
 }
 
-fn to_origin_form<B>(request: &mut Request<B>) -> Result<(), Malformed> {
+fn to_origin_form<B>(request: &mut Request<B>) {
     let path = request.uri().path_and_query().cloned();
     let path = path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from(path);
-    Ok(())
 }
 
 /// Letters, digits and the few signs of names, IPv6 literals and ports; no user information, no list.

@@ -208,7 +208,7 @@ async fn answer(
     *request.version_mut() = Version::HTTP_11;
     let mut outgoing = Outgoing::new(request, service.timeout.response).await?;
     let crossing = Crossing {
-        kind: Kind::Http,
+        kind: if on_client.is_some() { Kind::Http1 } else { Kind::Http2 },
         client: SocketAddr::new(client, if client == peer { door.peer.port() } else { 0 }),
         local: door.local,
         request_id: Some(&request_id),

@@ -18,11 +18,14 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::body::RequestBody;
 use super::connection::OnWorker;
-use super::upstream::{ConnectError, connect_tcp};
+use super::secure::{Via, same};
+use super::upstream::{ConnectError, Form, connect_tcp};
+use crate::config::model::PoolProtocol;
 
 /// Requests that share one connection at most; fewer where the backend says so.
 const STREAMS_MAX: usize = 100;
@@ -34,6 +37,8 @@ const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// What a backend may send ahead on one stream, and on all of them.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// The same of another node, whose connection has one stream: what the tunnel's own window lets through.
+pub(super) const CROSSING_WINDOW_BYTES: u32 = 1 << 20;
 /// A connection with streams that is silent is asked for a sign of life this often, ...
 const PING: Duration = Duration::from_secs(20);
 /// ... and given up when none comes.
@@ -54,6 +59,8 @@ struct Backend {
 
 struct Shared {
     sender: SendRequest<RequestBody>,
+    via: Via,
+    form: Form,
     streams: Cell<usize>,
     streams_max: Rc<Cell<usize>>,
     idle_since: Cell<Instant>,
@@ -61,8 +68,8 @@ struct Shared {
 }
 
 impl Shared {
-    fn takes_more(&self) -> bool {
-        !self.sender.is_closed() && self.streams.get() < self.streams_max.get()
+    fn takes_more(&self, via: &Via) -> bool {
+        !self.sender.is_closed() && self.streams.get() < self.streams_max.get() && same(&self.via, via)
     }
 }
 
@@ -87,6 +94,11 @@ impl Stream {
         Self { shared: shared.clone() }
     }
 
+    /// The form that its requests have.
+    pub(super) fn form(&self) -> Form {
+        self.shared.form
+    }
+
     /// Sends the request.
     pub(super) fn try_send_request(
         &self,
@@ -101,11 +113,11 @@ impl Multiplexed {
         self.backends.borrow_mut().entry(id).or_default().clone()
     }
 
-    /// A place on a connection that stands already.
-    pub(super) fn take(&self, id: BackendId) -> Option<Stream> {
+    /// A place on a connection that stands already and is spoken over as now wanted.
+    pub(super) fn take(&self, id: BackendId, via: &Via) -> Option<Stream> {
         let backends = self.backends.borrow();
         let backend = backends.get(&id)?;
-        backend.take()
+        backend.take(via)
     }
 
     /// A place on a connection that is made now; whoever needs one at the same time waits for the same.
@@ -116,13 +128,14 @@ impl Multiplexed {
         &self,
         id: BackendId,
         addr: SocketAddr,
+        via: &Via,
         timeout: Duration,
         clock: &Clock,
     ) -> Result<Stream, ConnectError> {
         let backend = self.backend(id);
         loop {
             let present = backend.connecting.borrow().clone();
-            let mut connecting = present.unwrap_or_else(|| backend.dial(addr, timeout, clock));
+            let mut connecting = present.unwrap_or_else(|| backend.dial(addr, via, timeout, clock));
             let made = connecting.wait_for(Option::is_some).await.map(|made| made.clone());
             match made {
                 Ok(Some(Err(error))) => {
@@ -133,7 +146,7 @@ impl Multiplexed {
                 Err(_) => return Err(ConnectError { error: io::ErrorKind::Interrupted.into() }),
             }
             // With many waiting, others may have filled it: then one more is made.
-            if let Some(stream) = backend.take() {
+            if let Some(stream) = backend.take(via) {
                 return Ok(stream);
             }
         }
@@ -155,27 +168,29 @@ impl Multiplexed {
 }
 
 impl Backend {
-    fn take(&self) -> Option<Stream> {
+    fn take(&self, via: &Via) -> Option<Stream> {
         let mut open = self.open.borrow_mut();
-        if let Some(shared) = open.iter().find(|shared| shared.takes_more()) {
+        if let Some(shared) = open.iter().find(|shared| shared.takes_more(via)) {
             return Some(Stream::on(shared));
         }
-        open.retain(|shared| !shared.sender.is_closed());
+        // One of another configuration ends with its last stream.
+        open.retain(|shared| !shared.sender.is_closed() && same(&shared.via, via));
         None
     }
 
     fn dial(
         self: &Rc<Self>,
         addr: SocketAddr,
+        via: &Via,
         timeout: Duration,
         clock: &Clock,
     ) -> watch::Receiver<Option<Result<(), Arc<io::Error>>>> {
         let (tell, told) = watch::channel(None);
         *self.connecting.borrow_mut() = Some(told.clone());
-        let (backend, clock) = (self.clone(), clock.clone());
+        let (backend, via, clock) = (self.clone(), via.clone(), clock.clone());
         tokio::task::spawn_local(async move {
             let made = match connect_tcp(addr, timeout).await {
-                Ok(stream) => tokio::time::timeout(timeout, handshake(stream, clock))
+                Ok(stream) => tokio::time::timeout(timeout, secured(stream, addr, via, clock))
                     .await
                     .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
                 Err(error) => Err(error.error),
@@ -193,21 +208,56 @@ impl Backend {
     }
 }
 
-/// Prepares to speak HTTP/2 over a stream; its driver is a task of this worker and ends with the connection.
-async fn handshake<T>(stream: T, clock: Clock) -> io::Result<Shared>
+/// Prepares to speak HTTP/2 with a backend, over TLS where the pool wants it.
+async fn secured(stream: TcpStream, addr: SocketAddr, via: Via, clock: Clock) -> io::Result<Shared> {
+    let mut builder = client(HEAD_MAX_BYTES);
+    builder.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PONG);
+    builder.initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    let Some(upstream) = &via else {
+        return handshake(&builder, stream, via, Form::Http2("http"), clock).await;
+    };
+    let stream = upstream.handshake(stream, addr.ip(), PoolProtocol::Http2).await?;
+    handshake(&builder, stream, via, Form::Http2("https"), clock).await
+}
+
+/// A connection for one request that nobody shares, over a stream to another node.
+///
+/// # Errors
+/// When the stream broke.
+pub(super) async fn alone<T>(stream: T, head_max_bytes: u32, clock: &Clock) -> io::Result<Stream>
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let mut builder = client(head_max_bytes);
+    // The stream below has a window of its own, and its connection is watched over.
+    builder
+        .initial_stream_window_size(CROSSING_WINDOW_BYTES)
+        .initial_connection_window_size(CROSSING_WINDOW_BYTES);
+    let shared = handshake(&builder, stream, None, Form::Crossing, clock.clone()).await?;
+    Ok(Stream::on(&Rc::new(shared)))
+}
+
+fn client(head_max_bytes: u32) -> Builder<OnWorker> {
     let mut builder = Builder::new(OnWorker);
     builder
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PONG)
-        .max_header_list_size(HEAD_MAX_BYTES)
+        .max_header_list_size(head_max_bytes)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .initial_max_send_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        .initial_stream_window_size(STREAM_WINDOW_BYTES);
+    builder
+}
+
+/// Prepares to speak HTTP/2 over a stream; its driver is a task of this worker and ends with the connection.
+async fn handshake<T>(
+    builder: &Builder<OnWorker>,
+    stream: T,
+    via: Via,
+    form: Form,
+    clock: Clock,
+) -> io::Result<Shared>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     let streams_max = Rc::new(Cell::new(STREAMS_MAX));
     let limit = streams_max.clone();
@@ -222,7 +272,8 @@ where
             tracing::trace!(%error, "a backend connection ended");
         }
     });
-    Ok(Shared { sender, streams: Cell::new(0), streams_max, idle_since: Cell::new(clock.now()), clock })
+    let idle_since = Cell::new(clock.now());
+    Ok(Shared { sender, via, form, streams: Cell::new(0), streams_max, idle_since, clock })
 }
 
 fn cause(error: &hyper::Error) -> Option<&h2::Error> {

@@ -6,8 +6,9 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::LocalOptions;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::{AbortHandle, LocalSet};
+use tokio::task::AbortHandle;
 
 use super::accept::{Slot, Stay, accept};
 use super::tunnel::{InboundTunnel, far};
@@ -79,11 +80,13 @@ pub(super) fn run(
     orders: mpsc::Receiver<Order>,
     phase: watch::Receiver<Phase>,
 ) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // Its tasks are the thread's own, so they need neither a lock nor a set of their own to be woken.
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = match builder.enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a worker has no runtime and does not serve"),
     };
-    LocalSet::new().block_on(&runtime, serve(shared, gauges, first, orders, phase));
+    runtime.block_on(serve(shared, gauges, first, orders, phase));
 }
 
 async fn serve(

@@ -17,6 +17,18 @@ use tokio::net::TcpStream;
 use super::body::RequestBody;
 use super::multiplex::{Multiplexed, Stream};
 use super::secure::{Via, same};
+use crate::config::model::PoolProtocol;
+
+/// How a request is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As HTTP/1.1 does.
+    Http1,
+    /// As HTTP/2 does, with a scheme.
+    Http2(&'static str),
+    /// As HTTP/2 does, for another node, which is to find the target and the Host as they came.
+    Crossing,
+}
 
 /// Sends a request over a connection.
 pub(super) enum Sender {
@@ -27,6 +39,14 @@ pub(super) enum Sender {
 }
 
 impl Sender {
+    /// The form that its requests have.
+    pub(super) fn form(&self) -> Form {
+        match self {
+            Self::Http1(_) => Form::Http1,
+            Self::Http2(stream) => stream.form(),
+        }
+    }
+
     /// Sends the request.
     pub(super) fn try_send_request(
         &mut self,
@@ -155,19 +175,25 @@ pub(super) async fn connect_tcp(addr: SocketAddr, timeout: Duration) -> Result<T
 /// Connects to a backend, over TLS where the pool wants it, and prepares to speak HTTP/1.1 with it.
 pub(super) async fn connect(addr: SocketAddr, via: &Via, timeout: Duration) -> Result<Sender, ConnectError> {
     let stream = connect_tcp(addr, timeout).await?;
-    let Some(upstream) = via else { return handshake(stream).await };
-    let secured = tokio::time::timeout(timeout, upstream.handshake(stream, addr.ip())).await;
+    let Some(upstream) = via else { return handshake(&client(), stream).await };
+    let secured =
+        tokio::time::timeout(timeout, upstream.handshake(stream, addr.ip(), PoolProtocol::Http1)).await;
     let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    handshake(secured.map_err(|error| ConnectError { error })?).await
+    handshake(&client(), secured.map_err(|error| ConnectError { error })?).await
+}
+
+/// The settings of a backend's HTTP/1.1 connection.
+pub(super) fn client() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_header_size(HEAD_MAX_BYTES).max_buf_size(HEAD_MAX_BYTES);
+    builder
 }
 
 /// Prepares to speak HTTP/1.1 over a stream; its driver is a task of this worker and ends with the connection.
-pub(super) async fn handshake<T>(stream: T) -> Result<Sender, ConnectError>
+pub(super) async fn handshake<T>(builder: &http1::Builder, stream: T) -> Result<Sender, ConnectError>
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {
-    let mut builder = http1::Builder::new();
-    builder.max_header_size(HEAD_MAX_BYTES).max_buf_size(HEAD_MAX_BYTES);
     let (sender, connection) = builder
         .handshake(TokioIo::new(stream))
         .await

@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::files::Roots;
-use crate::config::model::BackendTls;
+use crate::config::model::{BackendTls, PoolProtocol};
 
 /// How the backends of one pool are spoken to.
 #[derive(Debug)]
@@ -28,17 +28,50 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Speaks TLS over a connection to the backend at `address`.
+    /// Speaks TLS over a connection to the backend at `address`, and in it `protocol`.
     ///
     /// # Errors
-    /// When the handshake fails, or the certificate is not what the pool wants.
-    pub(crate) async fn handshake<S>(&self, stream: S, address: IpAddr) -> io::Result<TlsStream<S>>
+    /// When the handshake fails, the certificate is not what the pool wants, or the backend does not agree on HTTP/2
+    /// where that is wanted: there is no other way into it over TLS (RFC 9113 §3.2).
+    pub(crate) async fn handshake<S>(
+        &self,
+        stream: S,
+        address: IpAddr,
+        protocol: PoolProtocol,
+    ) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let name = self.name.clone().unwrap_or_else(|| ServerName::IpAddress(address.into()));
-        TlsConnector::from(self.config.clone()).connect(name, stream).await
+        let wanted = alpn(protocol);
+        let connector = TlsConnector::from(self.config.clone());
+        let stream = connector.with_alpn(vec![wanted.to_vec()]).connect(name, stream).await.map_err(told)?;
+        // A backend that knows no ALPN speaks HTTP/1.1.
+        let agreed = stream.get_ref().1.alpn_protocol();
+        let fits = agreed == Some(wanted) || agreed.is_none() && protocol == PoolProtocol::Http1;
+        if fits { Ok(stream) } else { Err(disagreed()) }
     }
+}
+
+fn alpn(protocol: PoolProtocol) -> &'static [u8] {
+    match protocol {
+        PoolProtocol::Http1 => b"http/1.1",
+        PoolProtocol::Http2 => b"h2",
+    }
+}
+
+/// The alert of a backend without the wanted protocol, in an operator's words.
+fn told(error: io::Error) -> io::Error {
+    let refused = rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol);
+    let source = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
+    if source == Some(&refused) { disagreed() } else { error }
+}
+
+fn disagreed() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the backend does not speak the pool's protocol over TLS (ALPN)",
+    )
 }
 
 /// The configuration of a pool.
@@ -60,8 +93,7 @@ pub(super) fn upstream(
             builder.dangerous().with_custom_certificate_verifier(unverified)
         }
     };
-    let mut config = builder.with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let config = builder.with_no_client_auth();
     let name = tls.server_name.clone().map(ServerName::try_from).transpose();
     let name = name.map_err(|error| error.to_string())?;
     Ok(Upstream { config: Arc::new(config), name })

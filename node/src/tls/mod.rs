@@ -4,7 +4,7 @@
 //!   Services ──▶ keeper (a task; reads files off the request path, every two seconds again)
 //!                  ├ files      PEM → certificates, keys, authorities; each remembers what it last was
 //!                  ├ server     one rustls configuration a listener ◀── names (SNI), tickets (mesh key)
-//!                  └ client     one rustls configuration an https pool
+//!                  └ client     one rustls configuration a pool that speaks TLS
 //!                       └──▶ Table (immutable) ──▶ Tls: workers and health look up by name
 //! ```
 //!
@@ -58,7 +58,7 @@ impl Tls {
         self.known(|table| table.listeners.get(listener).cloned()).await
     }
 
-    /// How the backends of an https pool are spoken to; waits as [`Tls::server`] does.
+    /// How the backends of a pool that speaks TLS are spoken to; waits as [`Tls::server`] does.
     pub(crate) async fn upstream(&self, pool: &PoolName) -> Option<Arc<Upstream>> {
         self.known(|table| table.pools.get(pool).cloned()).await
     }

@@ -1,49 +1,20 @@
 //! HTTP/2 and gRPC with other people's programs: curl, nghttp, h2load, grpcio.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tests::backend::http_backends;
 use tests::cluster::Cluster;
+use tests::peer::{self, said};
 use tests::process::Process;
 use tests::prove;
-use tests::services::{HTTP_CHECK, Services};
-use tests::stage::skip;
+use tests::services::{Entry, HTTP_CHECK, Services};
+use tests::stage::Stage;
+use tests::tls::Authority;
 use tests::wait::secs;
-use tokio::process::Command;
-
-/// What a program says, which must succeed.
-async fn said(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .with_context(|| format!("running {program}"))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} {arguments:?}: {}\n{text}\n{errors}", output.status);
-    Ok(text)
-}
-
-async fn runs(program: &str, arguments: &[&str]) -> bool {
-    said(program, arguments).await.is_ok()
-}
-
-fn peer() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/grpc_peer.py")
-}
 
 #[test]
 fn curl_nghttp_and_h2load_speak_http2_by_prior_knowledge() {
+    let Some(_) = peer::all(["curl", "nghttp", "h2load"]) else { return };
     prove!(Light, secs(90), async |stage| {
-        for program in ["curl", "nghttp", "h2load"] {
-            if !runs(program, &["--version"]).await {
-                skip(&format!("{program} is not installed (apt-get install curl nghttp2-client)"));
-                return Ok(());
-            }
-        }
         let backends = http_backends(&stage.net, &[("eu", 2)]).await?;
         let mesh = Cluster::of(stage, &[("eu", 1)]).await?;
         let services =
@@ -67,16 +38,11 @@ fn curl_nghttp_and_h2load_speak_http2_by_prior_knowledge() {
 #[test]
 fn grpc_calls_of_every_kind_pass_and_its_health_is_asked() {
     prove!(Light, secs(90), async |stage| {
-        if !runs("python3", &["-c", "import grpc"]).await {
-            skip("grpcio is not installed (pip install grpcio)");
+        if !peer::has_python_module("grpc", "grpcio").await {
             return Ok(());
         }
-        let script = peer();
-        let script = script.to_str().context("a path that is text")?;
         let address = format!("{}:8081", stage.net.backend(1));
-        let mut command = std::process::Command::new("python3");
-        command.args([script, "serve", &address]);
-        let mut server = Process::spawn("grpc", command, &stage.folder().join("grpc.log"))?;
+        let mut server = grpc_server(stage, &[&address])?;
         let mesh = Cluster::of(stage, &[("eu", 1)]).await?;
         let services = Services::new().http_listener().service("peer", "peer = 1", "").and(format!(
             "[pool.peer]\nprotocol = \"http2\"\n\
@@ -86,8 +52,55 @@ fn grpc_calls_of_every_kind_pass_and_its_health_is_asked() {
         mesh.apply("eu-1", &services).await?;
         mesh.healthy().await?;
         let target = mesh.node("eu-1").http().to_string();
-        said("python3", &[script, "ask", &target]).await?;
+        said("python3", &[&peer::script("grpc_peer.py"), "ask", &target]).await?;
         server.must_run()?;
         Ok(())
+    });
+}
+
+fn grpc_server(stage: &Stage, arguments: &[&str]) -> Result<Process> {
+    let mut command = std::process::Command::new("python3");
+    command.arg(peer::script("grpc_peer.py")).arg("serve").args(arguments);
+    Process::spawn("grpc", command, &stage.folder().join("grpc.log"))
+}
+
+#[test]
+fn backends_speak_http2_over_tls() {
+    let Some([nginx]) = peer::all(["nginx"]) else { return };
+    prove!(Light, secs(90), async |stage| {
+        if !peer::has_python_module("grpc", "grpcio").await {
+            return Ok(());
+        }
+        let authority = Authority::new()?;
+        authority.sign(&["peer.internal"])?.write(stage.folder(), "peer")?;
+        let file = |name: &str| stage.folder().join(name).display().to_string();
+        let (ca, cert, key) = (file("ca.pem"), file("peer.pem"), file("peer.key"));
+        authority.write(&stage.folder().join("ca.pem"))?;
+        let (calls, pages) = (stage.net.backend(1), stage.net.backend(2));
+        let mut server = grpc_server(stage, &[&format!("{calls}:8443"), &cert, &key])?;
+        let site = format!(
+            "server {{ listen {pages}:8443 ssl http2; ssl_certificate {cert}; ssl_certificate_key {key}; \
+             location / {{ return 200 \"$server_protocol $scheme $ssl_server_name\"; }} }}"
+        );
+        let mut ng = peer::nginx(stage, &nginx, &site, "")?;
+
+        let mesh = Cluster::of(stage, &[("eu", 1)]).await?;
+        let tls = format!("protocol = \"http2\"\ntls = true\nca = \"{ca}\"\nserver_name = \"peer.internal\"");
+        let entry = |address| [Entry { address: (address, 8443).into(), region: "eu".into(), weight: 100 }];
+        let asked = "health.grpc = { service = \"peer.Peer\", interval = \"200ms\" }";
+        let services = Services::new()
+            .http_listener()
+            .service("calls", "calls = 1", "paths = [\"/peer.Peer\"]")
+            .service("pages", "pages = 1", "")
+            .pool("calls", &format!("{tls}\n{asked}"), entry(calls))
+            .pool("pages", &format!("{tls}\n{HTTP_CHECK}"), entry(pages));
+        mesh.apply("eu-1", &services).await?;
+        mesh.healthy().await?;
+        let target = mesh.node("eu-1").http().to_string();
+        said("python3", &[&peer::script("grpc_peer.py"), "ask", &target]).await?;
+        let page = said("curl", &["-sS", "--max-time", "20", &format!("http://{target}/")]).await?;
+        ensure!(page == "HTTP/2.0 https peer.internal", "{page}");
+        server.must_run()?;
+        ng.must_run()
     });
 }

@@ -17,7 +17,7 @@ pub struct Pool {
     pub balance: BalancePolicy,
     /// What its backends speak with HTTP services.
     pub protocol: PoolProtocol,
-    /// With `protocol = "https"`: how its backends are spoken to; `None`: in the clear.
+    /// With `protocol = "https"` or `tls = true`: how TLS is spoken with its backends; `None`: in the clear.
     pub tls: Option<BackendTls>,
     /// The health check; `None`: backends count as up until requests say otherwise.
     pub health: Option<HealthCheck>,
@@ -39,7 +39,7 @@ pub enum PoolProtocol {
     /// HTTP/1.1.
     #[default]
     Http1,
-    /// HTTP/2 in the clear, by prior knowledge.
+    /// HTTP/2: by prior knowledge in the clear, agreed on by ALPN over TLS.
     Http2,
 }
 

@@ -187,8 +187,11 @@ fn check_pools(draft: &Draft<'_>, tcp: &Bodies<'_, '_>, http: &Bodies<'_, '_>, s
             let message = "without `ca` the certificates of these backends are not verified";
             sink.warning(span.clone(), message, Some(hint.into()));
         }
-        if let Some(span) = body.protocol.as_ref().filter(|_| tcp && !http) {
-            sink.warning(span.clone(), "`protocol` means nothing to a pool behind a tcp listener", None);
+        for (key, span) in [("protocol", &body.protocol), ("tls", &body.tls)] {
+            if let Some(span) = span.as_ref().filter(|_| tcp && !http) {
+                let message = format!("`{key}` means nothing to a pool behind a tcp listener");
+                sink.warning(span.clone(), message, None);
+            }
         }
     }
 }

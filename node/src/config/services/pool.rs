@@ -11,7 +11,7 @@ use super::hash;
 use super::health;
 use crate::config::diagnostics::Span;
 use crate::config::model::{
-    Backend, BackendTls, BalancePolicy, HashOn, Pool, PoolProtocol, Probe, SendProxy,
+    Backend, BackendTls, BalancePolicy, HashOn, Pool, PoolProtocol, SendProxy,
 };
 use crate::config::read::{self, ms, secs};
 use crate::config::suggest;
@@ -22,6 +22,7 @@ pub(super) struct Draft {
     pub(super) pool: Pool,
     pub(super) send_proxy: Option<Span>,
     pub(super) protocol: Option<Span>,
+    pub(super) tls: Option<Span>,
     /// Where TLS is asked for without a way to verify it.
     pub(super) unverified: Option<Span>,
     /// The regions that backends name.
@@ -48,15 +49,9 @@ pub(super) fn read(name: PoolName, value: &Value<'_>, declared: Regions<'_>) -> 
     let hash = table.keyed("hash");
     let protocol = table.place("protocol");
     let spoken = table.optional("protocol", read::choice(PROTOCOLS, &[]));
-    let tls = tls(&mut table, spoken == Some(Spoken::Https));
-    let health_key = table.place("health");
+    let tls_key = table.place("tls");
+    let tls = tls(&mut table, spoken);
     let health = table.optional("health", health::read);
-    if let (Some(span), Some(Probe::Grpc { .. }), Some(_)) =
-        (health_key, health.as_ref().map(|check| &check.probe), &tls)
-    {
-        let message = "`health.grpc` is asked in the clear, and these backends speak TLS";
-        table.sink().error(span, message, Some("health.tcp = {}".into()));
-    }
     let send_proxy_key = table.place("send_proxy");
     let send_proxy = table.optional("send_proxy", read::choice(SEND_PROXY, &[]));
     let slow_start = table.optional("slow_start", read::duration(ms(0)..=secs(86_400)));
@@ -88,8 +83,9 @@ pub(super) fn read(name: PoolName, value: &Value<'_>, declared: Regions<'_>) -> 
         send_proxy,
         backends: backends.unwrap_or_default(),
     };
-    let unverified = protocol.clone().filter(|_| pool.tls.as_ref().is_some_and(|tls| tls.ca.is_none()));
-    Some(Draft { pool, send_proxy: send_proxy_key, protocol, unverified, regions })
+    let asked = tls_key.clone().or_else(|| protocol.clone());
+    let unverified = asked.filter(|_| pool.tls.as_ref().is_some_and(|tls| tls.ca.is_none()));
+    Some(Draft { pool, send_proxy: send_proxy_key, protocol, tls: tls_key, unverified, regions })
 }
 
 /// What `protocol` says.
@@ -103,16 +99,24 @@ enum Spoken {
 const PROTOCOLS: &[(&str, Spoken)] =
     &[("http1", Spoken::Http1), ("http2", Spoken::Http2), ("https", Spoken::Https)];
 
-/// The keys that `protocol = "https"` brings.
-fn tls(table: &mut Table<'_>, https: bool) -> Option<BackendTls> {
+/// Whether these backends speak TLS, and the keys that this brings. `https` is short for `http1` with `tls = true`.
+fn tls(table: &mut Table<'_>, spoken: Option<Spoken>) -> Option<BackendTls> {
+    let https = spoken == Some(Spoken::Https);
+    let asked = table.optional("tls", read::located(read::boolean));
+    if let Some(asked) = asked.as_ref().filter(|asked| https && !asked.value) {
+        let hint = "in the clear: protocol = \"http1\"";
+        table.sink().error(asked.span.clone(), "`protocol = \"https\"` is over TLS", Some(hint.into()));
+    }
+    let secure = https || asked.is_some_and(|asked| asked.value);
     for key in ["ca", "server_name"] {
-        if let Some(place) = table.place(key).filter(|_| !https) {
-            table.sink().error(place, format!("`{key}` is for pools with `protocol = \"https\"`"), None);
+        if let Some(place) = table.place(key).filter(|_| !secure) {
+            let message = format!("`{key}` is for pools whose backends speak TLS");
+            table.sink().error(place, message, Some("protocol = \"https\", or tls = true".into()));
         }
     }
     let ca = table.optional("ca", read::path);
     let server_name = table.optional("server_name", server_name);
-    https.then_some(BackendTls { ca, server_name })
+    secure.then_some(BackendTls { ca, server_name })
 }
 
 /// A name that can be certified: without wildcards.

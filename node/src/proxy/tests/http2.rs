@@ -10,15 +10,15 @@ use super::*;
 use crate::config::model::PoolProtocol;
 use crate::proxy::{Cut, End};
 
-type Body = BoxBody<Bytes, io::Error>;
+pub(super) type Body = BoxBody<Bytes, io::Error>;
 
 /// Some data and then trailers.
-fn with_trailers(data: Bytes, trailers: HeaderMap) -> Body {
+pub(super) fn with_trailers(data: Bytes, trailers: HeaderMap) -> Body {
     let frames = [Ok(Frame::data(data)), Ok(Frame::trailers(trailers))];
     StreamBody::new(futures_util::stream::iter(frames)).boxed()
 }
 
-fn full(data: impl Into<Bytes>) -> Body {
+pub(super) fn full(data: impl Into<Bytes>) -> Body {
     Full::new(data.into()).map_err(|never| match never {}).boxed()
 }
 
@@ -27,7 +27,7 @@ fn one(name: &'static str, value: &str) -> HeaderMap {
 }
 
 /// A backend of either protocol that says what it was asked and repeats the trailers it got. It counts its connections.
-async fn backend(protocol: PoolProtocol, connections: Arc<AtomicUsize>) -> SocketAddr {
+pub(super) async fn backend(protocol: PoolProtocol, connections: Arc<AtomicUsize>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -38,7 +38,8 @@ async fn backend(protocol: PoolProtocol, connections: Arc<AtomicUsize>) -> Socke
                 let service = service_fn(tell);
                 match protocol {
                     PoolProtocol::Http1 => {
-                        hyper::server::conn::http1::Builder::new().serve_connection(io, service).await
+                        let mut builder = hyper::server::conn::http1::Builder::new();
+                        builder.max_headers(200).serve_connection(io, service).await
                     }
                     PoolProtocol::Http2 => {
                         hyper::server::conn::http2::Builder::new(TokioExecutor::new())
@@ -52,7 +53,7 @@ async fn backend(protocol: PoolProtocol, connections: Arc<AtomicUsize>) -> Socke
     addr
 }
 
-async fn tell(request: Request<Incoming>) -> Result<Response<Body>, io::Error> {
+pub(super) async fn tell(request: Request<Incoming>) -> Result<Response<Body>, io::Error> {
     let (head, body) = request.into_parts();
     let slow = head.uri.path() == "/slow";
     if slow {
@@ -70,14 +71,17 @@ async fn tell(request: Request<Incoming>) -> Result<Response<Body>, io::Error> {
     let said = body.trailers().and_then(|trailers| trailers.get("x-said")).cloned();
     told.push_str(&format!("body: {} bytes\n", body.to_bytes().len()));
     told.push_str(&format!("trailer: {said:?}\n"));
-    let response = Response::builder().header("trailer", "x-heard");
+    let mut response = Response::builder().header("trailer", "x-heard");
+    if head.uri.path() == "/many" {
+        response = (0..90).fold(response, |response, at| response.header(format!("x-many-{at}"), "y"));
+    }
     if head.method == Method::HEAD {
         return Ok(response.body(full("")).unwrap());
     }
     Ok(response.body(with_trailers(told.into(), one("x-heard", "all"))).unwrap())
 }
 
-fn http2_pool(snapshot: &mut Snapshot) {
+pub(super) fn http2_pool(snapshot: &mut Snapshot) {
     let pool = Arc::make_mut(snapshot.pools.values_mut().next().unwrap());
     Arc::make_mut(&mut pool.config).protocol = PoolProtocol::Http2;
 }
@@ -94,26 +98,26 @@ async fn serving(protocol: PoolProtocol) -> (World, Node, SocketAddr, Arc<Atomic
     (world, node, addr, connections)
 }
 
-async fn http2_client(addr: SocketAddr) -> http2::SendRequest<Body> {
+pub(super) async fn http2_client(addr: SocketAddr) -> http2::SendRequest<Body> {
     let stream = TcpStream::connect(addr).await.unwrap();
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     sender
 }
 
-async fn http1_client(addr: SocketAddr) -> http1::SendRequest<Body> {
+pub(super) async fn http1_client(addr: SocketAddr) -> http1::SendRequest<Body> {
     let stream = TcpStream::connect(addr).await.unwrap();
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     sender
 }
 
-fn over_http2(method: Method, path: &str, body: Body) -> Request<Body> {
+pub(super) fn over_http2(method: Method, path: &str, body: Body) -> Request<Body> {
     Request::builder().method(method).uri(format!("http://shop.example{path}")).body(body).unwrap()
 }
 
 /// Status, text and trailers.
-async fn read(response: Response<Incoming>) -> (u16, String, Option<HeaderMap>) {
+pub(super) async fn read(response: Response<Incoming>) -> (u16, String, Option<HeaderMap>) {
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap();
     let trailers = body.trailers().cloned();

@@ -1,7 +1,9 @@
 //! The proxy end to end: real sockets on loopback, hand-made snapshots, and a session store and tunnels in memory.
+mod crossing;
 mod disguise;
 mod http;
 mod http2;
+mod http2_tls;
 mod https;
 mod limits;
 mod listeners;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use gossip::id::{BackendId, NodeName};
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -14,15 +15,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::near::{BACKEND, Crossing, END};
+use super::near::{BACKEND, Crossing, END, FIELDS_MAX, HEAD_MAX_BYTES};
 use super::preface::{Kind, Preface, Verdict};
 use super::{InboundTunnel, TunnelIo};
 use crate::backend::PoolView;
 use crate::config::model::Service;
 use crate::proxy::body::ResponseBody;
 use crate::proxy::choose::{Hops, Place, Tried};
+use crate::proxy::connection::OnWorker;
 use crate::proxy::exchange::{Outgoing, exchange};
 use crate::proxy::keys::Keys;
+use crate::proxy::multiplex::CROSSING_WINDOW_BYTES;
 use crate::proxy::plan::{Plan, Reach, position};
 use crate::proxy::record::Record;
 use crate::proxy::session::{Seat, Usher};
@@ -31,6 +34,8 @@ use crate::proxy::{headers, http as front, problem, tcp};
 
 /// From the opening of the stream to the end of the preface.
 const PREFACE: Duration = Duration::from_secs(5);
+/// What may wait for a slow near end.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Serves one inbound tunnel to its end.
 pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tunnel: InboundTunnel) {
@@ -48,7 +53,8 @@ pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tunnel: InboundTunnel) {
     }
     let Some(guest) = guest else { return };
     match guest.preface.kind {
-        Kind::Http => http(worker, plan, guest, io, &from).await,
+        Kind::Http1 => http1(worker, plan, guest, io, &from).await,
+        Kind::Http2 => http2(worker, plan, guest, io, &from).await,
         Kind::Tcp => tcp::far(worker, plan, guest, io).await,
     }
 }
@@ -114,16 +120,36 @@ fn admit(worker: &Worker, plan: &Plan, preface: Preface) -> (Verdict, Option<Gue
     }
 }
 
-async fn http(worker: Rc<Worker>, plan: Rc<Plan>, guest: Guest, io: Box<dyn TunnelIo>, from: &NodeName) {
+async fn http1(worker: Rc<Worker>, plan: Rc<Plan>, guest: Guest, io: Box<dyn TunnelIo>, from: &NodeName) {
     let guest = Rc::new(guest);
     let mut builder = front::server();
-    builder.keep_alive(false);
+    let bytes = HEAD_MAX_BYTES as usize;
+    builder.keep_alive(false).max_headers(FIELDS_MAX).max_header_size(bytes).max_buf_size(bytes);
     let service = service_fn(|request| {
         let (worker, plan, guest) = (worker.clone(), plan.clone(), guest.clone());
         async move { Ok::<_, Infallible>(answer(&worker, &plan, &guest, request).await) }
     });
     let served = builder.serve_connection(TokioIo::new(io), service).with_upgrades().await;
     if let Err(error) = served {
+        tracing::debug!(peer = %from, %error, "a tunnel broke");
+    }
+}
+
+async fn http2(worker: Rc<Worker>, plan: Rc<Plan>, guest: Guest, io: Box<dyn TunnelIo>, from: &NodeName) {
+    let guest = Rc::new(guest);
+    let mut builder = hyper::server::conn::http2::Builder::new(OnWorker);
+    builder
+        .max_concurrent_streams(1)
+        .max_header_list_size(HEAD_MAX_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .initial_stream_window_size(CROSSING_WINDOW_BYTES)
+        .initial_connection_window_size(CROSSING_WINDOW_BYTES);
+    let service = service_fn(|mut request| {
+        let (worker, plan, guest) = (worker.clone(), plan.clone(), guest.clone());
+        headers::from_crossing(&mut request);
+        async move { Ok::<_, Infallible>(answer(&worker, &plan, &guest, request).await) }
+    });
+    if let Err(error) = builder.serve_connection(TokioIo::new(io), service).await {
         tracing::debug!(peer = %from, %error, "a tunnel broke");
     }
 }
@@ -150,7 +176,7 @@ async fn answer(
         keys,
     };
     let crossing = Crossing {
-        kind: Kind::Http,
+        kind: guest.preface.kind,
         client: guest.preface.client,
         local: guest.preface.local,
         request_id: None,
@@ -166,7 +192,6 @@ async fn answer(
             let said = answer.backend.map(say);
             answer.response.headers_mut().remove(END);
             let mut response = front::deliver(answer, record, on_client, service.timeout.idle);
-            headers::announce_trailers(response.headers_mut());
             response.headers_mut().remove(BACKEND);
             if let Some(said) = said {
                 response.headers_mut().insert(BACKEND, said);
@@ -175,8 +200,9 @@ async fn answer(
         }
         Err(end) => {
             record.end(end);
-            let mut response =
-                problem::response(end, None, None).map(|bytes| ResponseBody::own(bytes, record));
+            // The near end tells the user in its own words.
+            let mut response = Response::new(ResponseBody::own(Bytes::new(), record));
+            *response.status_mut() = problem::status(end).0;
             response.headers_mut().insert(END, HeaderValue::from_static(end.as_str()));
             response
         }

@@ -1,9 +1,11 @@
 //! A request's one crossing to another region (I14).
 //!
 //! ```text
-//! user ── near node ══ preface, acknowledgement, then HTTP/1.1 or the user's bytes ══ far node ── backend
+//! user ── near node ══ preface, acknowledgement, then HTTP or the user's bytes ══ far node ── backend
 //! ```
-//! One request or one TCP connection a stream. The near end owns the session; the far end says which backend it used.
+//! One request or one TCP connection a stream. A request crosses as HTTP/2, whatever the user and the backend speak: that
+//! alone carries trailers nobody announced, both directions at once, and a reset of one request. One that wants to switch to
+//! another protocol crosses as HTTP/1.1, where it can. The near end owns the session; the far end says which backend it used.
 pub(super) mod far;
 pub(super) mod near;
 pub(super) mod preface;

@@ -14,6 +14,9 @@ use super::preface::{Kind, Preface, Verdict};
 use crate::backend::{PoolView, TunnelNode};
 use crate::proxy::outcome::End;
 use crate::proxy::session::Usher;
+use crate::proxy::upstream::{ConnectError, Sender};
+use crate::proxy::worker::Worker;
+use crate::proxy::{multiplex, upstream};
 
 /// Without a word from the far end for max(3 × RTT, this) the try counts as a failed connect.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -22,6 +25,11 @@ const NODES: usize = 2;
 
 /// Which backend answered; between the two ends only, never shown to users.
 pub(in crate::proxy) const BACKEND: HeaderName = HeaderName::from_static("meridian-tunnel-backend");
+/// Fields of a head between the two ends: the user's hundred and those that the ends add.
+pub(in crate::proxy) const FIELDS_MAX: usize = 128;
+/// Bytes of a head between the two ends: the user's 64 KiB as HTTP/2 counts them, and what the ends add.
+pub(in crate::proxy) const HEAD_MAX_BYTES: u32 = 128 * 1024;
+
 /// How the request ended at the far end, when no backend answered; between the two ends only.
 pub(in crate::proxy) const END: HeaderName = HeaderName::from_static("meridian-tunnel-end");
 
@@ -96,6 +104,29 @@ async fn ask(
     stream.read_exact(&mut answer).await?;
     let verdict = Verdict::decode(answer).map_err(io::Error::other)?;
     Ok((stream, verdict))
+}
+
+/// Prepares to send the one request of an accepted stream.
+///
+/// # Errors
+/// When the stream broke meanwhile.
+pub(in crate::proxy) async fn sender(
+    stream: Box<dyn TunnelIo>,
+    crossing: &Crossing<'_>,
+    worker: &Worker,
+) -> Result<Sender, ConnectError> {
+    match crossing.kind {
+        Kind::Http2 => {
+            let alone = multiplex::alone(stream, HEAD_MAX_BYTES, worker.clock());
+            alone.await.map(Sender::Http2).map_err(|error| ConnectError { error })
+        }
+        Kind::Http1 | Kind::Tcp => {
+            let mut builder = upstream::client();
+            let bytes = HEAD_MAX_BYTES as usize;
+            builder.max_headers(FIELDS_MAX).max_header_size(bytes).max_buf_size(bytes);
+            upstream::handshake(&builder, stream).await
+        }
+    }
 }
 
 /// For TCP: waits until the far end's connection stands and says to whom. `None`: it found nobody.

@@ -21,10 +21,12 @@ const REQUEST_ID_MAX_BYTES: usize = 128;
 /// What travels behind the preface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::proxy) enum Kind {
-    /// One HTTP/1.1 request and its answer.
-    Http,
+    /// One HTTP/1.1 request that may switch to another protocol, and its answer.
+    Http1,
     /// A TCP connection.
     Tcp,
+    /// One request and its answer as HTTP/2, which loses no trailer and ends either direction by itself.
+    Http2,
 }
 
 /// What the far end must know.
@@ -84,8 +86,9 @@ impl Preface {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION, 0, 0];
         bytes.push(match self.kind {
-            Kind::Http => 1,
+            Kind::Http1 => 1,
             Kind::Tcp => 2,
+            Kind::Http2 => 3,
         });
         put_string(&mut bytes, self.service.as_str().as_bytes());
         put_string(&mut bytes, self.pool.as_str().as_bytes());
@@ -116,8 +119,9 @@ impl Preface {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut rest = bytes;
         let kind = match byte(&mut rest)? {
-            1 => Kind::Http,
+            1 => Kind::Http1,
             2 => Kind::Tcp,
+            3 => Kind::Http2,
             _ => return Err(Malformed),
         };
         let service = ServiceName::new(text(&mut rest)?).map_err(|_| Malformed)?;
@@ -196,7 +200,7 @@ mod tests {
 
     fn preface() -> Preface {
         Preface {
-            kind: Kind::Http,
+            kind: Kind::Http1,
             service: ServiceName::new("web").unwrap(),
             pool: PoolName::new("web-v1").unwrap(),
             wanted: Some(BackendId(0x0102_0304_0506_0708)),
@@ -222,6 +226,11 @@ mod tests {
         assert_eq!(bytes, golden);
         assert_eq!(Preface::length([1, 51, 0]), Ok(51));
         assert_eq!(Preface::decode(&bytes[3..]), Ok(preface()));
+        for (kind, code) in [(Kind::Http1, 1), (Kind::Tcp, 2), (Kind::Http2, 3)] {
+            let bytes = Preface { kind, ..preface() }.encode();
+            assert_eq!((bytes[3], &bytes[4..]), (code, &golden[4..]));
+            assert_eq!(Preface::decode(&bytes[3..]).map(|read| read.kind), Ok(kind));
+        }
     }
 
     #[test]

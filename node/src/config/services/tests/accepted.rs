@@ -220,6 +220,29 @@ fn tls_on_both_sides() {
 }
 
 #[test]
+fn http2_over_tls_and_in_the_clear() {
+    let pool = |more: &str| {
+        format!(
+            "[listener.http]\nport = 80\nprotocol = \"http\"\n[service.web]\nsplit = {{ web = 1 }}\n\
+             [pool.web]\n{more}\nbackend = [{{ address = \"10.0.0.1:443\" }}]\n"
+        )
+    };
+    for (more, protocol, tls) in [
+        ("protocol = \"http2\"", PoolProtocol::Http2, false),
+        ("protocol = \"http2\"\ntls = false", PoolProtocol::Http2, false),
+        ("protocol = \"http2\"\ntls = true\nca = \"/ca.pem\"\nhealth.grpc = {}", PoolProtocol::Http2, true),
+        ("tls = true\nca = \"/ca.pem\"", PoolProtocol::Http1, true),
+        ("protocol = \"https\"\ntls = true\nca = \"/ca.pem\"\nhealth.grpc = {}", PoolProtocol::Http1, true),
+    ] {
+        assert_eq!(faults(&pool(more)), [""; 0], "{more}");
+        let services = accepted(&pool(more));
+        assert_eq!((services.pools["web"].protocol, services.pools["web"].tls.is_some()), (protocol, tls));
+    }
+    let unverified = faults(&pool("protocol = \"http2\"\ntls = true"));
+    assert!(unverified[0].starts_with("? 8:1 without `ca` the certificates"), "{unverified:?}");
+}
+
+#[test]
 fn every_way_to_write_hsts() {
     for (written, value) in [
         ("true", Some("max-age=31536000")),

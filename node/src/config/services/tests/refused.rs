@@ -753,8 +753,8 @@ backend = []
                 "5:26 unknown key `preloaded` (did you mean `preload`?)",
                 "9:15 `certificate` names none",
                 r#"10:8 `hsts` must be a time (write "1y", true, or { max_age = "1y", include_subdomains = true })"#,
-                "14:1 `ca` is for pools with `protocol = \"https\"`",
-                "15:1 `server_name` is for pools with `protocol = \"https\"`",
+                r#"14:1 `ca` is for pools whose backends speak TLS (protocol = "https", or tls = true)"#,
+                r#"15:1 `server_name` is for pools whose backends speak TLS (protocol = "https", or tls = true)"#,
                 "15:15 `*.example.com` is no name of a server",
                 "? 16:11 this pool has no backends",
             ],
@@ -849,14 +849,20 @@ backend = [{ address = "10.0.0.1:443" }]
 }
 
 #[test]
-fn a_grpc_check_is_asked_in_the_clear() {
+fn https_is_over_tls_whatever_else_is_said() {
     check(&[(
         r#"[pool.p]
 protocol = "https"
-ca = "/ca.pem"
-health.grpc = {}
+tls = false
+backend = [{ address = "10.0.0.1:443" }]
+[pool.q]
+protocol = "http2"
+tls = "yes"
 backend = [{ address = "10.0.0.1:443" }]
 "#,
-        &["4:1 `health.grpc` is asked in the clear, and these backends speak TLS (health.tcp = {})"],
+        &[
+            r#"3:7 `protocol = "https"` is over TLS (in the clear: protocol = "http1")"#,
+            "7:7 `tls` must be a boolean, not a string",
+        ],
     )]);
 }
