@@ -110,7 +110,7 @@ pub(super) async fn serve(
         Err(refused) => {
             record.end(refused.end);
             // Where one request is not understood, nobody can say where the next begins.
-            leaves |= door.wire == Wire::Http1 && refused.end == End::BadRequest;
+            leaves |= door.wire == Wire::Http1 && matches!(refused.end, End::BadRequest | End::SlowClient);
             let mut response = problem::response(refused.end, refused.detail, id.as_ref());
             response.headers_mut().extend(refused.location.map(|location| (LOCATION, location)));
             if let Some(wait) = refused.wait {

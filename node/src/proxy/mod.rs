@@ -7,7 +7,7 @@
 //! ```text
 //! handle ── listeners ── bind          what is listened on, following the snapshot
 //!    └ thread ── worker ── plan        one thread a core; the snapshot with what follows from it
-//!         └ accept ── secure ── connection ── opening, activity     one task a connection; what it speaks, how long it waits
+//!         └ accept ── secure ── connection ── opening, activity, windows     one task a connection; what it speaks, how long it waits
 //!              ├ proxy_protocol           whom a connection is for; what backends are told of it
 //!              ├ http ── headers ── forwarded ── route ── limit ── affinity ── session ── choose ── keys ── pick
 //!              │    └ exchange ── admission ── upstream ── multiplex ── retry ── body ── upload ── disguise ── record ── outcome ── log
@@ -61,6 +61,7 @@ mod thread;
 mod tunnel;
 mod upload;
 mod upstream;
+mod windows;
 mod worker;
 
 pub use bind::{BindError, BindProblem, check as check_ports};

@@ -10,9 +10,7 @@ use super::ejection;
 use super::hash;
 use super::health;
 use crate::config::diagnostics::Span;
-use crate::config::model::{
-    Backend, BackendTls, BalancePolicy, HashOn, Pool, PoolProtocol, SendProxy,
-};
+use crate::config::model::{Backend, BackendTls, BalancePolicy, HashOn, Pool, PoolProtocol, SendProxy};
 use crate::config::read::{self, ms, secs};
 use crate::config::suggest;
 use crate::config::walk::{At, Table, Value};
