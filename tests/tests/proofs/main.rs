@@ -22,6 +22,7 @@ mod https;
 mod keys;
 mod least_busy;
 mod limits;
+mod listener_moves;
 mod names_and_ports;
 mod nearest_region;
 mod policies;
