@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::activity::{Activity, Watched};
 use super::connection::{self, Client};
+use super::places::Places;
 use super::proxy_protocol::{self, Arrival};
 use super::record::Record;
 use super::worker::Worker;
@@ -35,17 +36,17 @@ pub(super) enum Stay {
 /// One listening socket of one worker. Its configuration follows the revisions; the socket stays.
 pub(super) struct Slot {
     listener: RefCell<Arc<Listener>>,
-    permits: RefCell<Arc<Semaphore>>,
+    places: RefCell<Arc<Places>>,
     /// What `stay` says, for requests to look at without a lock.
     now: Cell<Stay>,
     stay: watch::Sender<Stay>,
 }
 
 impl Slot {
-    pub(super) fn new(listener: Arc<Listener>, permits: Arc<Semaphore>) -> Self {
+    pub(super) fn new(listener: Arc<Listener>, places: Arc<Places>) -> Self {
         Self {
             listener: RefCell::new(listener),
-            permits: RefCell::new(permits),
+            places: RefCell::new(places),
             now: Cell::new(Stay::Welcome),
             stay: watch::Sender::new(Stay::Welcome),
         }
@@ -56,9 +57,9 @@ impl Slot {
     }
 
     /// Takes over what a new revision says. Connections that are open keep the places they have.
-    pub(super) fn update(&self, listener: Arc<Listener>, permits: Arc<Semaphore>) {
+    pub(super) fn update(&self, listener: Arc<Listener>, places: Arc<Places>) {
         *self.listener.borrow_mut() = listener;
-        *self.permits.borrow_mut() = permits;
+        *self.places.borrow_mut() = places;
     }
 
     /// Says when its connections shall go.
@@ -90,15 +91,15 @@ pub(super) async fn accept(worker: Rc<Worker>, slot: Rc<Slot>, socket: TcpListen
                 continue;
             }
         };
-        let permits = slot.permits.borrow().clone();
-        let permit = match permits.clone().try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
+        let places = slot.places.borrow().clone();
+        let permit = match places.try_take() {
+            Some(permit) => permit,
+            None => {
                 // Full: this one waits, and those behind it wait in the system's queue.
                 worker.shared.counters.connections_held.fetch_add(1, Ordering::Relaxed);
-                match permits.acquire_owned().await {
-                    Ok(permit) => permit,
-                    Err(_) => continue,
+                match places.take().await {
+                    Some(permit) => permit,
+                    None => continue,
                 }
             }
         };
@@ -136,12 +137,18 @@ async fn admitted(
             return Record::begin(&worker, forwarded::plain(peer.ip()), Some(&listener.name), None).end(end);
         }
     };
+    let places = slot.places.borrow().clone();
+    let Ok(place) = places.of_client(&listener, arrival.client.ip()) else {
+        worker.shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+        return;
+    };
+    drop(places);
     match listener.protocol {
         ListenerProtocol::Http => http(worker, slot, stream, arrival).await,
         ListenerProtocol::Https => https(worker, slot, stream, arrival).await,
         ListenerProtocol::Tcp | ListenerProtocol::Tls => tcp::serve(worker, slot, stream, arrival).await,
     }
-    drop(permit);
+    drop((permit, place));
 }
 
 async fn http(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, arrival: Arrival) {

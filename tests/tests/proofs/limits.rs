@@ -140,3 +140,39 @@ fn lists_of_a_hundred_thousand_networks_are_kept_to() {
         Ok(())
     });
 }
+
+#[test]
+fn a_client_with_too_many_connections_stands_in_nobodys_way() {
+    prove!(Light, secs(90), async |stage| {
+        let backends = http_backends(&stage.net, &[("eu", 1)]).await?;
+        let mesh = Cluster::of(stage, &[("eu", 1)]).await?;
+        let services = Services::new()
+            .and(
+                "[listener.http]\nport = 8080\nprotocol = \"http\"\n\
+                 max_connections = 100\nmax_connections_per_client = 20",
+            )
+            .service("web", "web-v1 = 1", "")
+            .pool("web-v1", HTTP_CHECK, &backends);
+        mesh.apply("eu-1", &services).await?;
+        mesh.healthy().await?;
+        let node = mesh.node("eu-1");
+        let mut held = Vec::new();
+        for _ in 0..150 {
+            held.push(tests::client::connect(Some(stage.net.user(1)), node.http()).await?);
+        }
+        eventually("all but twenty are shown out", secs(20), async || {
+            let connections = node.cli().status().await?.counters.connections;
+            ensure!(connections.get("refused") == Some(&130), "{connections:?}");
+            Ok(())
+        })
+        .await?;
+        for at in 2..12 {
+            Browser::new().from(stage.net.user(at)).visit(node.http()).await.context("another client")?;
+        }
+        drop(held);
+        eventually("it is served again", secs(20), async || {
+            Browser::new().from(stage.net.user(1)).visit(node.http()).await.map(drop)
+        })
+        .await
+    });
+}
