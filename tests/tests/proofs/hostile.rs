@@ -19,7 +19,7 @@ const SIEGE: &str = "TESTS_SIEGE";
 /// Connections that stand at once.
 const AT_ONCE: usize = 10_000;
 /// What each may cost the node at the most, all kinds together: far less than what any of them sends.
-const BYTES_EACH: usize = 48 * 1024;
+const BYTES_EACH: usize = 64 * 1024;
 
 /// Only when the proof below starts this program again: besieges until it is killed.
 #[test]

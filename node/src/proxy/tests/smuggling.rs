@@ -227,3 +227,122 @@ async fn what_a_backend_says_unasked_is_nobodys_answer() {
         assert!(said.status == 502 || said.body == "ok", "{said:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipelined_request_hides_nothing_either() {
+    let (backend, seen) = recorder(OK).await;
+    let world = World::new();
+    let node = world.node("eu-1", web(&[(backend, "eu")]));
+    let second =
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let last = "GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let all = format!("GET /first HTTP/1.1\r\nHost: x\r\n\r\n{second}{last}");
+    let mut stream = TcpStream::connect(node.addr("http")).await.unwrap();
+    stream.write_all(all.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let targets: Vec<_> = seen.lock().unwrap().iter().flat_map(|bytes| strictly(bytes).unwrap()).collect();
+    // As many answers as requests, whichever of the two readings the proxy took.
+    assert_eq!(answer.matches("HTTP/1.1 200 ").count(), targets.len(), "{targets:?} {answer}");
+    assert_eq!(targets[0], "/first");
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+}
+
+/// A request of HTTP/2 with these fields, none of them compressed, and this body.
+fn over_http2(fields: &[(&str, &str)], body: &str) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        for text in [name, value] {
+            let length = u8::try_from(text.len()).unwrap();
+            assert!(length < 127);
+            if text == name {
+                block.push(0);
+            }
+            block.push(length);
+            block.extend_from_slice(text.as_bytes());
+        }
+    }
+    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+    [preface, frame(1, 4, &block), frame(0, 1, body.as_bytes())].concat()
+}
+
+/// Reads frames up to the first that decides on the request: an answer, a reset, a goodbye, or the end.
+async fn decision(stream: &mut TcpStream) -> &'static str {
+    loop {
+        let mut head = [0; 9];
+        if stream.read_exact(&mut head).await.is_err() {
+            return "end";
+        }
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        let _ = stream.read_exact(&mut payload).await;
+        match head[3] {
+            1 => return "answer",
+            3 => return "reset",
+            7 => return "goodbye",
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_http2_lets_a_client_say_is_no_second_request_in_http1() {
+    const USUAL: [(&str, &str); 4] =
+        [(":method", "POST"), (":scheme", "http"), (":authority", "x"), (":path", "/")];
+    let with = |more: &[(&'static str, &'static str)]| {
+        let mut fields = USUAL.to_vec();
+        for (name, value) in more {
+            match fields.iter_mut().find(|(own, _)| own == name && own.starts_with(':')) {
+                Some(field) => field.1 = value,
+                None => fields.push((name, value)),
+            }
+        }
+        fields
+    };
+    let (backend, seen) = recorder(OK).await;
+    let world = World::new();
+    let node = world.node("eu-1", web(&[(backend, "eu")]));
+    let ended = format!("0\r\n\r\n{HIDDEN}");
+    for (fields, body) in [
+        (with(&[("transfer-encoding", "chunked")]), ended.as_str()),
+        (with(&[("content-length", "0")]), HIDDEN),
+        (with(&[("content-length", "0"), ("content-length", "33")]), HIDDEN),
+        (with(&[("content-length", "1000")]), HIDDEN),
+        (with(&[("connection", "transfer-encoding"), ("transfer-encoding", "chunked")]), &ended),
+        (with(&[("x", "a\r\ntransfer-encoding: chunked")]), &ended),
+        (with(&[("x", "a\ntransfer-encoding: chunked")]), &ended),
+        (with(&[("x", "a\r\n\r\nGET /hidden HTTP/1.1\r\nhost: x")]), ""),
+        (with(&[("x: a\r\ntransfer-encoding", "chunked")]), &ended),
+        (with(&[("x ", "a")]), HIDDEN),
+        (with(&[("X-Upper", "a")]), HIDDEN),
+        (with(&[("x\0", "a")]), HIDDEN),
+        (with(&[(":path", "/ HTTP/1.1\r\nhost: x\r\n\r\nGET /hidden")]), ""),
+        (with(&[(":path", "/a HTTP/1.1")]), ""),
+        (with(&[(":path", "*")]), ""),
+        (with(&[(":method", "GET /hidden HTTP/1.1\r\nhost: x\r\n\r\nGET")]), ""),
+        (with(&[(":authority", "x\r\ny: z")]), ""),
+        (with(&[(":authority", "x/../y")]), ""),
+        (with(&[(":authority", "u@x")]), ""),
+        (with(&[("host", "other")]), ""),
+        (with(&[(":unknown", "a")]), ""),
+        (with(&[("te", "chunked")]), ""),
+        (with(&[("upgrade", "h2c"), ("http2-settings", "AAMAAABkAAQAAP__")]), ""),
+    ] {
+        seen.lock().unwrap().iter_mut().for_each(Vec::clear);
+        let mut stream = TcpStream::connect(node.addr("http")).await.unwrap();
+        stream.write_all(&over_http2(&fields, body)).await.unwrap();
+        let decided = tokio::time::timeout(Duration::from_secs(20), decision(&mut stream)).await;
+        assert!(decided.is_ok(), "{fields:?} is never decided on");
+        for bytes in seen.lock().unwrap().iter() {
+            let targets = strictly(bytes);
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            assert!(targets.is_ok(), "{fields:?} ─▶ {targets:?} {text}");
+            assert!(targets.is_ok_and(|targets| targets.len() <= 1), "{fields:?} ─▶ {text}");
+        }
+    }
+    until(|| node.handle.in_flight() == 0).await;
+}
