@@ -96,3 +96,30 @@ fn where_all_fail_alike_nobody_is_left_out_for_good() {
         Ok(())
     });
 }
+
+#[test]
+fn one_that_stands_out_among_its_peers_is_left_out() {
+    prove!(Light, secs(150), async |stage| {
+        let backends = http_backends(&stage.net, &[("eu", 6)]).await?;
+        let mesh = Cluster::of(stage, &[("eu", 1)]).await?;
+        let rule = "interval = \"1s\", min_requests = 5, deviations = 1.9, base = \"1h\"";
+        mesh.apply("eu-1", &services(&backends, rule)).await?;
+        mesh.healthy().await?;
+        backends[4].set_status(StatusCode::INTERNAL_SERVER_ERROR);
+        until(&mesh, "the odd one is ejected", &backends[4], 180, |seen| seen.state == "ejected").await?;
+        // Now all that are left fail alike: nobody stands out, so nobody else is left out.
+        for backend in &backends {
+            backend.set_status(StatusCode::INTERNAL_SERVER_ERROR);
+        }
+        let mut user = Browser::new();
+        let before = backends[0].requests();
+        while backends[0].requests() < before + 300 {
+            user.get(mesh.node("eu-1").http(), "/").await?;
+        }
+        let status = mesh.node("eu-1").cli().status().await?;
+        let ejected: Vec<_> =
+            status.pools[0].backends.iter().filter(|seen| seen.state == "ejected").collect();
+        ensure!(ejected.len() == 1, "{ejected:?}");
+        Ok(())
+    });
+}

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tests::backend::http_backends;
 use tests::client::Browser;
 use tests::cluster::Cluster;
@@ -157,6 +157,59 @@ fn a_backend_that_comes_late_begins_with_a_small_share() {
         // A tenth of the weight of the other: one in eleven, where it would be one in two.
         let got = backends[1].requests();
         ensure!((5..125).contains(&got), "{got} of 500 went to the one that has just come");
+        Ok(())
+    });
+}
+
+#[test]
+fn two_requests_at_once_stand_in_two_racks() {
+    prove!(Light, secs(120), async |stage| {
+        let backends = http_backends(&stage.net, &[("eu", 4)]).await?;
+        let mesh = Cluster::of(stage, &[("eu", 1)]).await?;
+        let racks = ["one", "one", "two", "two"];
+        let entries: String = backends
+            .iter()
+            .zip(racks)
+            .map(|(backend, rack)| {
+                let address = backend.address();
+                format!("{{ address = \"{address}\", region = \"eu\", rack = \"{rack}\" }},\n")
+            })
+            .collect();
+        let pool = format!("[pool.web-v1]\n{HTTP_CHECK}\nbackend = [\n{entries}]");
+        let services = Services::new().http_listener().service("web", "web-v1 = 1", "").and(pool);
+        mesh.apply("eu-1", &services).await?;
+        mesh.healthy().await?;
+        let node = mesh.node("eu-1").http();
+        let rack =
+            |id: &str| backends.iter().zip(racks).find(|(own, _)| own.id() == id).map(|(_, rack)| rack);
+        let begun = || backends.iter().map(tests::backend::HttpBackend::requests).sum::<u64>();
+        for backend in &backends {
+            backend.set_delay(millis(700));
+        }
+        let mut rounds = 0;
+        while rounds < 12 {
+            let before = begun();
+            let visit = || tokio::spawn(async move { Browser::new().visit(node).await });
+            let mut users = Vec::new();
+            for more in 1..=2 {
+                users.push(visit());
+                eventually("a backend has it", secs(10), async || {
+                    ensure!(begun() == before + more, "not yet");
+                    Ok(())
+                })
+                .await?;
+            }
+            // On a machine that stands still for a while the first may be over before the second begins.
+            let at_once = !users[0].is_finished();
+            let mut stand = Vec::new();
+            for user in users {
+                stand.push(rack(&user.await??.backend).context("no backend of the pool")?);
+            }
+            if at_once {
+                ensure!(stand[0] != stand[1], "round {rounds}: both in rack {}", stand[0]);
+                rounds += 1;
+            }
+        }
         Ok(())
     });
 }
