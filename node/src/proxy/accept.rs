@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
@@ -32,6 +33,9 @@ pub(super) enum Stay {
     /// The node ends: connections close when what they do is done.
     Closing,
 }
+
+/// Connections that are still taken from a socket that closes, so that a flood cannot keep it open.
+const QUEUED_MAX: usize = 4096;
 
 /// One listening socket of one worker. Its configuration follows the revisions; the socket stays.
 pub(super) struct Slot {
@@ -79,10 +83,16 @@ impl Slot {
     }
 }
 
-/// Accepts connections until it is aborted.
+/// Accepts connections until the slot lets them go, those last that the system had already taken when it did: their clients
+/// believe that they are connected, and a reset would be an error to them.
 pub(super) async fn accept(worker: Rc<Worker>, slot: Rc<Slot>, socket: TcpListener) {
+    let mut stay = slot.stay();
     loop {
-        let (stream, peer) = match socket.accept().await {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            _ = stay.wait_for(|stay| *stay != Stay::Welcome) => break,
+        };
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) if concerns_one_connection(&error) => continue,
             Err(error) => {
@@ -97,15 +107,37 @@ pub(super) async fn accept(worker: Rc<Worker>, slot: Rc<Slot>, socket: TcpListen
             None => {
                 // Full: this one waits, and those behind it wait in the system's queue.
                 worker.shared.counters.connections_held.fetch_add(1, Ordering::Relaxed);
-                match places.take().await {
+                let permit = tokio::select! {
+                    permit = places.take() => permit,
+                    _ = stay.wait_for(|stay| *stay != Stay::Welcome) => break,
+                };
+                match permit {
                     Some(permit) => permit,
                     None => continue,
                 }
             }
         };
-        worker.shared.counters.connections.fetch_add(1, Ordering::Relaxed);
-        tokio::task::spawn_local(admitted(worker.clone(), slot.clone(), stream, peer, permit));
+        admit(&worker, &slot, stream, peer, permit);
     }
+    // The system's word on what is queued is heard when this task has waited once more.
+    tokio::task::yield_now().await;
+    for _ in 0..QUEUED_MAX {
+        let queued = tokio::task::unconstrained(socket.accept()).now_or_never();
+        let Some(Ok((stream, peer))) = queued else { break };
+        let Some(permit) = slot.places.borrow().try_take() else { break };
+        admit(&worker, &slot, stream, peer, permit);
+    }
+}
+
+fn admit(
+    worker: &Rc<Worker>,
+    slot: &Rc<Slot>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) {
+    worker.shared.counters.connections.fetch_add(1, Ordering::Relaxed);
+    tokio::task::spawn_local(admitted(worker.clone(), slot.clone(), stream, peer, permit));
 }
 
 fn concerns_one_connection(error: &std::io::Error) -> bool {

@@ -55,8 +55,7 @@ struct Sockets {
 impl Sockets {
     /// Accepts nothing more at this address; its clients are told to go elsewhere.
     fn leave(&mut self, addr: SocketAddr) {
-        if let Some(Listening { slot, task }) = self.open.remove(&addr) {
-            task.abort();
+        if let Some(Listening { slot, .. }) = self.open.remove(&addr) {
             slot.let_go(Stay::Leaving);
             self.left.retain(|left| left.strong_count() > 0);
             self.left.push(Rc::downgrade(&slot));
