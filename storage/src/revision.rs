@@ -218,7 +218,7 @@ mod tests {
             last = Arc::new(Revision::after(Some(last.id), big.clone(), "", node(), Wall(3)));
             history.keep(last.clone());
         }
-        assert_eq!(history.all().count(), 32);
+        assert_eq!(history.all().count(), HISTORY_MAX_BYTES / BODY_MAX_BYTES);
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 //!        │  ├─── Cluster      nodes: real processes of the program under test, each with its own address
 //!        │  └─── Cli          one command line call, with its exit code
 //!        ├── HttpBackend, TcpBackend      what the mesh balances, in this process, each with a switch for every fault
+//!        ├── Siege                        those who mean harm, in a process of their own
 //!        └── Browser, TcpTalk, Resolver   the users: a cookie jar, a chosen source address, ECS
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod net;
 pub mod peer;
 pub mod process;
 pub mod services;
+pub mod siege;
 pub mod stage;
 pub mod status;
 pub mod tls;

@@ -115,7 +115,8 @@ pub(crate) struct Counters {
     pub ends: std::collections::BTreeMap<String, u64>,
     /// Requests of sticky services by what became of the session: new, kept, moved, expired, invalid.
     pub sessions: std::collections::BTreeMap<String, u64>,
-    /// Connections of users: accepted, held back because a listener had all it may have, and TLS handshakes.
+    /// Connections of users: accepted, held back because a listener had all it may have, refused because their client
+    /// had, and TLS handshakes.
     #[serde(default)]
     pub connections: std::collections::BTreeMap<String, u64>,
     /// Connections that were cut for what the client did, by the reason.

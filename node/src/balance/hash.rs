@@ -4,13 +4,16 @@
 //! Each key has an order of its own over all backends: weighted rendezvous (see [`super::rendezvous`]), so that a backend
 //! that comes, goes or changes its weight moves no key between two others. The first of the order that is below the
 //! bound is chosen: 1.25 × its share of what is in flight (Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with
-//! bounded loads", 2018).
+//! bounded loads", 2018). A backend with less than eight requests in flight is below it in any case: so few say nothing, and
+//! a user who opens several connections at once would else meet several backends while there is little to do.
 use gossip::id::BackendId;
 
 use super::Load;
 
 /// The bound as a part of the fair share: 5/4.
 const BOUND: (u64, u64) = (5, 4);
+/// As many requests a backend may have whatever its share is.
+const FEW: u64 = 8;
 
 /// A candidate's index, its name, and how busy it is.
 pub type Candidate = (usize, BackendId, Load);
@@ -28,7 +31,7 @@ pub fn pick(key: u64, candidates: impl Iterator<Item = Candidate> + Clone) -> Op
         let (bound, unit) = BOUND;
         let fair = u128::from(bound) * u128::from(in_flight) * u128::from(load.weight);
         let ceiling = fair.div_ceil(u128::from(unit) * u128::from(weights.max(1)));
-        u128::from(total(load)) < ceiling
+        u128::from(total(load)) < ceiling.max(FEW.into())
     };
     let mut best: Option<Scored> = None;
     let mut best_with_room: Option<Scored> = None;

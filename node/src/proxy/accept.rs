@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::activity::{Activity, Watched};
 use super::connection::{self, Client};
+use super::places::Places;
 use super::proxy_protocol::{self, Arrival};
 use super::record::Record;
 use super::worker::Worker;
@@ -32,20 +34,23 @@ pub(super) enum Stay {
     Closing,
 }
 
+/// Connections that are still taken from a socket that closes, so that a flood cannot keep it open.
+const QUEUED_MAX: usize = 4096;
+
 /// One listening socket of one worker. Its configuration follows the revisions; the socket stays.
 pub(super) struct Slot {
     listener: RefCell<Arc<Listener>>,
-    permits: RefCell<Arc<Semaphore>>,
+    places: RefCell<Arc<Places>>,
     /// What `stay` says, for requests to look at without a lock.
     now: Cell<Stay>,
     stay: watch::Sender<Stay>,
 }
 
 impl Slot {
-    pub(super) fn new(listener: Arc<Listener>, permits: Arc<Semaphore>) -> Self {
+    pub(super) fn new(listener: Arc<Listener>, places: Arc<Places>) -> Self {
         Self {
             listener: RefCell::new(listener),
-            permits: RefCell::new(permits),
+            places: RefCell::new(places),
             now: Cell::new(Stay::Welcome),
             stay: watch::Sender::new(Stay::Welcome),
         }
@@ -56,9 +61,9 @@ impl Slot {
     }
 
     /// Takes over what a new revision says. Connections that are open keep the places they have.
-    pub(super) fn update(&self, listener: Arc<Listener>, permits: Arc<Semaphore>) {
+    pub(super) fn update(&self, listener: Arc<Listener>, places: Arc<Places>) {
         *self.listener.borrow_mut() = listener;
-        *self.permits.borrow_mut() = permits;
+        *self.places.borrow_mut() = places;
     }
 
     /// Says when its connections shall go.
@@ -78,10 +83,16 @@ impl Slot {
     }
 }
 
-/// Accepts connections until it is aborted.
+/// Accepts connections until the slot lets them go, those last that the system had already taken when it did: their clients
+/// believe that they are connected, and a reset would be an error to them.
 pub(super) async fn accept(worker: Rc<Worker>, slot: Rc<Slot>, socket: TcpListener) {
+    let mut stay = slot.stay();
     loop {
-        let (stream, peer) = match socket.accept().await {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            _ = stay.wait_for(|stay| *stay != Stay::Welcome) => break,
+        };
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) if concerns_one_connection(&error) => continue,
             Err(error) => {
@@ -90,21 +101,43 @@ pub(super) async fn accept(worker: Rc<Worker>, slot: Rc<Slot>, socket: TcpListen
                 continue;
             }
         };
-        let permits = slot.permits.borrow().clone();
-        let permit = match permits.clone().try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
+        let places = slot.places.borrow().clone();
+        let permit = match places.try_take() {
+            Some(permit) => permit,
+            None => {
                 // Full: this one waits, and those behind it wait in the system's queue.
                 worker.shared.counters.connections_held.fetch_add(1, Ordering::Relaxed);
-                match permits.acquire_owned().await {
-                    Ok(permit) => permit,
-                    Err(_) => continue,
+                let permit = tokio::select! {
+                    permit = places.take() => permit,
+                    _ = stay.wait_for(|stay| *stay != Stay::Welcome) => break,
+                };
+                match permit {
+                    Some(permit) => permit,
+                    None => continue,
                 }
             }
         };
-        worker.shared.counters.connections.fetch_add(1, Ordering::Relaxed);
-        tokio::task::spawn_local(admitted(worker.clone(), slot.clone(), stream, peer, permit));
+        admit(&worker, &slot, stream, peer, permit);
     }
+    // The system's word on what is queued is heard when this task has waited once more.
+    tokio::task::yield_now().await;
+    for _ in 0..QUEUED_MAX {
+        let queued = tokio::task::unconstrained(socket.accept()).now_or_never();
+        let Some(Ok((stream, peer))) = queued else { break };
+        let Some(permit) = slot.places.borrow().try_take() else { break };
+        admit(&worker, &slot, stream, peer, permit);
+    }
+}
+
+fn admit(
+    worker: &Rc<Worker>,
+    slot: &Rc<Slot>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) {
+    worker.shared.counters.connections.fetch_add(1, Ordering::Relaxed);
+    tokio::task::spawn_local(admitted(worker.clone(), slot.clone(), stream, peer, permit));
 }
 
 fn concerns_one_connection(error: &std::io::Error) -> bool {
@@ -136,12 +169,18 @@ async fn admitted(
             return Record::begin(&worker, forwarded::plain(peer.ip()), Some(&listener.name), None).end(end);
         }
     };
+    let places = slot.places.borrow().clone();
+    let Ok(place) = places.of_client(&listener, arrival.client.ip()) else {
+        worker.shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+        return;
+    };
+    drop(places);
     match listener.protocol {
         ListenerProtocol::Http => http(worker, slot, stream, arrival).await,
         ListenerProtocol::Https => https(worker, slot, stream, arrival).await,
         ListenerProtocol::Tcp | ListenerProtocol::Tls => tcp::serve(worker, slot, stream, arrival).await,
     }
-    drop(permit);
+    drop((permit, place));
 }
 
 async fn http(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, arrival: Arrival) {

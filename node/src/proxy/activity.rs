@@ -1,7 +1,7 @@
 //! How long a client's connection may wait for what: 10 s for a request's head, 75 s for the next request.
 //!
-//! An answer that its client takes nothing of is given up after a minute: it holds a backend's connection, and perhaps a
-//! place in a tunnel.
+//! An answer that its client takes nothing of, or less than 500 bytes a second, is given up after a minute: it holds a
+//! backend's connection, and perhaps a place in a tunnel. On HTTP/2 see also [`Windows`].
 //!
 //! A connection has one timer that is set again only when it fires, instead of one that every request resets. It asks
 //! [`Activity::verdict`] what to do.
@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::outcome::Cut;
+use super::windows::Windows;
 
 /// From the first byte of a head to its last; and from the connection to the first head.
 const HEAD: Duration = Duration::from_secs(10);
@@ -28,6 +29,10 @@ const HEAD: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a client may take nothing of an answer that is ready for it.
 const UNREAD: Duration = Duration::from_secs(60);
+/// What a client takes less of between two looks, while more is ready for it, counts as nothing.
+const LEAST_BYTES: u64 = 500 * LOOK.as_secs();
+/// As many looks make [`UNREAD`].
+const SLOW_LOOKS: u32 = (UNREAD.as_secs() / LOOK.as_secs()) as u32;
 /// The longest silence in the middle of a request, in both directions.
 const STALLED: Duration = Duration::from_secs(3600);
 
@@ -62,13 +67,17 @@ pub(super) struct Activity {
     /// Bytes of an HTTP/2 connection need not be a head's.
     multiplexed: AtomicBool,
     since_millis: AtomicU64,
-    /// Counts reads and writes that moved bytes.
+    /// Bytes read and written.
     moves: AtomicU64,
     moves_when_judged: AtomicU64,
     /// When the client was first seen to have ended its half; `u64::MAX`: it has not.
     half_closed_millis: AtomicU64,
     /// Since when bytes for the client wait because it takes none; `u64::MAX`: none wait.
     unread_millis: AtomicU64,
+    /// Looks in a row at which bytes waited for the client and next to none had moved.
+    slow_looks: AtomicU32,
+    /// The answers of an HTTP/2 connection.
+    windows: Windows,
 }
 
 /// What is left of the client's end of a connection.
@@ -117,6 +126,8 @@ impl Activity {
             moves_when_judged: AtomicU64::new(u64::MAX),
             half_closed_millis: AtomicU64::new(u64::MAX),
             unread_millis: AtomicU64::new(u64::MAX),
+            slow_looks: AtomicU32::new(0),
+            windows: Windows::default(),
         }
     }
 
@@ -133,6 +144,11 @@ impl Activity {
     pub(super) fn multiplex(&self, now: Instant) {
         self.multiplexed.store(true, Ordering::Relaxed);
         self.set(IDLE, now);
+    }
+
+    /// The answers of an HTTP/2 connection; `None` on HTTP/1.1, whose one answer waits for nothing but the socket.
+    pub(super) fn windows(&self) -> Option<&Windows> {
+        self.multiplexed.load(Ordering::Relaxed).then_some(&self.windows)
     }
 
     /// Whether requests are under way.
@@ -169,16 +185,16 @@ impl Activity {
     }
 
     /// Bytes came in.
-    fn read(&self, clock: &Clock) {
-        self.moves.fetch_add(1, Ordering::Relaxed);
+    fn read(&self, bytes: usize, clock: &Clock) {
+        self.moves.fetch_add(bytes as u64, Ordering::Relaxed);
         if self.state.load(Ordering::Relaxed) == IDLE && !self.multiplexed.load(Ordering::Relaxed) {
             self.set(READS_HEAD, clock.now());
         }
     }
 
     /// Bytes went out.
-    fn wrote(&self) {
-        self.moves.fetch_add(1, Ordering::Relaxed);
+    fn wrote(&self, bytes: usize) {
+        self.moves.fetch_add(bytes as u64, Ordering::Relaxed);
         self.unread_millis.store(u64::MAX, Ordering::Relaxed);
     }
 
@@ -211,7 +227,15 @@ impl Activity {
             return Verdict::Cut(Cut::Unread);
         }
         let moves = self.moves.load(Ordering::Relaxed);
-        if moves != self.moves_when_judged.swap(moves, Ordering::Relaxed) {
+        let before = self.moves_when_judged.swap(moves, Ordering::Relaxed);
+        let waits = unread != u64::MAX && before != u64::MAX;
+        let slow = waits && moves.saturating_sub(before) < LEAST_BYTES;
+        let slow_looks = if slow { self.slow_looks.load(Ordering::Relaxed) + 1 } else { 0 };
+        self.slow_looks.store(slow_looks, Ordering::Relaxed);
+        if slow_looks >= SLOW_LOOKS || self.windows.look() {
+            return Verdict::Cut(Cut::Unread);
+        }
+        if moves != before {
             // An answer on its way is proof enough that somebody takes it.
             self.set(BUSY, now);
             self.half_closed_millis.store(u64::MAX, Ordering::Relaxed);
@@ -270,7 +294,7 @@ impl Watched {
             match write(&self.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(bytes) => {
-                    self.activity.wrote();
+                    self.activity.wrote(bytes);
                     return Poll::Ready(Ok(bytes));
                 }
                 error => return Poll::Ready(error),
@@ -288,7 +312,7 @@ impl AsyncRead for Watched {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(bytes) => {
                     if bytes > 0 {
-                        self.activity.read(&self.clock);
+                        self.activity.read(bytes, &self.clock);
                     }
                     if (1..room).contains(&bytes) {
                         self.drained();
@@ -356,10 +380,10 @@ mod tests {
         assert_eq!(activity.verdict(clock.now(), there), Verdict::Wait(5 * SECOND));
         clock.advance(5 * SECOND);
         assert_eq!(activity.verdict(clock.now(), there), Verdict::Close);
-        activity.read(&clock);
+        activity.read(1, &clock);
         assert_eq!(activity.verdict(clock.now(), there), Verdict::Wait(LOOK));
         clock.advance(3 * SECOND);
-        activity.read(&clock);
+        activity.read(1, &clock);
         clock.advance(7 * SECOND);
         assert_eq!(activity.verdict(clock.now(), there), Verdict::Cut(Cut::SlowHead));
     }
@@ -371,7 +395,7 @@ mod tests {
         activity.busy();
         for _ in 0..2000 {
             clock.advance(5 * SECOND);
-            activity.read(&clock);
+            activity.read(1, &clock);
             assert_eq!(activity.verdict(clock.now(), there), Verdict::Wait(LOOK));
         }
         for _ in 0..719 {
@@ -394,7 +418,7 @@ mod tests {
         activity.ended(false, clock.now());
         for _ in 0..7 {
             clock.advance(10 * SECOND);
-            activity.read(&clock);
+            activity.read(1, &clock);
             assert!(matches!(activity.verdict(clock.now(), there), Verdict::Wait(_)));
         }
         clock.advance(5 * SECOND);
@@ -425,13 +449,31 @@ mod tests {
             clock.advance(59 * SECOND);
             activity.unread(&clock);
             assert_eq!(activity.verdict(clock.now(), there), Verdict::Wait(LOOK));
-            activity.wrote();
+            activity.wrote(9999);
         }
         activity.unread(&clock);
         clock.advance(60 * SECOND);
         // What it sends meanwhile makes no difference.
-        activity.read(&clock);
+        activity.read(1, &clock);
         assert_eq!(activity.verdict(clock.now(), there), Verdict::Cut(Cut::Unread));
+    }
+
+    #[test]
+    fn a_client_that_takes_a_few_bytes_now_and_then_has_a_minute_too() {
+        let clock = Clock::simulated(Wall(0));
+        let look = |activity: &Activity, bytes| {
+            activity.wrote(bytes);
+            activity.unread(&clock);
+            clock.advance(LOOK);
+            activity.verdict(clock.now(), there)
+        };
+        let (trickle, slow) = (Activity::new(clock.now()), Activity::new(clock.now()));
+        trickle.busy();
+        slow.busy();
+        let cut = (1..100).find(|_| look(&trickle, 100) == Verdict::Cut(Cut::Unread));
+        // The first look of a request has nothing to compare with.
+        assert_eq!(cut, Some(13));
+        assert!((1..100).all(|_| look(&slow, 2500) == Verdict::Wait(LOOK)));
     }
 
     #[test]

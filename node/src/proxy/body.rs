@@ -17,6 +17,7 @@ use super::retry::REPLAY_MAX_BYTES;
 use super::secure::Via;
 use super::upload::Upload;
 use super::upstream::Sender;
+use super::windows::Windows;
 use crate::backend::InFlight;
 
 /// What is sent to a backend.
@@ -199,6 +200,14 @@ pub(super) struct Relayed {
     lease: Option<Lease>,
     in_flight: Option<InFlight>,
     record: Option<Record>,
+    /// A frame was given to an HTTP/2 connection, and the next not yet asked for.
+    owes: bool,
+}
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        self.taken();
+    }
 }
 
 impl ResponseBody {
@@ -214,7 +223,7 @@ impl ResponseBody {
         in_flight: Option<InFlight>,
         record: Record,
     ) -> Self {
-        let mut relayed = Relayed { incoming, lease, in_flight, record: Some(record) };
+        let mut relayed = Relayed { incoming, lease, in_flight, record: Some(record), owes: false };
         if relayed.incoming.is_end_stream() {
             relayed.complete();
         }
@@ -223,6 +232,25 @@ impl ResponseBody {
 }
 
 impl Relayed {
+    fn windows(&self) -> Option<&Windows> {
+        self.record.as_ref()?.activity()?.windows()
+    }
+
+    fn owes(&mut self) {
+        if let Some(windows) = self.windows() {
+            windows.owes();
+            self.owes = true;
+        }
+    }
+
+    fn taken(&mut self) {
+        if std::mem::take(&mut self.owes)
+            && let Some(windows) = self.windows()
+        {
+            windows.taken();
+        }
+    }
+
     fn complete(&mut self) {
         self.in_flight = None;
         let Some(record) = self.record.as_mut() else { return };
@@ -251,7 +279,11 @@ impl Body for ResponseBody {
             }
             Self::Relayed(relayed) => relayed,
         };
+        relayed.taken();
         let mut frame = ready!(Pin::new(&mut relayed.incoming).poll_frame(cx));
+        if matches!(frame, Some(Ok(_))) {
+            relayed.owes();
+        }
         match &mut frame {
             None => relayed.complete(),
             Some(Ok(frame)) => {

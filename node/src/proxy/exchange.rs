@@ -22,7 +22,6 @@ use super::admission::admit;
 use super::body::{Lease, RequestBody, Streamed, Unsent};
 use super::choose::{Place, Tried};
 use super::fields::Fields;
-use super::headers;
 use super::multiplex::is_refused;
 use super::outcome::End;
 use super::retry::{REPLAY_MAX_BYTES, is_idempotent};
@@ -127,11 +126,13 @@ impl Outgoing {
         }
     }
 
-    /// The slowest that the body may come. Messages of gRPC come when there is something to say.
+    /// The slowest that a streamed body may come. Messages of gRPC come when there is something to say.
     fn min_rate(&self, service: &Service) -> u32 {
-        let headers = self.head.as_ref().map(|head| &head.headers);
-        let grpc = headers.is_some_and(grpc::is_grpc);
-        if grpc { 0 } else { service.min_body_rate }
+        let streamed = self.head.as_ref().filter(|_| self.upload().is_some());
+        match streamed {
+            Some(head) if !grpc::is_grpc(&head.headers) => service.min_body_rate,
+            _ => 0,
+        }
     }
 
     fn upload(&self) -> Option<&Upload> {

@@ -65,6 +65,7 @@ pub(crate) fn http_listener(name: &str, port: u16) -> Listener {
         trusted_proxies: Vec::new(),
         accept_proxy: Vec::new(),
         max_connections: 1000,
+        max_connections_per_client: None,
         certificates: Vec::new(),
         client_ca: None,
         hsts: None,

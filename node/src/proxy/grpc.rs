@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::Response;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
-use super::headers::X_REQUEST_ID;
 use super::outcome::End;
 use super::problem;
+use super::trace::X_REQUEST_ID;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");

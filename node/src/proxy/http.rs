@@ -128,7 +128,7 @@ pub(super) async fn serve(
         Err(refused) => {
             record.end(refused.end);
             // Where one request is not understood, nobody can say where the next begins.
-            leaves |= door.wire == Wire::Http1 && refused.end == End::BadRequest;
+            leaves |= door.wire == Wire::Http1 && matches!(refused.end, End::BadRequest | End::SlowClient);
             let response = match calls {
                 true => grpc::refusal(refused.end, refused.detail, refused.wait, id.as_ref()),
                 false => refused.tell(id.as_ref()),
@@ -180,7 +180,7 @@ async fn answer(
     let worker = &*door.worker;
     let connects = websocket::is_asked(&request);
     if connects {
-        websocket::into_upgrade(&mut request, worker.random(rand::RngExt::random));
+        websocket::into_upgrade(&mut request, worker.random(RngExt::random));
     }
     let fields = Fields::of(request.headers());
     let host = match door.seen.take_ambiguous() {

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use gossip::id::ListenerName;
-use tokio::sync::Semaphore;
 
 use super::bind::{BindProblem, bind, is_possible};
+use super::places::Places;
 use super::thread::{Opened, Order};
 use crate::config::model::{Listener, Services};
 
@@ -29,7 +29,7 @@ pub(super) struct Listeners {
     workers: usize,
     sockets: BTreeMap<SocketAddr, Socket>,
     /// The places for connections, counted over all addresses and workers of a listener.
-    places: BTreeMap<ListenerName, (usize, Arc<Semaphore>)>,
+    places: BTreeMap<ListenerName, Arc<Places>>,
     problems: Vec<BindProblem>,
 }
 
@@ -99,13 +99,12 @@ impl Listeners {
             .collect()
     }
 
-    fn places_of(&mut self, listener: &Listener) -> Arc<Semaphore> {
-        let most = listener.max_connections.min(Semaphore::MAX_PERMITS);
-        let fresh = || (most, Arc::new(Semaphore::new(most)));
+    fn places_of(&mut self, listener: &Listener) -> Arc<Places> {
+        let fresh = || Arc::new(Places::new(listener));
         let places = self.places.entry(listener.name.clone()).or_insert_with(fresh);
-        if places.0 != most {
+        if !places.are_of(listener) {
             *places = fresh();
         }
-        places.1.clone()
+        places.clone()
     }
 }

@@ -7,7 +7,7 @@
 //! ```text
 //! handle ── listeners ── bind          what is listened on, following the snapshot
 //!    └ thread ── worker ── plan        one thread a core; the snapshot with what follows from it
-//!         └ accept ── secure ── connection ── opening, activity     one task a connection; what it speaks, how long it waits
+//!         └ accept ── places ── secure ── connection ── opening, activity, windows     one task a connection; what it speaks, how long it waits
 //!              ├ proxy_protocol           whom a connection is for; what backends are told of it
 //!              ├ http ── headers ── forwarded ── route ── limit ── affinity ── session ── choose ── keys ── pick
 //!              │    └ exchange ── admission ── upstream ── multiplex ── retry ── body ── upload ── disguise ── record ── outcome ── log
@@ -44,6 +44,7 @@ mod opening;
 mod outcome;
 mod pick;
 mod pipe;
+mod places;
 mod plan;
 mod problem;
 mod proxy_protocol;
@@ -66,6 +67,7 @@ mod tunnel;
 mod upload;
 mod upstream;
 mod websocket;
+mod windows;
 mod worker;
 
 pub use bind::{BindError, BindProblem, check as check_ports};

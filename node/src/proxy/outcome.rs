@@ -107,6 +107,8 @@ pub struct Counters {
     pub cookies_dropped: AtomicU64,
     /// Times an accept waited because a listener had all its connections.
     pub connections_held: AtomicU64,
+    /// Connections of clients that had as many as one may have.
+    pub connections_refused: AtomicU64,
     /// TLS handshakes done ...
     pub tls_handshakes: AtomicU64,
     /// ... those among them that resumed a session ...
@@ -138,6 +140,7 @@ impl Default for Counters {
             connections: AtomicU64::new(0),
             cookies_dropped: AtomicU64::new(0),
             connections_held: AtomicU64::new(0),
+            connections_refused: AtomicU64::new(0),
             tls_handshakes: AtomicU64::new(0),
             tls_resumed: AtomicU64::new(0),
             tls_failed: AtomicU64::new(0),

@@ -85,6 +85,11 @@ impl Record {
         }
     }
 
+    /// The client's connection.
+    pub(super) fn activity(&self) -> Option<&Activity> {
+        self.activity.as_deref()
+    }
+
     pub(super) fn worker(&self) -> &Rc<Worker> {
         &self.worker
     }

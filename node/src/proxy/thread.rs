@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::LocalOptions;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::accept::{Slot, Stay, accept};
+use super::places::Places;
 use super::tunnel::{InboundTunnel, far};
 use super::worker::{Gauges, Phase, Shared, Worker};
 use crate::config::model::Listener;
@@ -23,7 +24,7 @@ pub(super) enum Order {
     /// Listen on a socket.
     Listen(Opened),
     /// The listener at this address has another configuration now.
-    Update(SocketAddr, Arc<Listener>, Arc<Semaphore>),
+    Update(SocketAddr, Arc<Listener>, Arc<Places>),
     /// Stop listening at this address.
     Close(SocketAddr),
     /// Serve an inbound tunnel.
@@ -34,7 +35,7 @@ pub(super) enum Order {
 pub(super) struct Opened {
     pub(super) addr: SocketAddr,
     pub(super) listener: Arc<Listener>,
-    pub(super) places: Arc<Semaphore>,
+    pub(super) places: Arc<Places>,
     pub(super) socket: TcpListener,
 }
 
@@ -54,8 +55,7 @@ struct Sockets {
 impl Sockets {
     /// Accepts nothing more at this address; its clients are told to go elsewhere.
     fn leave(&mut self, addr: SocketAddr) {
-        if let Some(Listening { slot, task }) = self.open.remove(&addr) {
-            task.abort();
+        if let Some(Listening { slot, .. }) = self.open.remove(&addr) {
             slot.let_go(Stay::Leaving);
             self.left.retain(|left| left.strong_count() > 0);
             self.left.push(Rc::downgrade(&slot));

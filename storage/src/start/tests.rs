@@ -9,6 +9,7 @@ use gossip::state::{Member, MemberState, NodeRecord};
 use super::*;
 use crate::intents::{Aspect, Order, Target};
 use crate::pin::{Assignment, Pin};
+use crate::revision::BODY_MAX_BYTES;
 use crate::revisions::{ApplyError, Expected, Revision};
 use crate::sessions::{Committed, Repinned};
 use crate::transport::memory::{Plug, Wires};
@@ -281,7 +282,7 @@ async fn a_revision_reaches_all_and_survives_a_restart() {
         assert!(matches!(conflict, Err(ApplyError::Conflict { current }) if current == Some(first.id)));
     }
     assert!(matches!(
-        revisions.apply("x".repeat(1 << 21), String::new(), Expected::Any).await,
+        revisions.apply("x".repeat(BODY_MAX_BYTES + 1), String::new(), Expected::Any).await,
         Err(ApplyError::TooLarge(_))
     ));
     assert_eq!(revisions.apply("one".into(), "bob".into(), Expected::Any).await.unwrap().id, first.id);

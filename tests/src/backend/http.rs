@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -52,6 +52,8 @@ struct State {
     id: String,
     unhealthy: AtomicBool,
     delay_ms: AtomicU64,
+    /// What every request is answered with; 0: 200.
+    status: AtomicU16,
     requests: AtomicU64,
     probes: AtomicU64,
 }
@@ -95,6 +97,11 @@ impl HttpBackend {
     /// Every request, but no health check, takes this long.
     pub fn set_delay(&self, delay: Duration) {
         self.state.delay_ms.store(delay.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Every request, but no health check, is answered with this status.
+    pub fn set_status(&self, status: StatusCode) {
+        self.state.status.store(status.as_u16(), Ordering::Relaxed);
     }
 
     /// Connections are refused, those that stand are cut.
@@ -152,8 +159,9 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     if delay > 0 {
         tokio::time::sleep(Duration::from_millis(delay)).await;
     }
+    let status = StatusCode::from_u16(state.status.load(Ordering::Relaxed)).unwrap_or(StatusCode::OK);
     Ok(match echo(&state.id, request).await {
-        Ok(body) => reply(StatusCode::OK, body),
+        Ok(body) => reply(status, body),
         Err(error) => reply(StatusCode::BAD_REQUEST, format!("{error:#}").into()),
     })
 }

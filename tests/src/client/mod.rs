@@ -15,7 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Connects from a chosen address of loopback, or from whichever the kernel takes.
-async fn connect(source: Option<Ipv4Addr>, target: SocketAddr) -> std::io::Result<TcpStream> {
+pub async fn connect(source: Option<Ipv4Addr>, target: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     if let Some(source) = source {
         // The port is chosen at connect, from all that this destination leaves free.

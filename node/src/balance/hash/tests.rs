@@ -63,7 +63,17 @@ proptest! {
             let at = choose(key(n), &all).unwrap();
             all[at].2.here += 1;
             let fair = 1.25 * (sent as f64 + 1.0) * f64::from(all[at].2.weight) / weights as f64;
-            prop_assert!(f64::from(all[at].2.here) <= fair.ceil() + 1e-9);
+            prop_assert!(f64::from(all[at].2.here) <= fair.ceil().max(FEW as f64) + 1e-9);
+        }
+    }
+
+    #[test]
+    fn while_there_is_little_to_do_a_key_keeps_its_backend(all in backends(8), n: u64) {
+        let mut all = all;
+        let first = choose(key(n), &all).unwrap();
+        for _ in 0..FEW {
+            prop_assert_eq!(choose(key(n), &all), Some(first));
+            all[first].2.here += 1;
         }
     }
 

@@ -139,6 +139,8 @@ pub struct Listener {
     pub accept_proxy: Vec<IpNet>,
     /// Connections at once on this node.
     pub max_connections: usize,
+    /// Of them so many for one client; `None`: as many as there are.
+    pub max_connections_per_client: Option<u32>,
     /// For `https`: what it shows, the default first. The files are each node's own.
     pub certificates: Vec<CertificateFiles>,
     /// For `https`: clients must show a certificate that one of this file's authorities signed.

@@ -37,6 +37,15 @@ pub(super) fn read(name: ListenerName, value: &Value<'_>) -> Option<Draft> {
     let trusted_proxies = table.optional("trusted_proxies", read::list(read::network)).unwrap_or_default();
     let accept_proxy = table.optional("accept_proxy", read::list(read::network)).unwrap_or_default();
     let max_connections = table.optional("max_connections", read::integer(1..=10_000_000)).unwrap_or(65_536);
+    let per_client_key = table.place("max_connections_per_client");
+    let max_connections_per_client =
+        table.optional("max_connections_per_client", read::integer::<u32>(1..=10_000_000));
+    if let (Some(place), Some(most)) = (per_client_key, max_connections_per_client)
+        && most as usize > max_connections
+    {
+        let message = format!("one client may have more than the listener has, {max_connections}");
+        table.sink().warning(place, message, None);
+    }
     let tls = tls(&mut table, protocol);
     table.later("acme", |value| value.table().map(drop));
     check_service(protocol, service.as_ref().map(|(span, _)| span), table.span(), value);
@@ -57,6 +66,7 @@ pub(super) fn read(name: ListenerName, value: &Value<'_>) -> Option<Draft> {
         trusted_proxies,
         accept_proxy,
         max_connections,
+        max_connections_per_client,
         certificates: tls.certificates,
         client_ca: tls.client_ca,
         hsts: tls.hsts,

@@ -115,3 +115,30 @@ async fn a_backend_with_room_is_taken_before_anybody_waits() {
     assert_eq!(other.requests(), 20);
     drop(full);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_has_only_so_many_connections() {
+    let world = World::new();
+    let mut snapshot = web(&[(http_backend("a").await, "eu")]);
+    let services = Arc::make_mut(&mut snapshot.services);
+    Arc::make_mut(services.listeners.values_mut().next().unwrap()).max_connections_per_client = Some(3);
+    let node = world.node("eu-1", snapshot);
+    let addr = node.addr("http");
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(TcpStream::connect(addr).await.unwrap());
+    }
+    until(|| node.handle.connections() == 3).await;
+    for _ in 0..5 {
+        let mut one_more = TcpStream::connect(addr).await.unwrap();
+        let end = tokio::time::timeout(Duration::from_secs(5), one_more.read(&mut [0; 9])).await.unwrap();
+        assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    }
+    let refused = &node.handle.counters().connections_refused;
+    assert_eq!(refused.load(Ordering::Relaxed), 5);
+    // Another revision of the same listener forgets nothing.
+    node.change(|snapshot| Arc::make_mut(&mut snapshot.services).regions.clear());
+    held.pop();
+    until(|| node.handle.connections() == 2).await;
+    assert_eq!(get(addr, "/", &[]).await.status, 200);
+}

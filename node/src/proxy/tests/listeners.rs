@@ -1,3 +1,5 @@
+use std::io::{Read, Write};
+
 use super::http::web;
 use super::*;
 use crate::proxy::{StartError, fixture};
@@ -74,6 +76,46 @@ async fn a_listener_that_moves_answers_who_is_still_there_and_tells_them_to_go()
         stream.read_to_end(&mut rest).await.unwrap();
     }
     until(|| node.handle.connections() == 0).await;
+}
+
+/// Connects and asks, again and again, until nobody listens. Returns how many were answered, and how many were not though
+/// they had a connection.
+fn visit_until_refused(port: u16) -> (usize, usize) {
+    let (mut served, mut lost) = (0, 0);
+    while let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
+        let mut answer = Vec::new();
+        let _ = stream.write_all(b"HEAD / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let _ = stream.read_to_end(&mut answer);
+        match answer.starts_with(b"HTTP/1.1 200") {
+            true => served += 1,
+            false => lost += 1,
+        }
+    }
+    (served, lost)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_in_the_queue_of_a_listener_that_moves_is_served() {
+    const MOVES: usize = 15;
+    let base = web(&[(http_backend("a").await, "eu")]);
+    let world = World::new();
+    let mut port = free_port();
+    let node = world.node("eu-1", with_ports(&base, &[("one", port)]));
+    let (mut served, mut lost) = (0, 0);
+    for _ in 0..MOVES {
+        let old = std::mem::replace(&mut port, free_port());
+        let before = node.handle.counters().connections.load(Ordering::Relaxed);
+        let users: Vec<_> =
+            (0..6).map(|_| tokio::task::spawn_blocking(move || visit_until_refused(old))).collect();
+        until(|| node.handle.counters().connections.load(Ordering::Relaxed) > before + 50).await;
+        node.publish(with_ports(&base, &[("one", port)]));
+        for user in users {
+            let user = user.await.unwrap();
+            (served, lost) = (served + user.0, lost + user.1);
+        }
+    }
+    // The system may take one more between the last look and the close. A queue that is thrown away costs several a move.
+    assert!(lost <= MOVES, "{served} served, {lost} lost in {MOVES} moves");
 }
 
 #[tokio::test(flavor = "multi_thread")]

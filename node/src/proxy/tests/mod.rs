@@ -9,6 +9,7 @@ mod limits;
 mod link;
 mod listeners;
 mod proxy_protocol;
+mod smuggling;
 mod sticky;
 mod tcp;
 mod tls;
