@@ -88,6 +88,7 @@ fn counters(context: &Context, degraded_commits: u64) -> Counters {
         connections: [
             ("accepted", &counted.connections),
             ("held", &counted.connections_held),
+            ("rested", &counted.rested),
             ("refused", &counted.connections_refused),
             ("tls_done", &counted.tls_handshakes),
             ("tls_resumed", &counted.tls_resumed),

@@ -37,7 +37,7 @@ const SLOW_LOOKS: u32 = (UNREAD.as_secs() / LOOK.as_secs()) as u32;
 const STALLED: Duration = Duration::from_secs(3600);
 
 /// When a new connection is looked at first.
-pub(super) const FIRST_LOOK: Duration = LOOK;
+pub(super) const FIRST_LOOK: Duration = if cfg!(test) { Duration::from_millis(100) } else { LOOK };
 /// How often a busy connection is looked at ...
 const LOOK: Duration = Duration::from_secs(5);
 /// ... and an idle one, for it may become busy right after.
@@ -154,6 +154,14 @@ impl Activity {
     /// Whether requests are under way.
     pub(super) fn is_busy(&self) -> bool {
         self.state.load(Ordering::Relaxed) == BUSY
+    }
+
+    /// Whether the next request has been waited for this long at least, nothing of it has come, and nothing of the last
+    /// answer is left to be sent.
+    pub(super) fn is_idle_for(&self, time: Duration, now: Instant) -> bool {
+        self.state.load(Ordering::Relaxed) == IDLE
+            && self.unread_millis.load(Ordering::Relaxed) == u64::MAX
+            && self.millis(now) >= self.since_millis.load(Ordering::Relaxed) + time.as_millis() as u64
     }
 
     /// The handshake is done: from now on a request's head is waited for.
@@ -404,6 +412,27 @@ mod tests {
         }
         clock.advance(5 * SECOND);
         assert_eq!(activity.verdict(clock.now(), there), Verdict::Cut(Cut::Stalled));
+    }
+
+    #[test]
+    fn idle_is_who_asks_nothing_and_has_taken_all() {
+        let clock = Clock::simulated(Wall(0));
+        let activity = Activity::new(clock.now());
+        let idle = || activity.is_idle_for(SECOND, clock.now());
+        clock.advance(2 * SECOND);
+        assert!(!idle(), "it has not asked yet");
+        activity.busy();
+        activity.unread(&clock);
+        activity.ended(false, clock.now());
+        clock.advance(2 * SECOND);
+        assert!(!idle(), "it has not taken its answer");
+        activity.wrote(1);
+        assert!(idle());
+        activity.read(1, &clock);
+        assert!(!idle());
+        activity.busy();
+        activity.ended(false, clock.now());
+        assert!(!idle(), "it may ask again at once");
     }
 
     #[test]

@@ -11,13 +11,14 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_rustls::server::TlsStream;
@@ -46,6 +47,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// for a client's errors: beyond, the connection is ended with ENHANCE_YOUR_CALM.
 const RESET_BEFORE_ACCEPT_MAX: usize = 32;
 const RESET_FOR_ERRORS_MAX: usize = 128;
+/// A connection that was idle for so long when it is looked at gives its buffers back.
+const REST_AFTER: Duration = if cfg!(test) { Duration::from_millis(1) } else { Duration::from_secs(1) };
 /// An HTTP/2 connection without a sign of life is asked for one this often, ...
 const PING: Duration = Duration::from_secs(20);
 /// ... and cut when none comes.
@@ -109,12 +112,47 @@ where
 {
     let seen = Arc::new(Seen::default());
     let door = client.door(Wire::Http1, &seen);
-    let io = Opening::new(io, client.activity.clone(), seen.clone(), detects_http2);
-    let at = door.clone();
-    let service = service_fn(move |request| http::serve(at.clone(), request));
-    let connection = http::server().serve_connection(TokioIo::new(io), service).with_upgrades();
-    drive(client, &door, connection).await;
+    let mut io =
+        Opening::new(Again::new(Vec::new(), io), client.activity.clone(), seen.clone(), detects_http2);
+    loop {
+        let at = door.clone();
+        let service = service_fn(move |request| http::serve(at.clone(), request));
+        let mut connection = http::server().serve_connection(TokioIo::new(io), service).with_upgrades();
+        match drive(client, &door, Pin::new(&mut connection)).await {
+            Driven::Over => break,
+            Driven::Idle => {}
+        }
+        // What hyper holds for a connection is a hundred times what an idle one needs.
+        let Some(parts) = connection.into_parts() else { break };
+        io = parts.io.into_inner();
+        io.put_back(&parts.read_buf);
+        client.worker.shared.counters.rested.fetch_add(1, Ordering::Relaxed);
+        if parts.read_buf.is_empty() && !rests(client).await {
+            let _ = tokio::time::timeout(CLOSING, io.shutdown()).await;
+            break;
+        }
+    }
     seen.http2().map(<[u8]>::to_vec)
+}
+
+/// Waits beside an idle connection until its client speaks again or has gone. `false`: the connection is to be closed.
+async fn rests(client: &Client) -> bool {
+    let mut stay = client.slot.stay();
+    loop {
+        let time = match client.activity.verdict(client.worker.clock().now(), || look(&client.socket)) {
+            Verdict::Wait(time) => time,
+            Verdict::Close => return false,
+            Verdict::Cut(why) => {
+                client.worker.shared.counters.was_cut(why);
+                return false;
+            }
+        };
+        tokio::select! {
+            spoke = client.socket.readable() => return spoke.is_ok(),
+            () = tokio::time::sleep(time) => {}
+            _ = stay.wait_for(|stay| *stay == Stay::Closing) => return false,
+        }
+    }
 }
 
 /// Serves HTTP/2 over a stream.
@@ -139,7 +177,8 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_pending_accept_reset_streams(RESET_BEFORE_ACCEPT_MAX)
         .max_local_error_reset_streams(RESET_FOR_ERRORS_MAX);
-    drive(client, &door, builder.serve_connection(TokioIo::new(io), service)).await;
+    let connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
+    drive(client, &door, connection).await;
 }
 
 /// Runs hyper's tasks on the worker's own thread.
@@ -202,8 +241,16 @@ enum Word {
     Leave,
 }
 
-/// Drives a connection until it ends, is cut, or turns out to speak HTTP/2.
-async fn drive(client: &Client, door: &Door, connection: impl Connection) {
+/// How a connection's driving ended.
+enum Driven {
+    /// The connection is over, or its client speaks HTTP/2.
+    Over,
+    /// An HTTP/1.1 connection stands, and nothing is under way on it.
+    Idle,
+}
+
+/// Drives a connection until it ends, is cut, turns out to speak HTTP/2, or is found idle.
+async fn drive(client: &Client, door: &Door, mut connection: Pin<&mut impl Connection>) -> Driven {
     let clock = client.worker.clock();
     let mut stay = client.slot.stay();
     // HTTP/2 can say goodbye at any time and still answers what crosses it on the way (GOAWAY); HTTP/1.1 can only with
@@ -224,7 +271,6 @@ async fn drive(client: &Client, door: &Door, connection: impl Connection) {
     words.push(look_in(FIRST_LOOK).left_future());
     words.push(leave().left_future());
     words.push(go.right_future());
-    let mut connection = std::pin::pin!(connection);
     let (mut asked, mut overdue) = (false, false);
     loop {
         let word = tokio::select! {
@@ -233,21 +279,31 @@ async fn drive(client: &Client, door: &Door, connection: impl Connection) {
                 if let Err(error) = served {
                     ended(client, &error);
                 }
-                return;
+                return Driven::Over;
             }
-            () = turned(&door.seen) => return,
+            () = turned(&door.seen) => return Driven::Over,
             Some(word) = words.next() => word,
         };
         let leaves = match word {
             Word::Look => match client.activity.verdict(clock.now(), || look(&client.socket)) {
+                Verdict::Wait(_)
+                    if door.wire == Wire::Http1
+                        && !asked
+                        && client.activity.is_idle_for(REST_AFTER, clock.now()) =>
+                {
+                    return Driven::Idle;
+                }
                 Verdict::Wait(time) => {
                     overdue = false;
                     words.push(look_in(time).left_future());
                     false
                 }
-                Verdict::Cut(why) => return client.worker.shared.counters.was_cut(why),
+                Verdict::Cut(why) => {
+                    client.worker.shared.counters.was_cut(why);
+                    return Driven::Over;
+                }
                 // It was asked to go and is still idle: nobody is there to go.
-                Verdict::Close if overdue => return,
+                Verdict::Close if overdue => return Driven::Over,
                 Verdict::Close => {
                     overdue = true;
                     words.push(look_in(CLOSING).left_future());
@@ -259,7 +315,7 @@ async fn drive(client: &Client, door: &Door, connection: impl Connection) {
                 tracing::debug!(client.addr = %client.peer, "a client resets its own requests");
                 client.worker.shared.counters.ended(End::BadRequest);
                 client.worker.shared.counters.was_cut(Cut::Flood);
-                return;
+                return Driven::Over;
             }
             Word::Leave => {
                 words.push(leave().left_future());

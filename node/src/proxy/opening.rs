@@ -70,6 +70,13 @@ impl<T> Opening<T> {
     }
 }
 
+impl<T> Opening<Again<T>> {
+    /// Takes back bytes that nobody used.
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        self.io.first.splice(..0, bytes.iter().copied());
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for Opening<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -107,6 +107,8 @@ pub struct Counters {
     pub cookies_dropped: AtomicU64,
     /// Times an accept waited because a listener had all its connections.
     pub connections_held: AtomicU64,
+    /// Times an idle connection gave its buffers back.
+    pub rested: AtomicU64,
     /// Connections of clients that had as many as one may have.
     pub connections_refused: AtomicU64,
     /// TLS handshakes done ...
@@ -140,6 +142,7 @@ impl Default for Counters {
             connections: AtomicU64::new(0),
             cookies_dropped: AtomicU64::new(0),
             connections_held: AtomicU64::new(0),
+            rested: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
             tls_handshakes: AtomicU64::new(0),
             tls_resumed: AtomicU64::new(0),

@@ -324,3 +324,36 @@ async fn leaving_asks_clients_to_go_and_waits_for_what_is_in_flight() {
     assert_eq!(node.handle.shutdown(Duration::from_millis(200)).await, 1);
     assert!(TcpStream::connect(addr).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_rests_and_goes_on_where_it_was() {
+    let (_world, node, addr) = two_backends().await;
+    let rested = || node.handle.counters().rested.load(Ordering::Relaxed);
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let mut ask = async |bytes: &[u8]| {
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        let is_whole = |answer: &[u8]| {
+            let text = String::from_utf8_lossy(answer).to_ascii_lowercase();
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+            let length = head.split_once("content-length: ").unwrap().1.lines().next().unwrap();
+            body.len() >= length.parse().unwrap()
+        };
+        while !is_whole(&answer) {
+            let mut part = [0; 1024];
+            let read = stream.read(&mut part).await.unwrap();
+            assert_ne!(read, 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&part[..read]);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    };
+    let whole: &[u8] = b"GET / HTTP/1.1\r\nhost: shop.example\r\n\r\n";
+    ask(whole).await;
+    until(|| rested() == 1).await;
+    // It wakes with the first byte. What follows it in the same segment is none of its request, but of the next.
+    ask(&[whole, &whole[..20]].concat()).await;
+    until(|| rested() == 2).await;
+    ask(&whole[20..]).await;
+    node.handle.shutdown(Duration::from_secs(20)).await;
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "a node that ends closes what rests");
+}
