@@ -21,3 +21,9 @@ impl Fingerprint {
         self.0 = self.0.wrapping_sub(pin.fingerprint());
     }
 }
+
+impl std::ops::AddAssign for Fingerprint {
+    fn add_assign(&mut self, other: Self) {
+        self.0 = self.0.wrapping_add(other.0);
+    }
+}

@@ -21,7 +21,7 @@ use gossip::id::{SessionId, Tag};
 
 use crate::pin::Pin;
 use crate::placement::{BUCKETS, bucket_of};
-use crate::table::{HOMES_MAX, Record, Table};
+use crate::table::{Record, Table};
 
 const FORMAT: &[u8] = &[1];
 const PIN_VERSION: u8 = 1;
@@ -323,13 +323,6 @@ impl Store {
     }
 }
 
-/// All buckets that hold anything: what a fresh store lacks.
-pub(crate) fn all_buckets(table: &Table) -> Vec<(Tag, u16)> {
-    let homes = table.homes().into_iter().take(HOMES_MAX);
-    let buckets = homes.flat_map(|home| (0..BUCKETS).map(move |bucket| (home, bucket)));
-    buckets.filter(|(home, bucket)| table.bucket_len(*home, *bucket) > 0).collect()
-}
-
 /// Runs what calls sled; a panic in it is damage.
 pub(crate) fn caught<T>(call: impl FnOnce() -> Result<T, DiskError>) -> Result<T, DiskError> {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
@@ -394,7 +387,14 @@ mod tests {
 
     #[test]
     fn the_format_is_the_same_for_ever() {
-        let assignment = Assignment { hlc: Hlc(2), node: Tag(3), pool: Tag(4), backend: None, weak: false };
+        let assignment = Assignment {
+            hlc: Hlc(2),
+            node: Tag(3),
+            pool: Tag(4),
+            backend: None,
+            weak: false,
+            forwarded: false,
+        };
         let pin = Pin { id: SessionId([7; 16]), assignment, expires: 600 };
         let record = Record { home: Tag(0x0102_0304), pin };
         let golden = [&[1, 2, 3, 4][..], &[7; 16]].concat();

@@ -14,11 +14,15 @@ use gossip::id::{BackendId, SessionId, Tag};
 /// The length of an encoded pin.
 pub const PIN_BYTES: usize = 45;
 
+/// The length of a pin whose id is known: what [`Pin::pack`] gives.
+pub const PACKED_BYTES: usize = PIN_BYTES - 16;
+
 /// The farthest expiry that is accepted, from now: that of the cookie's seal.
 pub const LIFE_MAX_SECONDS: u32 = 400 * 86_400;
 
 const WEAK: u8 = 1;
 const ENDED: u8 = 2;
+const FORWARDED: u8 = 4;
 
 /// The replicated record of one session. Two registers: the assignment, where the greater `(hlc, node)` wins, and
 /// the expiry, where the greater wins.
@@ -45,6 +49,9 @@ pub struct Assignment {
     pub backend: Option<BackendId>,
     /// Made without the replicas' consent: any committed assignment that replaces the same one is preferred by its hlc.
     pub weak: bool,
+    /// The session has another home since this one could not be reached; the tag of it stands in `pool`, and there is no
+    /// backend.
+    pub forwarded: bool,
 }
 
 /// Bytes that are no pin.
@@ -62,6 +69,20 @@ impl Pin {
             assignment: self.assignment.max(other.assignment),
             expires: self.expires.max(other.expires),
         }
+    }
+
+    /// The record that its former home keeps of a session that has moved to `home` with this one.
+    #[must_use]
+    pub fn forwarded_to(self, home: Tag) -> Self {
+        let assignment =
+            Assignment { pool: home, backend: None, weak: false, forwarded: true, ..self.assignment };
+        Self { assignment, ..self }
+    }
+
+    /// Whether both stay at the same place.
+    pub fn is_at(&self, other: &Self) -> bool {
+        let place = |pin: &Self| (pin.assignment.pool, pin.assignment.backend);
+        place(self) == place(other)
     }
 
     /// Whether the record is gone at `now`.
@@ -86,8 +107,10 @@ impl Pin {
 
     /// As the module's picture shows.
     pub fn encode(&self) -> [u8; PIN_BYTES] {
-        let Assignment { hlc, node, pool, backend, weak } = self.assignment;
-        let flags = if weak { WEAK } else { 0 } | if backend.is_none() { ENDED } else { 0 };
+        let Assignment { hlc, node, pool, backend, weak, forwarded } = self.assignment;
+        let flags = if weak { WEAK } else { 0 }
+            | if backend.is_none() { ENDED } else { 0 }
+            | if forwarded { FORWARDED } else { 0 };
         let mut bytes = [0; PIN_BYTES];
         bytes[..16].copy_from_slice(&self.id.0);
         bytes[16..24].copy_from_slice(&hlc.0.to_le_bytes());
@@ -99,29 +122,48 @@ impl Pin {
         bytes
     }
 
+    /// The encoding without the id, for a map that has the id as its key.
+    pub fn pack(&self) -> [u8; PACKED_BYTES] {
+        let mut packed = [0; PACKED_BYTES];
+        packed.copy_from_slice(&self.encode()[16..]);
+        packed
+    }
+
+    /// The pin of that id, from what [`Pin::pack`] gave.
+    pub fn unpack(id: SessionId, packed: &[u8; PACKED_BYTES]) -> Self {
+        let mut bytes = [0; PIN_BYTES];
+        bytes[..16].copy_from_slice(&id.0);
+        bytes[16..].copy_from_slice(packed);
+        Self::read(&bytes)
+    }
+
     /// Reads what [`Pin::encode`] wrote.
     ///
     /// # Errors
-    /// On any other length, on unknown flags, and on an ended session that names a backend: each record has one encoding.
+    /// On any other length, on unknown flags, and on an ended session that names a backend: each record has one encoding,
+    /// and what has moved to another home has no backend here.
     pub fn decode(bytes: &[u8]) -> Result<Self, NotAPin> {
         let bytes: &[u8; PIN_BYTES] = bytes.try_into().map_err(|_| NotAPin)?;
+        let pin = Self::read(bytes);
+        let astray = pin.assignment.forwarded && pin.assignment.backend.is_some();
+        if pin.encode() == *bytes && !astray { Ok(pin) } else { Err(NotAPin) }
+    }
+
+    fn read(bytes: &[u8; PIN_BYTES]) -> Self {
         let flags = bytes[44];
-        let backend = u64::from_le_bytes(take(bytes, 32));
-        let ended = flags & ENDED != 0;
-        if flags & !(WEAK | ENDED) != 0 || (ended && backend != 0) {
-            return Err(NotAPin);
-        }
-        Ok(Self {
+        let backend = (flags & ENDED == 0).then(|| BackendId(u64::from_le_bytes(take(bytes, 32))));
+        Self {
             id: SessionId(take(bytes, 0)),
             assignment: Assignment {
                 hlc: Hlc(u64::from_le_bytes(take(bytes, 16))),
                 node: Tag(u32::from_le_bytes(take(bytes, 24))),
                 pool: Tag(u32::from_le_bytes(take(bytes, 28))),
-                backend: (!ended).then_some(BackendId(backend)),
+                backend,
                 weak: flags & WEAK != 0,
+                forwarded: flags & FORWARDED != 0,
             },
             expires: u32::from_le_bytes(take(bytes, 40)),
-        })
+        }
     }
 }
 
@@ -141,12 +183,13 @@ pub(crate) mod tests {
         /// Copies of one session's record that often tie.
         pub(crate) fn any_pin()(
             hlc in 0u64..4, node in 0u32..3, pool in 0u32..2, backend in proptest::option::of(0u64..3),
-            weak: bool, expires in 0u32..5,
+            weak: bool, forwarded: bool, expires in 0u32..5,
         ) -> Pin {
             Pin {
                 id: SessionId([5; 16]),
                 assignment: Assignment {
                     hlc: Hlc(hlc), node: Tag(node), pool: Tag(pool), backend: backend.map(BackendId), weak,
+                    forwarded: forwarded && backend.is_none(),
                 },
                 expires,
             }
@@ -165,6 +208,7 @@ pub(crate) mod tests {
         #[test]
         fn a_pin_reads_what_it_writes(a in any_pin()) {
             prop_assert_eq!(Pin::decode(&a.encode()), Ok(a));
+            prop_assert_eq!(Pin::unpack(a.id, &a.pack()), a);
         }
 
         #[test]
@@ -184,6 +228,7 @@ pub(crate) mod tests {
                 pool: Tag(4),
                 backend: Some(BackendId(5)),
                 weak: true,
+                forwarded: false,
             },
             expires: 6,
         }
@@ -198,6 +243,13 @@ pub(crate) mod tests {
         .concat();
         assert_eq!(pin().encode()[..], golden);
         assert_eq!(Pin::decode(&golden), Ok(pin()));
+        let mut moved_home = pin();
+        moved_home.assignment =
+            Assignment { backend: None, forwarded: true, weak: false, ..pin().assignment };
+        let golden = [&golden[..32], &[0; 8], &golden[40..44], &[6]].concat();
+        assert_eq!(moved_home.encode()[..], golden);
+        assert_eq!(Pin::decode(&golden), Ok(moved_home));
+        assert_eq!(Pin::decode(&[&golden[..44], &[4]].concat()), Err(NotAPin));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::pin::{Assignment, Pin};
-use crate::placement::{BUCKETS, bucket_of};
+use crate::placement::bucket_of;
 use crate::replica::{Command, Counters, Mates, WAIT_MAX};
 use crate::table::{Record, Table};
 use crate::task::{Order, Waiter};
@@ -41,8 +41,10 @@ pub(crate) struct Shared {
 /// What became of a new pin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed {
-    /// Another node holds it too (or this node is the whole mesh: then there is nobody to ask).
+    /// Another node holds it too.
     Acknowledged,
+    /// This node is the whole mesh, for all it knows: there is nobody to ask.
+    Alone,
     /// No other node answered in time (I3); counted, and sent again by repair.
     Degraded,
 }
@@ -74,6 +76,8 @@ pub struct Stats {
     pub refused: u64,
     /// Records refused because the table is full.
     pub full: u64,
+    /// Records that other nodes have not acknowledged yet and that wait to be delivered (hinted hand-off).
+    pub hinted: u64,
     /// Whether the copy on disk lags behind because the disk is full, slow or broken.
     pub disk_behind: bool,
 }
@@ -153,6 +157,13 @@ impl Sessions {
         self.order(Command::Refresh(Tag::of(home.as_str()), id, expires), Waiter::Nobody);
     }
 
+    /// Tells a session's former home, which cannot be reached now, that the session lives at `to` since `pin` was made. This
+    /// node keeps the message until it can be delivered.
+    pub fn forward(&self, from: &RegionName, to: &RegionName, pin: Pin) {
+        let pin = pin.forwarded_to(Tag::of(to.as_str()));
+        self.order(Command::Keep(Record { home: Tag::of(from.as_str()), pin }), Waiter::Nobody);
+    }
+
     /// Ends a session: it is assigned to nothing until `expires`, when no cookie of it can be valid any more. In the
     /// background.
     pub fn end(&self, home: &RegionName, id: SessionId, expires: u32) {
@@ -162,6 +173,7 @@ impl Sessions {
             pool: Tag::default(),
             backend: None,
             weak: false,
+            forwarded: false,
         };
         drop(self.commit(home, Pin { id, assignment, expires }));
     }
@@ -172,13 +184,11 @@ impl Sessions {
         let Shared { table, clock, mates, .. } = &*self.shared;
         let (mates, now) = (mates.load(), clock.mesh_wall());
         let mut counts = BTreeMap::new();
-        for home in table.homes() {
-            for bucket in (0..BUCKETS).filter(|bucket| table.bucket_len(home, *bucket) > 0) {
-                if mates.is_first(home, bucket) {
-                    let pins = table.pins(home, bucket, now);
-                    let backends = pins.iter().filter_map(|pin| pin.assignment.backend);
-                    backends.for_each(|backend| *counts.entry(backend).or_default() += 1);
-                }
+        for (home, bucket) in table.buckets() {
+            if mates.is_first(home, bucket) {
+                let pins = table.pins(home, bucket, now);
+                let backends = pins.iter().filter_map(|pin| pin.assignment.backend);
+                backends.for_each(|backend| *counts.entry(backend).or_default() += 1);
             }
         }
         counts
@@ -196,7 +206,7 @@ impl Sessions {
 
     /// What happened so far, for metrics.
     pub fn stats(&self) -> Stats {
-        let Counters { degraded, weak, repaired, refused, full } = &*self.shared.counters;
+        let Counters { degraded, weak, repaired, refused, full, hinted, .. } = &*self.shared.counters;
         Stats {
             held: self.shared.table.held(),
             degraded: degraded.load(Ordering::Relaxed),
@@ -204,6 +214,7 @@ impl Sessions {
             repaired: repaired.load(Ordering::Relaxed),
             refused: refused.load(Ordering::Relaxed),
             full: full.load(Ordering::Relaxed),
+            hinted: hinted.load(Ordering::Relaxed),
             disk_behind: self.shared.writer.is_behind(),
         }
     }

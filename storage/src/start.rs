@@ -21,6 +21,7 @@ use crate::placement::Placement;
 use crate::replica::Counters;
 use crate::revisions::{self, RevisionTask, RevisionTaskConfig, Revisions};
 use crate::sessions::{Sessions, Shared};
+use crate::survey::Survey;
 use crate::table::Table;
 use crate::task::{self, COMMANDS_MAX, Driver};
 use crate::transport::Network;
@@ -72,6 +73,7 @@ pub enum StartError {
 /// The running store. Dropping it stops its tasks; [`Storage::shutdown`] also writes what is not yet on disk.
 pub struct Storage {
     sessions: Sessions,
+    survey: Survey,
     cookies: Cookies,
     revisions: Revisions,
     intents: Intents,
@@ -144,14 +146,21 @@ impl Storage {
         });
         let (orders_tx, orders) = mpsc::channel(COMMANDS_MAX);
         let sessions = Sessions::new(shared.clone(), orders_tx);
+        let survey = Survey::new(shared.clone(), network.clone());
+        tasks.spawn(survey.clone().answer_others(stopped.clone()));
         tasks.spawn(Driver { region, shared, network, view, orders }.run(stopped));
 
-        Ok(Self { sessions, cookies, revisions, intents, writer, tasks, stop })
+        Ok(Self { sessions, survey, cookies, revisions, intents, writer, tasks, stop })
     }
 
     /// The sessions.
     pub fn sessions(&self) -> Sessions {
         self.sessions.clone()
+    }
+
+    /// What operators ask about the sessions of the mesh.
+    pub fn survey(&self) -> Survey {
+        self.survey.clone()
     }
 
     /// The cookies.

@@ -3,10 +3,17 @@
 //! One map a bucket behind its own lock, held for the time of one look-up or merge, so that workers read while the
 //! store's task writes and rarely meet. Which records a node *should* hold is not decided here.
 //!
+//! ```text
+//!   home ─▶ bucket ─┬─ pins          id 16 │ the rest of the encoded pin 29     46 bytes a slot, filled to 7/8 at most
+//!                   ├─ fingerprint   atomic, so that comparing takes no lock
+//!                   └─ length        the same
+//! ```
+//!
 //! Bounded: [`PINS_MAX`] records and [`HOMES_MAX`] homes; beyond, new sessions are refused and counted, known ones go on.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use arc_swap::ArcSwap;
@@ -14,8 +21,9 @@ use gossip::clock::Wall;
 use gossip::id::{SessionId, Tag};
 
 use crate::digest::Fingerprint;
-use crate::pin::Pin;
+use crate::pin::{PACKED_BYTES, Pin};
 use crate::placement::{BUCKETS, bucket_of};
+use crate::plant::{Plant, Plants};
 
 /// The most records one node holds.
 pub const PINS_MAX: u64 = 4_000_000;
@@ -55,16 +63,39 @@ impl Merged {
     }
 }
 
+/// The ids of sessions are random or keyed hashes, made by nodes alone: they need no hashing that keeps strangers from
+/// choosing where they fall, and the same records lie in the same order in every run.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 = (self.0.rotate_left(29) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+}
+
+type Pins = HashMap<SessionId, [u8; PACKED_BYTES], BuildHasherDefault<IdHasher>>;
+
 #[derive(Debug, Default)]
 struct Bucket {
-    pins: HashMap<SessionId, Pin>,
-    fingerprint: Fingerprint,
+    pins: RwLock<Pins>,
+    /// Written under the lock, read without it.
+    fingerprint: AtomicU64,
+    len: AtomicU32,
 }
 
 #[derive(Debug)]
 struct HomeTable {
     home: Tag,
-    buckets: Vec<RwLock<Bucket>>,
+    buckets: Box<[Bucket]>,
 }
 
 /// The records.
@@ -73,6 +104,7 @@ pub struct Table {
     homes: ArcSwap<Vec<Arc<HomeTable>>>,
     held: AtomicU64,
     pins_max: u64,
+    plants: Plants,
 }
 
 impl Default for Table {
@@ -84,7 +116,7 @@ impl Default for Table {
 impl Table {
     /// For at most `pins_max` records.
     pub fn with_room(pins_max: u64) -> Self {
-        Self { homes: ArcSwap::default(), held: AtomicU64::new(0), pins_max }
+        Self { homes: ArcSwap::default(), held: AtomicU64::new(0), pins_max, plants: Plants::default() }
     }
 
     /// Records held.
@@ -92,10 +124,17 @@ impl Table {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// The bugs on purpose.
+    pub fn plants(&self) -> &Plants {
+        &self.plants
+    }
+
     /// The record of a session that has its home there, unless it is expired.
     pub fn find(&self, home: Tag, id: &SessionId, now: Wall) -> Option<Pin> {
-        let pin = self.bucket(home, bucket_of(id), |bucket| bucket.pins.get(id).copied()).flatten();
-        pin.filter(|pin| !pin.is_expired(now))
+        let homes = self.homes.load();
+        let table = homes.iter().find(|table| table.home == home)?;
+        let packed = *read(&table.bucket(id).pins).get(id)?;
+        Some(Pin::unpack(*id, &packed)).filter(|pin| !pin.is_expired(now))
     }
 
     /// The record of a session wherever its home is, `first` before others.
@@ -106,6 +145,12 @@ impl Table {
         })
     }
 
+    /// The homes at which a record of this session lies here, with the record.
+    pub fn find_all(&self, id: &SessionId, now: Wall) -> Vec<Record> {
+        let found = |home| Some(Record { home, pin: self.find(home, id, now)? });
+        self.homes().into_iter().filter_map(found).collect()
+    }
+
     /// Takes a record in.
     pub fn merge(&self, record: Record, now: Wall) -> Merged {
         if !record.pin.is_acceptable(now) {
@@ -114,17 +159,24 @@ impl Table {
         let Some(home) = self.home_or_new(record.home) else {
             return Merged::Full;
         };
-        let mut bucket = write(&home.buckets[usize::from(bucket_of(&record.pin.id))]);
-        let bucket = &mut *bucket;
-        match bucket.pins.get_mut(&record.pin.id) {
-            Some(held) => {
-                let merged = held.merge(record.pin);
-                if merged == *held {
+        let id = record.pin.id;
+        let bucket = home.bucket(&id);
+        let mut pins = write(&bucket.pins);
+        match pins.get_mut(&id) {
+            Some(packed) => {
+                let held = Pin::unpack(id, packed);
+                let merged = match self.plants.has(Plant::MergeByArrival) {
+                    true => record.pin,
+                    false => held.merge(record.pin),
+                };
+                if merged == held {
                     return Merged::Known(merged);
                 }
-                bucket.fingerprint.remove(held);
-                bucket.fingerprint.add(&merged);
-                *held = merged;
+                *packed = merged.pack();
+                bucket.count(|sum| {
+                    sum.remove(&held);
+                    sum.add(&merged);
+                });
                 Merged::Changed(merged)
             }
             None => {
@@ -132,8 +184,9 @@ impl Table {
                 if self.held() >= self.pins_max {
                     return Merged::Full;
                 }
-                bucket.pins.insert(record.pin.id, record.pin);
-                bucket.fingerprint.add(&record.pin);
+                pins.insert(id, record.pin.pack());
+                bucket.count(|sum| sum.add(&record.pin));
+                bucket.len.store(pins.len() as u32, Ordering::Relaxed);
                 self.held.fetch_add(1, Ordering::Relaxed);
                 Merged::Changed(record.pin)
             }
@@ -151,6 +204,10 @@ impl Table {
 
     /// Drops the expired records of a bucket.
     pub fn sweep(&self, home: Tag, bucket: u16, now: Wall) {
+        let now = match self.plants.has(Plant::PurgeEarly) {
+            true => now.plus(std::time::Duration::from_secs(600)),
+            false => now,
+        };
         self.remove_if(home, bucket, |pin| pin.is_expired(now));
     }
 
@@ -161,19 +218,45 @@ impl Table {
 
     /// The fingerprint of a bucket.
     pub fn fingerprint(&self, home: Tag, bucket: u16) -> Fingerprint {
-        self.bucket(home, bucket, |bucket| bucket.fingerprint).unwrap_or_default()
+        let fingerprint = |bucket: &Bucket| Fingerprint(bucket.fingerprint.load(Ordering::Relaxed));
+        self.bucket(home, bucket, fingerprint).unwrap_or_default()
+    }
+
+    /// The fingerprints of these buckets, in their order.
+    pub fn fingerprints(&self, home: Tag, buckets: &[u16]) -> Vec<Fingerprint> {
+        let homes = self.homes.load();
+        let Some(table) = homes.iter().find(|table| table.home == home) else {
+            return vec![Fingerprint::default(); buckets.len()];
+        };
+        let of = |bucket: &u16| table.buckets.get(usize::from(*bucket));
+        let sum = |bucket: &Bucket| Fingerprint(bucket.fingerprint.load(Ordering::Relaxed));
+        buckets.iter().map(|bucket| of(bucket).map(sum).unwrap_or_default()).collect()
     }
 
     /// The records of a bucket that are not expired.
     pub fn pins(&self, home: Tag, bucket: u16, now: Wall) -> Vec<Pin> {
-        let live =
-            |bucket: &Bucket| bucket.pins.values().filter(|pin| !pin.is_expired(now)).copied().collect();
+        let live = |bucket: &Bucket| {
+            let pins = read(&bucket.pins);
+            let pins = pins.iter().map(|(id, packed)| Pin::unpack(*id, packed));
+            pins.filter(|pin| !pin.is_expired(now)).collect()
+        };
         self.bucket(home, bucket, live).unwrap_or_default()
     }
 
     /// How many records a bucket holds.
     pub fn bucket_len(&self, home: Tag, bucket: u16) -> usize {
-        self.bucket(home, bucket, |bucket| bucket.pins.len()).unwrap_or_default()
+        self.bucket(home, bucket, |bucket| bucket.len.load(Ordering::Relaxed) as usize).unwrap_or_default()
+    }
+
+    /// The buckets that hold anything, by home.
+    pub fn buckets(&self) -> Vec<(Tag, u16)> {
+        let mut filled = Vec::new();
+        for table in self.homes.load().iter() {
+            let lens = table.buckets.iter().map(|bucket| bucket.len.load(Ordering::Relaxed));
+            let held = (0..BUCKETS).zip(lens).filter(|(_, len)| *len > 0);
+            filled.extend(held.map(|(bucket, _)| (table.home, bucket)));
+        }
+        filled
     }
 
     /// The homes this node holds records of, or once did.
@@ -184,30 +267,29 @@ impl Table {
     fn bucket<T>(&self, home: Tag, bucket: u16, look: impl FnOnce(&Bucket) -> T) -> Option<T> {
         let homes = self.homes.load();
         let table = homes.iter().find(|table| table.home == home)?;
-        Some(look(&read(table.buckets.get(usize::from(bucket))?)))
+        Some(look(table.buckets.get(usize::from(bucket))?))
     }
 
-    fn remove_if(&self, home: Tag, bucket: u16, mut gone: impl FnMut(&Pin) -> bool) {
+    fn remove_if(&self, home: Tag, bucket: u16, gone: impl Fn(&Pin) -> bool) {
         let homes = self.homes.load();
-        let Some(table) = homes.iter().find(|table| table.home == home) else {
+        let table = homes.iter().find(|table| table.home == home);
+        let Some(bucket) = table.and_then(|table| table.buckets.get(usize::from(bucket))) else {
             return;
         };
-        let Some(bucket) = table.buckets.get(usize::from(bucket)) else {
-            return;
-        };
-        if read(bucket).pins.is_empty() {
+        if bucket.len.load(Ordering::Relaxed) == 0 {
             return;
         }
-        let mut bucket = write(bucket);
-        let Bucket { pins, fingerprint } = &mut *bucket;
+        let mut pins = write(&bucket.pins);
         let before = pins.len();
-        pins.retain(|_, pin| {
-            let gone = gone(pin);
+        pins.retain(|id, packed| {
+            let pin = Pin::unpack(*id, packed);
+            let gone = gone(&pin);
             if gone {
-                fingerprint.remove(pin);
+                bucket.count(|sum| sum.remove(&pin));
             }
             !gone
         });
+        bucket.len.store(pins.len() as u32, Ordering::Relaxed);
         self.held.fetch_sub((before - pins.len()) as u64, Ordering::Relaxed);
         if pins.capacity() > 64 && pins.len() < pins.capacity() / 4 {
             pins.shrink_to_fit();
@@ -219,7 +301,7 @@ impl Table {
         if let Some(table) = find(&self.homes.load()) {
             return Some(table);
         }
-        let buckets = (0..BUCKETS).map(|_| RwLock::default()).collect();
+        let buckets = (0..BUCKETS).map(|_| Bucket::default()).collect();
         let new = Arc::new(HomeTable { home, buckets });
         self.homes.rcu(|homes| {
             let mut next = Vec::clone(homes);
@@ -232,13 +314,28 @@ impl Table {
     }
 }
 
-// A panic under one of these locks is impossible short of a failed allocation; what it guards stays usable.
-fn read(bucket: &RwLock<Bucket>) -> RwLockReadGuard<'_, Bucket> {
-    bucket.read().unwrap_or_else(PoisonError::into_inner)
+impl HomeTable {
+    fn bucket(&self, id: &SessionId) -> &Bucket {
+        &self.buckets[usize::from(bucket_of(id))]
+    }
 }
 
-fn write(bucket: &RwLock<Bucket>) -> RwLockWriteGuard<'_, Bucket> {
-    bucket.write().unwrap_or_else(PoisonError::into_inner)
+impl Bucket {
+    /// Changes the fingerprint; only who holds the lock for writing calls this.
+    fn count(&self, change: impl FnOnce(&mut Fingerprint)) {
+        let mut sum = Fingerprint(self.fingerprint.load(Ordering::Relaxed));
+        change(&mut sum);
+        self.fingerprint.store(sum.0, Ordering::Relaxed);
+    }
+}
+
+// A panic under one of these locks is impossible short of a failed allocation; what it guards stays usable.
+fn read(pins: &RwLock<Pins>) -> RwLockReadGuard<'_, Pins> {
+    pins.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(pins: &RwLock<Pins>) -> RwLockWriteGuard<'_, Pins> {
+    pins.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -259,6 +356,7 @@ mod tests {
             pool: Tag(2),
             backend: Some(BackendId(3)),
             weak: false,
+            forwarded: false,
         };
         let id = SessionId([id; 16]);
         Record { home: Tag(9), pin: Pin { id, assignment, expires: 1_790_000_000 + expires_in } }

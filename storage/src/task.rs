@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 
 use crate::pin::Pin;
 use crate::placement::{Holder, Placement};
-use crate::replica::{AskId, Command, Effect, Mates, Now, OpId, Outcome, PeerState, Replica};
+use crate::replica::{AskId, Command, Effect, Mates, Now, OpId, Outcome, PeerState, Replica, Reply, ReplyId};
 use crate::sessions::{Committed, Repinned, Shared};
-use crate::transport::{Inbox, Incoming, Network, SESSIONS};
+use crate::transport::{self, Inbox, Incoming, Network, SESSIONS};
 use crate::wire::{Request, Response};
 
 /// Commands that may wait for the driver.
@@ -67,6 +67,10 @@ impl Driver {
                 count = self.orders.recv_many(&mut orders, COMMANDS_A_TURN) => {
                     if count == 0 {
                         return;
+                    }
+                    // What was published before an order was given holds for it.
+                    if self.view.has_changed().unwrap_or(false) {
+                        self.look(&mut work);
                     }
                     orders.drain(..).for_each(|order| work.order(order));
                 }
@@ -123,6 +127,9 @@ struct Work {
     asks: JoinSet<(AskId, Option<Response>)>,
     waiters: HashMap<OpId, Waiter>,
     next_op: u64,
+    /// Other nodes' questions that are answered later, each within [`crate::replica::WAIT_MAX`].
+    replies: HashMap<ReplyId, transport::Reply>,
+    next_reply: u64,
 }
 
 impl Work {
@@ -139,6 +146,8 @@ impl Work {
             asks: JoinSet::new(),
             waiters: HashMap::new(),
             next_op: 0,
+            replies: HashMap::new(),
+            next_reply: 0,
         }
     }
 
@@ -164,9 +173,13 @@ impl Work {
             return;
         };
         let now = self.now();
-        let response = self.replica.request(request, now);
-        if let (Some(response), Some(reply)) = (response, incoming.reply) {
-            reply(response.encode());
+        let id = ReplyId(self.next_reply);
+        self.next_reply += 1;
+        match (self.replica.request(&incoming.from, request, id, now), incoming.reply) {
+            (Reply::Now(response), Some(reply)) => reply(response.encode()),
+            (Reply::Later, Some(reply)) => drop(self.replies.insert(id, reply)),
+            // Dropping the other end refuses.
+            _ => {}
         }
     }
 
@@ -189,6 +202,11 @@ impl Work {
                     });
                 }
                 Effect::Tell { to, request } => self.network.tell(&to, SESSIONS, request.encode()),
+                Effect::Reply(id, response) => {
+                    if let Some(reply) = self.replies.remove(&id) {
+                        reply(response.encode());
+                    }
+                }
                 Effect::Done(op, outcome) => self.done(op, outcome),
                 Effect::Save(home, id) => self.shared.writer.save(home, id),
             }

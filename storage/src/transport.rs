@@ -25,6 +25,9 @@ pub(crate) const REVISIONS: Channel =
 /// Intents: see [`crate::intents`].
 pub(crate) const INTENTS: Channel = Channel { id: 18, name: "intents", max_bytes: 1024 * 1024, queue: 256 };
 
+/// What operators ask about sessions: see [`crate::survey`].
+pub(crate) const SURVEY: Channel = Channel { id: 19, name: "survey", max_bytes: 1024 * 1024, queue: 16 };
+
 /// What arrived from a node whose name is certified.
 pub(crate) struct Incoming {
     /// Who sent it.

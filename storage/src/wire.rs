@@ -14,6 +14,7 @@ use gossip::id::{SessionId, Tag};
 use crate::digest::Fingerprint;
 use crate::pin::{PIN_BYTES, Pin};
 use crate::placement::BUCKETS;
+use crate::sessions::Repinned;
 use crate::table::Record;
 
 /// The only version so far.
@@ -25,8 +26,20 @@ pub const BATCH_MAX: usize = 1000;
 /// The most keys in one answer.
 pub const KEYS_MAX: usize = 20_000;
 
+/// Fingerprints in a summary: each is the sum over [`BUCKETS`] / [`GROUPS`] neighbouring buckets.
+pub const GROUPS: usize = 64;
+
 /// No message is longer.
 pub const MESSAGE_MAX_BYTES: usize = 640 * 1024;
+
+/// The number of a proposal: who made it, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Ballot {
+    /// When.
+    pub hlc: Hlc,
+    /// The node, as a tag.
+    pub node: Tag,
+}
 
 /// What a node asks of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,11 +50,29 @@ pub enum Request {
     HandOff(Vec<Record>),
     /// What is held of this session? Answered by [`Response::Found`].
     Get(Tag, SessionId),
-    /// Take this record if what you hold is no newer than `replaces`. Answered by [`Response::Vote`].
+    /// Agree with the other replicas on this record, in place of the assignment made at `replaces`. Answered by
+    /// [`Response::Repinned`] when that has ended.
     Repin {
         /// The proposal.
         record: Record,
         /// The time of the assignment it replaces.
+        replaces: Hlc,
+    },
+    /// Promise to accept no proposal under a lesser ballot. Answered by [`Response::Vote`].
+    Prepare {
+        /// The home region.
+        home: Tag,
+        /// Whose record it is about.
+        id: SessionId,
+        /// The ballot.
+        ballot: Ballot,
+    },
+    /// Accept this record, whose assignment is dated with the ballot, if you have promised nothing else and hold nothing
+    /// newer than `replaces`. Answered by [`Response::Vote`].
+    Accept {
+        /// The proposal.
+        record: Record,
+        /// The time of the latest assignment that its proposer knew.
         replaces: Hlc,
     },
     /// Move these expiries: home, session, seconds since 1970. Not answered.
@@ -54,6 +85,8 @@ pub enum Request {
     Pull(Tag, Vec<SessionId>),
     /// How many sessions do you answer for? Answered by [`Response::Count`].
     Count,
+    /// Which of these groups of the buckets that we share differ? Answered by [`Response::Differ`] with groups.
+    Summary(Tag, Box<[Fingerprint; GROUPS]>),
 }
 
 /// What the other answers.
@@ -66,14 +99,11 @@ pub enum Response {
     },
     /// The record, if there is one.
     Found(Option<Pin>),
-    /// Whether the proposal was taken, and what is held now.
-    Vote {
-        /// Taken.
-        accepted: bool,
-        /// What is held.
-        held: Pin,
-    },
-    /// These buckets differ.
+    /// Whether what was asked is promised or accepted.
+    Vote(Vote),
+    /// How an agreement ended.
+    Repinned(Repinned),
+    /// These buckets, or groups of them, differ.
     Differ(Vec<u16>),
     /// Sessions and the hashes of their records, by bucket, in the order asked; perhaps not all that were asked.
     Keys(Vec<(u16, Vec<(SessionId, u64)>)>),
@@ -81,6 +111,17 @@ pub enum Response {
     Pins(Vec<Pin>),
     /// So many.
     Count(u64),
+}
+
+/// A replica's vote on a ballot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vote {
+    /// Promised, or accepted.
+    pub granted: bool,
+    /// What a ballot must exceed to be granted.
+    pub promised: Hlc,
+    /// What is held now.
+    pub held: Option<Pin>,
 }
 
 /// Bytes that are no message of this version.
@@ -136,6 +177,23 @@ impl Request {
                 ids.iter().for_each(|id| out.put_slice(&id.0));
             }
             Self::Count => out.put_u8(9),
+            Self::Prepare { home, id, ballot } => {
+                out.put_u8(11);
+                out.put_u32_le(home.0);
+                out.put_slice(&id.0);
+                out.put_u64_le(ballot.hlc.0);
+                out.put_u32_le(ballot.node.0);
+            }
+            Self::Accept { record, replaces } => {
+                out.put_u8(12);
+                put_record(&mut out, record);
+                out.put_u64_le(replaces.0);
+            }
+            Self::Summary(home, groups) => {
+                out.put_u8(10);
+                out.put_u32_le(home.0);
+                groups.iter().for_each(|group| out.put_u64_le(group.0));
+            }
         }
         out.freeze()
     }
@@ -162,6 +220,17 @@ impl Request {
             7 => Self::Keys(input.tag()?, input.buckets()?),
             8 => Self::Pull(input.tag()?, input.list16(BATCH_MAX, Input::id)?),
             9 => Self::Count,
+            10 => {
+                let home = input.tag()?;
+                let groups = input.list(GROUPS, |input| Ok(Fingerprint(input.u64()?)))?;
+                Self::Summary(home, groups.try_into().map_err(|_| NotAMessage)?)
+            }
+            11 => {
+                let (home, id) = (input.tag()?, input.id()?);
+                let ballot = Ballot { hlc: Hlc(input.u64()?), node: input.tag()? };
+                Self::Prepare { home, id, ballot }
+            }
+            12 => Self::Accept { record: input.record()?, replaces: Hlc(input.u64()?) },
             _ => return Err(NotAMessage),
         };
         input.end(request)
@@ -181,15 +250,23 @@ impl Response {
             }
             Self::Found(pin) => {
                 out.put_u8(130);
-                out.put_u8(pin.is_some().into());
-                if let Some(pin) = pin {
-                    out.put_slice(&pin.encode());
-                }
+                put_maybe(&mut out, pin.as_ref());
             }
-            Self::Vote { accepted, held } => {
+            Self::Vote(Vote { granted, promised, held }) => {
                 out.put_u8(131);
-                out.put_u8((*accepted).into());
-                out.put_slice(&held.encode());
+                out.put_u8((*granted).into());
+                out.put_u64_le(promised.0);
+                put_maybe(&mut out, held.as_ref());
+            }
+            Self::Repinned(repinned) => {
+                let (how, pin) = match repinned {
+                    Repinned::Committed(pin) => (0, pin),
+                    Repinned::Superseded(pin) => (1, pin),
+                    Repinned::Weak(pin) => (2, pin),
+                };
+                out.put_u8(136);
+                out.put_u8(how);
+                out.put_slice(&pin.encode());
             }
             Self::Differ(buckets) => {
                 out.put_u8(132);
@@ -228,12 +305,20 @@ impl Response {
         let mut input = Input::new(bytes)?;
         let response = match input.u8()? {
             129 => Self::Ack { refused: input.list16(BATCH_MAX, Input::u16)? },
-            130 => Self::Found(if input.flag()? { Some(input.pin()?) } else { None }),
-            131 => Self::Vote { accepted: input.flag()?, held: input.pin()? },
+            130 => Self::Found(input.maybe()?),
+            131 => {
+                Self::Vote(Vote { granted: input.flag()?, promised: Hlc(input.u64()?), held: input.maybe()? })
+            }
             132 => Self::Differ(input.buckets()?),
             133 => Self::Keys(input.keys()?),
             134 => Self::Pins(input.list16(BATCH_MAX, Input::pin)?),
             135 => Self::Count(input.u64()?),
+            136 => Self::Repinned(match (input.u8()?, input.pin()?) {
+                (0, pin) => Repinned::Committed(pin),
+                (1, pin) => Repinned::Superseded(pin),
+                (2, pin) => Repinned::Weak(pin),
+                _ => return Err(NotAMessage),
+            }),
             _ => return Err(NotAMessage),
         };
         input.end(response)
@@ -243,6 +328,11 @@ impl Response {
 fn put_record(out: &mut BytesMut, record: &Record) {
     out.put_u32_le(record.home.0);
     out.put_slice(&record.pin.encode());
+}
+
+fn put_maybe(out: &mut BytesMut, pin: Option<&Pin>) {
+    out.put_u8(pin.is_some().into());
+    pin.iter().for_each(|pin| out.put_slice(&pin.encode()));
 }
 
 fn put_records(out: &mut BytesMut, kind: u8, records: &[Record]) {
@@ -309,6 +399,10 @@ impl<'a> Input<'a> {
         let (pin, rest) = self.0.split_at_checked(PIN_BYTES).ok_or(NotAMessage)?;
         self.0 = rest;
         Pin::decode(pin).map_err(|_| NotAMessage)
+    }
+
+    fn maybe(&mut self) -> Result<Option<Pin>, NotAMessage> {
+        Ok(if self.flag()? { Some(self.pin()?) } else { None })
     }
 
     fn record(&mut self) -> Result<Record, NotAMessage> {
@@ -383,11 +477,18 @@ mod tests {
             (home.clone(), any_id()).prop_map(|(home, id)| Request::Get(home, id)),
             (any_record(), any::<u64>())
                 .prop_map(|(record, hlc)| Request::Repin { record, replaces: Hlc(hlc) }),
+            (any_record(), any::<u64>())
+                .prop_map(|(record, hlc)| Request::Accept { record, replaces: Hlc(hlc) }),
+            (home.clone(), any_id(), any::<u64>(), any::<u32>()).prop_map(|(home, id, hlc, node)| {
+                Request::Prepare { home, id, ballot: Ballot { hlc: Hlc(hlc), node: Tag(node) } }
+            }),
             vec((home.clone(), any_id(), any::<u32>()), 0..9).prop_map(Request::Refresh),
             (home.clone(), vec((0..BUCKETS, any::<u64>().prop_map(Fingerprint)), 0..9))
                 .prop_map(|(home, entries)| Request::Digest(home, entries)),
             (home.clone(), vec(0..BUCKETS, 0..9)).prop_map(|(home, buckets)| Request::Keys(home, buckets)),
-            (home, vec(any_id(), 0..9)).prop_map(|(home, ids)| Request::Pull(home, ids)),
+            (home.clone(), vec(any_id(), 0..9)).prop_map(|(home, ids)| Request::Pull(home, ids)),
+            (home, any::<u64>())
+                .prop_map(|(home, sum)| Request::Summary(home, Box::new([Fingerprint(sum); GROUPS]))),
             Just(Request::Count),
         ]
     }
@@ -396,7 +497,14 @@ mod tests {
         prop_oneof![
             vec(any::<u16>(), 0..9).prop_map(|refused| Response::Ack { refused }),
             proptest::option::of(any_pin()).prop_map(Response::Found),
-            (any::<bool>(), any_pin()).prop_map(|(accepted, held)| Response::Vote { accepted, held }),
+            (any::<bool>(), any::<u64>(), proptest::option::of(any_pin())).prop_map(
+                |(granted, promised, held)| {
+                    Response::Vote(Vote { granted, promised: Hlc(promised), held })
+                }
+            ),
+            any_pin().prop_map(|pin| Response::Repinned(Repinned::Committed(pin))),
+            any_pin().prop_map(|pin| Response::Repinned(Repinned::Superseded(pin))),
+            any_pin().prop_map(|pin| Response::Repinned(Repinned::Weak(pin))),
             vec(0..BUCKETS, 0..9).prop_map(Response::Differ),
             vec((0..BUCKETS, vec((any_id(), any::<u64>()), 0..4)), 0..4).prop_map(Response::Keys),
             vec(any_pin(), 0..9).prop_map(Response::Pins),
@@ -441,6 +549,8 @@ mod tests {
         let pull = [&[1, 8, 9, 0, 0, 0, 1, 0][..], &[7; 16]].concat();
         assert_eq!(Request::Pull(Tag(9), vec![id]).encode()[..], pull);
         assert_eq!(Request::Count.encode()[..], [1, 9]);
+        let summary = [&[1, 10, 9, 0, 0, 0][..], &[3, 0, 0, 0, 0, 0, 0, 0].repeat(64)].concat();
+        assert_eq!(Request::Summary(Tag(9), Box::new([Fingerprint(3); GROUPS])).encode()[..], summary);
         let pin = Pin::decode(&[&[7; 16][..], &[0; 29]].concat()).unwrap();
         let record = Record { home: Tag(9), pin };
         let put = [&[1, 1, 1, 0, 9, 0, 0, 0][..], &[7; 16], &[0; 29]].concat();
@@ -453,7 +563,17 @@ mod tests {
         assert_eq!(Response::Differ(vec![2]).encode()[..], [1, 132, 1, 0, 2, 0]);
         let keys = [&[1, 133, 1, 0, 2, 0, 1, 0, 0, 0][..], &[7; 16], &[8, 0, 0, 0, 0, 0, 0, 0]].concat();
         assert_eq!(Response::Keys(vec![(2, vec![(id, 8)])]).encode()[..], keys);
-        assert_eq!(Response::Vote { accepted: true, held: pin }.encode()[..3], [1, 131, 1]);
+        let accept = [&[1, 12][..], &repin[2..]].concat();
+        assert_eq!(Request::Accept { record, replaces: Hlc(6) }.encode()[..], accept);
+        let prepare = [&[1, 11, 9, 0, 0, 0][..], &[7; 16], &[5, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0]].concat();
+        let ballot = Ballot { hlc: Hlc(5), node: Tag(4) };
+        assert_eq!(Request::Prepare { home: Tag(9), id, ballot }.encode()[..], prepare);
+        let vote = Vote { granted: true, promised: Hlc(3), held: None };
+        assert_eq!(Response::Vote(vote).encode()[..], [1, 131, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let vote = Response::Vote(Vote { held: Some(pin), ..vote }).encode();
+        assert_eq!((vote[11], vote.len()), (1, 12 + PIN_BYTES));
+        let weak = [&[1, 136, 2][..], &[7; 16], &[0; 29]].concat();
+        assert_eq!(Response::Repinned(Repinned::Weak(pin)).encode()[..], weak);
         assert_eq!(Response::Pins(vec![pin]).encode()[..4], [1, 134, 1, 0]);
         assert_eq!(Response::Count(4).encode()[..], [1, 135, 4, 0, 0, 0, 0, 0, 0, 0]);
     }

@@ -87,7 +87,7 @@ impl Writer {
     pub(crate) fn start(config: WriterConfig, store: Option<Store>, all: bool) -> std::io::Result<Self> {
         let shared = Arc::new(Shared { behind: AtomicBool::new(store.is_none()), ..Shared::default() });
         if all {
-            lock(&shared.waiting).buckets.extend(disk::all_buckets(&config.table));
+            lock(&shared.waiting).buckets.extend(config.table.buckets());
         }
         let config_max = config.max_bytes;
         let mut thread =
@@ -267,7 +267,7 @@ impl Thread {
             Some(store) => store,
             None => {
                 let opened = disk::open(data, table, now)?;
-                lock(&self.shared.waiting).buckets.extend(disk::all_buckets(table));
+                lock(&self.shared.waiting).buckets.extend(table.buckets());
                 self.store.insert(opened.store)
             }
         };
@@ -308,7 +308,7 @@ impl Thread {
         tracing::warn!(aside = %aside.display(), "the store was too large and is written anew");
         self.store = Some(store);
         self.limit = u64::MAX;
-        lock(&self.shared.waiting).buckets.extend(disk::all_buckets(&self.config.table));
+        lock(&self.shared.waiting).buckets.extend(self.config.table.buckets());
         Ok(())
     }
 

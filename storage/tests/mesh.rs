@@ -93,6 +93,7 @@ async fn three_nodes_share_sessions_revisions_and_orders() {
             pool: Tag::of("web"),
             backend: Some(BackendId(backend)),
             weak: false,
+            forwarded: false,
         };
         Pin { id: SessionId(id), assignment, expires: (clock.wall().seconds() + 600) as u32 }
     };

@@ -47,6 +47,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("storage", &["gossip"]),
     ("node", &["gossip", "storage", "dns"]),
     ("tests", &["gossip", "storage", "dns", "node"]),
+    ("tests/sim", &["gossip", "storage"]),
 ];
 
 struct Source {

@@ -130,8 +130,8 @@ fn lookalike(name: &str) -> Fields {
         "x-real-ip",
     ];
     let same = |(own, told): (u8, u8)| own == told || (own == b'_' && told == b'-');
-    let is_like = |told: &&str| told.len() == name.len() && name.bytes().zip(told.bytes()).all(same);
-    if name.contains('_') && TELL.iter().any(|told| is_like(&told)) { Fields::LOOKALIKE } else { Fields(0) }
+    let is_like = |told: &str| told.len() == name.len() && name.bytes().zip(told.bytes()).all(same);
+    if name.contains('_') && TELL.iter().any(|told| is_like(told)) { Fields::LOOKALIKE } else { Fields(0) }
 }
 
 #[cfg(test)]

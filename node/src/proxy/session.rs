@@ -284,6 +284,12 @@ impl Usher<'_> {
         for _ in 0..PROPOSALS {
             // It lies in our past from now on; a timestamp from the far future is used but not believed.
             let _ = self.worker.clock().observe(pin.assignment.hlc);
+            if pin.assignment.forwarded
+                && let Some(home) = self.plan.region(pin.assignment.pool)
+            {
+                session.home = home.clone();
+                pin = self.worker.shared.sessions.find(home, session.id).await.unwrap_or(pin);
+            }
             let pool = self.plan.pool_of(self.service, pin.assignment.pool);
             let backend = pin.assignment.backend;
             session.outcome = Affinity::Moved;
@@ -317,9 +323,10 @@ impl Usher<'_> {
     /// else the one that was there first.
     async fn propose(&self, session: &mut Session, pool: &PoolView, backend: BackendId) -> Option<Pin> {
         let shared = &self.worker.shared;
+        let mut former = None;
         if !self.has_nodes(&session.home) {
-            // The whole home region is gone: the session gets a new one.
-            session.home = self.plan.snapshot.region.clone();
+            // The whole home region is gone: the session gets a new one, and the old one is told when it is back.
+            former = Some(std::mem::replace(&mut session.home, self.plan.snapshot.region.clone()));
         }
         let before = session.assigned;
         let replaces = before.map_or(Hlc::ZERO, |(hlc, _)| hlc);
@@ -339,6 +346,9 @@ impl Usher<'_> {
             }
             Repinned::Committed(pin) | Repinned::Superseded(pin) => pin,
         };
+        if let Some(former) = former {
+            shared.sessions.forward(&former, &session.home, pin);
+        }
         let _ = shared.clock.observe(pin.assignment.hlc);
         session.assigned = Some((pin.assignment.hlc, backend));
         session.pool = pin.assignment.pool;
@@ -431,6 +441,7 @@ impl Session {
             pool,
             backend: Some(backend),
             weak: false,
+            forwarded: false,
         };
         Pin { id: self.id, assignment, expires: self.expires(clock.wall()) }
     }

@@ -16,6 +16,8 @@ pub trait SessionStore: Send + Sync {
     fn find<'a>(&'a self, home: &'a RegionName, id: SessionId) -> BoxFuture<'a, Option<Pin>>;
     /// Proposes to move a session from the assignment made at `replaces`.
     fn repin<'a>(&'a self, home: &'a RegionName, proposal: Pin, replaces: Hlc) -> BoxFuture<'a, Repinned>;
+    /// Tells a session's former home, which has no nodes now, where the session lives since `pin`; in the background.
+    fn forward(&self, from: &RegionName, to: &RegionName, pin: Pin);
     /// Moves the expiry, in the background.
     fn refresh(&self, home: &RegionName, id: SessionId, expires: u32);
 }
@@ -32,6 +34,9 @@ impl SessionStore for Sessions {
     }
     fn repin<'a>(&'a self, home: &'a RegionName, proposal: Pin, replaces: Hlc) -> BoxFuture<'a, Repinned> {
         Box::pin(Sessions::repin(self, home, proposal, replaces))
+    }
+    fn forward(&self, from: &RegionName, to: &RegionName, pin: Pin) {
+        Sessions::forward(self, from, to, pin);
     }
     fn refresh(&self, home: &RegionName, id: SessionId, expires: u32) {
         Sessions::refresh(self, home, id, expires);

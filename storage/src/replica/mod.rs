@@ -1,30 +1,33 @@
 //! The protocol of the replicas: how a session's record gets to those who keep it, and stays there. Pure.
 //!
 //! ```text
-//!   command ──▶ ops ──┬─▶ outbox ──▶ Effect::Ask(Put …)          each of them: (event, now) → effects
-//!   answer  ──▶       └────────────▶ Effect::Ask(Get, Repin …)
-//!   request ──▶ serve ─────────────▶ the response
-//!   tick    ──▶ deadlines, sweep, repair ──▶ Effect::Ask(Digest, Keys, Pull, HandOff)
+//!   command ──▶ ops ──────┬─▶ outbox ──▶ Effect::Ask(Put …)        each of them: (event, now) → effects
+//!   answer  ──▶ election ─┴────────────▶ Effect::Ask(Get, Repin, Prepare, Accept …)
+//!   request ──▶ serve, ballots ────────▶ the response, or later Effect::Reply
+//!   tick    ──▶ deadlines, sweep, hints, repair ──▶ Effect::Ask(HandOff, Summary, Digest, Keys, Pull)
 //! ```
 //!
 //! It owns no socket, task or clock; the driver in `task` does what the effects say and feeds back what comes of it.
 //! The records lie in a [`Table`] that workers read at the same time; everything else is this machine's own.
 
+mod ballots;
+mod election;
+mod hints;
 mod ops;
 mod outbox;
 mod repair;
 mod serve;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gossip::clock::{Hlc, Wall};
 use gossip::id::{NodeName, SessionId, Tag};
 
 use crate::pin::Pin;
-use crate::placement::{BUCKETS, Placement, bucket_of};
+use crate::placement::{Placement, bucket_of};
 use crate::sessions::{Committed, Repinned};
 use crate::table::{Merged, Record, Table};
 use crate::wire::{Request, Response};
@@ -51,6 +54,21 @@ pub struct OpId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AskId(pub u64);
 
+/// Names a question of another node's that is answered later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplyId(pub u64);
+
+/// How another node's question is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Like this.
+    Now(Response),
+    /// By an [`Effect::Reply`].
+    Later,
+    /// Not at all.
+    Never,
+}
+
 /// What the face wants done. See the calls of [`crate::sessions::Sessions`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
@@ -65,6 +83,8 @@ pub enum Command {
         /// The time of the assignment it replaces.
         replaces: Hlc,
     },
+    /// A record for a home that cannot be reached: kept here until it can be handed over. Ends at once, in nothing.
+    Keep(Record),
     /// Ends at once, in nothing.
     Refresh(Tag, SessionId, u32),
     /// Ends in [`Outcome::Counted`].
@@ -105,6 +125,8 @@ pub enum Effect {
         /// What.
         request: Request,
     },
+    /// A question of another node's has its answer.
+    Reply(ReplyId, Response),
     /// A command has ended.
     Done(OpId, Outcome),
     /// The record of this session is not as it was: write it to disk.
@@ -143,19 +165,19 @@ impl Mates {
         self.placement.replicas(home, bucket).find(living) == Some(&self.me)
     }
 
+    /// Whether this node holds anything of that home.
+    fn is_of(&self, home: Tag) -> bool {
+        self.placement.home(home).is_some_and(|home| home.nodes().any(|node| *node == self.me))
+    }
+
     fn is_alive(&self, node: &NodeName) -> bool {
         self.peers.get(node).is_some_and(|peer| peer.alive)
     }
 
     /// The sessions this node answers for.
     pub fn count(&self, table: &Table) -> u64 {
-        let homes = table.homes();
-        let buckets = homes.iter().flat_map(|home| (0..BUCKETS).map(move |bucket| (*home, bucket)));
-        let held = buckets.map(|(home, bucket)| match table.bucket_len(home, bucket) {
-            held if held > 0 && self.is_first(home, bucket) => held as u64,
-            _ => 0,
-        });
-        held.sum()
+        let mine = table.buckets().into_iter().filter(|(home, bucket)| self.is_first(*home, *bucket));
+        mine.map(|(home, bucket)| table.bucket_len(home, bucket) as u64).sum()
     }
 }
 
@@ -172,6 +194,11 @@ pub struct Counters {
     pub refused: AtomicU64,
     /// See [`crate::sessions::Stats`].
     pub full: AtomicU64,
+    /// See [`crate::sessions::Stats`].
+    pub hinted: AtomicU64,
+    /// The nodes that were found to hold something else of a home than this one, and since when. Each pair of nodes is
+    /// noted by the one with the lesser name.
+    pub differ: Mutex<BTreeMap<(NodeName, Tag), Wall>>,
 }
 
 /// What a question was asked for.
@@ -179,10 +206,21 @@ pub struct Counters {
 enum Purpose {
     Batch(outbox::Batch),
     Get(OpId),
-    Vote(OpId, NodeName),
+    Vote(election::Key, u64),
+    Forward(OpId),
+    Hints(NodeName, hints::Keys),
     Count(OpId),
     Repair(repair::PairKey),
     HandOver(u64),
+}
+
+/// What a deadline ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Op(OpId),
+    Election(election::Key),
+    /// Not an end: the election's next ballot.
+    Ballot(election::Key, u64),
 }
 
 /// One node's part in the protocol.
@@ -195,7 +233,12 @@ pub struct Replica {
     asks: HashMap<AskId, Purpose>,
     next_ask: u64,
     ops: HashMap<OpId, ops::Pending>,
-    deadlines: BTreeSet<(Instant, OpId)>,
+    elections: BTreeMap<election::Key, election::Election>,
+    next_poll: u64,
+    ballots: ballots::Ballots,
+    deadlines: BTreeSet<(Instant, Due)>,
+    drafts: BTreeMap<(Tag, SessionId), ops::Draft>,
+    hints: BTreeMap<NodeName, hints::Hints>,
     outbox: BTreeMap<NodeName, outbox::Outbox>,
     repair: repair::Repair,
     seen: Hlc,
@@ -214,7 +257,12 @@ impl Replica {
             asks: HashMap::new(),
             next_ask: 0,
             ops: HashMap::new(),
+            elections: BTreeMap::new(),
+            next_poll: 0,
+            ballots: ballots::Ballots::default(),
             deadlines: BTreeSet::new(),
+            drafts: BTreeMap::new(),
+            hints: BTreeMap::new(),
             outbox: BTreeMap::new(),
             repair,
             seen: Hlc::ZERO,
@@ -225,9 +273,9 @@ impl Replica {
     pub fn meet(&mut self, mates: Arc<Mates>, now: Now) {
         let moved = self.mates.placement != mates.placement;
         self.mates = mates;
-        self.outbox.retain(|peer, _| self.mates.peers.contains_key(peer));
+        self.drop_outboxes(now);
         if moved {
-            self.repair.soon(now.instant);
+            self.repair.moved(now.instant);
         }
     }
 
@@ -236,7 +284,9 @@ impl Replica {
         match self.asks.remove(&ask) {
             Some(Purpose::Batch(batch)) => self.batch_answered(batch, answer, now),
             Some(Purpose::Get(op)) => self.get_answered(op, answer, now),
-            Some(Purpose::Vote(op, from)) => self.vote_answered(op, &from, answer, now),
+            Some(Purpose::Vote(key, poll)) => self.vote_answered(key, poll, answer, now),
+            Some(Purpose::Forward(op)) => self.forward_answered(op, answer, now),
+            Some(Purpose::Hints(peer, keys)) => self.hints_answered(peer, keys, answer, now),
             Some(Purpose::Count(op)) => self.count_answered(op, answer),
             Some(Purpose::Repair(pair)) => self.repair_answered(pair, answer, now),
             Some(Purpose::HandOver(batch)) => self.hand_over_answered(batch, answer, now),
@@ -246,12 +296,16 @@ impl Replica {
 
     /// Time has passed: ends what is overdue, sweeps, repairs.
     pub fn tick(&mut self, now: Now) {
-        while let Some((deadline, op)) = self.deadlines.first().copied() {
+        while let Some((deadline, due)) = self.deadlines.first().copied() {
             if deadline > now.instant {
                 break;
             }
             self.deadlines.pop_first();
-            self.overdue(op, now);
+            match due {
+                Due::Op(op) => self.overdue(op, now),
+                Due::Election(key) => self.give_up(key, now),
+                Due::Ballot(key, poll) => self.next_ballot(key, poll, now),
+            }
         }
         self.repair_tick(now);
     }

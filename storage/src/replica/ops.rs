@@ -1,26 +1,26 @@
-//! Commands under way: the acknowledged write, the look-up, the compare-and-set.
+//! Commands under way: the acknowledged write, the look-up, the count. The compare-and-set is in [`super::election`].
 //!
 //! ```text
 //!   commit   Put to the replicas      one acknowledges ─▶ Acknowledged      all fail or max(20 ms, 1.5 RTT) ─▶ Degraded
 //!   find     own copy, else Get       first copy ─▶ it                      all lack it or 250 ms ─▶ None
-//!   repin    Repin to the replicas    majority accepts ─▶ Committed         majority holds another ─▶ Superseded
-//!                                     nobody else's, no majority ─▶ Weak    a tie: the earliest proposal wins
+//!   count    Count to all             all have answered or 250 ms ─▶ the sum
 //! ```
 //!
-//! Who proposes a move late meets replicas that hold the winner's. Some may have taken the late one meanwhile, and the
-//! merge would let its greater time win; so the loser writes the winner's choice once more under a new time (*settles*).
+//! A node that commits a record whose replica it is not keeps it until all replicas have it (*draft*): with the one that
+//! has acknowledged it these are two, so no single crash takes it.
 
-use std::collections::BTreeMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gossip::clock::Hlc;
 use gossip::id::{NodeName, SessionId, Tag};
 
-use super::{Command, Effect, Mates, Now, OpId, Outcome, Purpose, Replica, WAIT_MAX, add};
-use crate::pin::{Assignment, Pin};
+use super::election::Asker;
+use super::{Command, Due, Effect, Mates, Now, OpId, Outcome, Purpose, Replica, WAIT_MAX, add};
+use crate::pin::Pin;
 use crate::placement::bucket_of;
-use crate::sessions::{Committed, Repinned};
+use crate::sessions::Committed;
 use crate::table::{Merged, Record};
 use crate::wire::{Request, Response};
 
@@ -36,22 +36,18 @@ pub(super) struct Pending {
 }
 
 #[derive(Debug)]
-enum Kind {
+pub(super) enum Kind {
     Commit { record: Record, waiting: usize },
     Find { home: Tag, own: Option<Pin>, waiting: usize },
-    Repin(Election),
+    Forward { record: Record, replaces: Hlc, rest: VecDeque<NodeName> },
     Count { sum: u64, waiting: usize },
 }
 
+/// A record of others that this node keeps until all its replicas have acknowledged it.
 #[derive(Debug)]
-struct Election {
-    record: Record,
-    replicas: usize,
-    needed: usize,
-    accepted: usize,
-    refused: Vec<Pin>,
-    /// Replicas that have not voted, and whether they are believed to be alive.
-    waiting: BTreeMap<NodeName, bool>,
+pub(super) struct Draft {
+    pin: Pin,
+    missing: usize,
 }
 
 impl Replica {
@@ -60,7 +56,13 @@ impl Replica {
         match command {
             Command::Commit(record) => self.commit(op, record, now),
             Command::Find(home, id) => self.find(op, home, id, now),
-            Command::Repin { record, replaces } => self.repin(op, record, replaces, now),
+            Command::Repin { record, replaces } => self.repin(Asker::Here(op), record, replaces, now),
+            Command::Keep(record) => {
+                self.take(record, now);
+                for to in self.others(record.home, bucket_of(&record.pin.id)) {
+                    self.post(&to, record, None);
+                }
+            }
             Command::Refresh(home, id, expires) => {
                 self.refresh_here(home, id, expires, now);
                 for to in self.others(home, bucket_of(&id)) {
@@ -81,7 +83,7 @@ impl Replica {
         let others = self.others(record.home, bucket);
         if others.is_empty() && mine {
             // Nobody else is there to ask.
-            return self.done(op, Outcome::Committed(Committed::Acknowledged));
+            return self.done(op, Outcome::Committed(Committed::Alone));
         }
         let mut waiting = 0;
         if self.ops.len() < OPS_MAX {
@@ -90,8 +92,29 @@ impl Replica {
         if waiting == 0 {
             return self.degraded(op, record, now);
         }
+        if !mine && self.table.merge(record, now.wall).held() == Some(record.pin) && waiting == others.len() {
+            let draft = Draft { pin: record.pin, missing: waiting };
+            self.drafts.insert((record.home, record.pin.id), draft);
+        }
         let deadline = now.instant + ack_wait(&self.mates, &others);
         self.pend(op, deadline, Kind::Commit { record, waiting });
+    }
+
+    /// One of its replicas has acknowledged a draft, or has not: then it is kept for the next round of repair to hand over.
+    pub(super) fn draft_answered(&mut self, record: &Record, held: bool) {
+        let key = (record.home, record.pin.id);
+        let Some(draft) = self.drafts.get_mut(&key).filter(|draft| draft.pin == record.pin) else { return };
+        draft.missing -= 1;
+        if held && draft.missing > 0 {
+            return;
+        }
+        self.drafts.remove(&key);
+        let bucket = bucket_of(&key.1);
+        if held && !self.mates.is_mine(key.0, bucket) {
+            self.table.remove_unchanged(key.0, bucket, &HashMap::from([(key.1, record.pin)]));
+        } else {
+            self.effects.push(Effect::Save(key.0, key.1));
+        }
     }
 
     /// Nobody acknowledged. A node that keeps the record itself repairs it; any other holds on to it until it can be
@@ -99,6 +122,7 @@ impl Replica {
     fn degraded(&mut self, op: OpId, record: Record, now: Now) {
         add(&self.counters.degraded, 1);
         self.take(record, now);
+        self.effects.push(Effect::Save(record.home, record.pin.id));
         self.done(op, Outcome::Committed(Committed::Degraded));
     }
 
@@ -148,99 +172,6 @@ impl Replica {
         }
     }
 
-    fn repin(&mut self, op: OpId, record: Record, replaces: Hlc, now: Now) {
-        let bucket = bucket_of(&record.pin.id);
-        let others = self.others(record.home, bucket);
-        let mine = self.mates.is_mine(record.home, bucket);
-        let replicas = others.len() + usize::from(mine);
-        let waiting = others.iter().map(|node| (node.clone(), self.mates.is_alive(node))).collect();
-        let needed = replicas / 2 + 1;
-        let mut election = Election { record, replicas, needed, accepted: 0, refused: Vec::new(), waiting };
-        if replicas == 0 || self.ops.len() >= OPS_MAX {
-            return self.weak(op, record, now);
-        }
-        if mine && let Some((accepted, held)) = self.cast(record, replaces, now) {
-            election.vote(accepted, held);
-        }
-        // Suspects are asked too, but when only they are left nobody waits for long.
-        let anybody = election.waiting.values().any(|alive| *alive);
-        let wait = if anybody { WAIT_MAX } else { ack_wait(&self.mates, &others) };
-        self.pend(op, now.instant + wait, Kind::Repin(election));
-        for to in others {
-            let request = Request::Repin { record, replaces };
-            self.ask(to.clone(), request, WAIT_MAX, Purpose::Vote(op, to));
-        }
-        self.conclude(op, false, now);
-    }
-
-    pub(super) fn vote_answered(&mut self, op: OpId, from: &NodeName, answer: Option<Response>, now: Now) {
-        let Some(Kind::Repin(election)) = self.ops.get_mut(&op).map(|pending| &mut pending.kind) else {
-            return;
-        };
-        election.waiting.remove(from);
-        match answer {
-            Some(Response::Vote { accepted, held })
-                if held.id == election.record.pin.id && held.is_acceptable(now.wall) =>
-            {
-                election.vote(accepted, held);
-                self.seen = self.seen.max(held.assignment.hlc);
-            }
-            _ => {}
-        }
-        self.conclude(op, false, now);
-    }
-
-    fn conclude(&mut self, op: OpId, overdue: bool, now: Now) {
-        let Some(Kind::Repin(election)) = self.ops.get(&op).map(|pending| &pending.kind) else {
-            return;
-        };
-        let record = election.record;
-        // Whoever has not refused may have taken the proposal, or may do so when it arrives late.
-        let maybe_taken = election.refused.len() < election.replicas;
-        let late = election.refused.iter().any(|held| held.assignment > record.pin.assignment);
-        match election.verdict(overdue) {
-            None => {}
-            Some(Verdict::Accepted) => {
-                let pin = if late { self.settle(record, record.pin, now) } else { record.pin };
-                self.learn(Record { pin, ..record }, now);
-                self.done(op, Outcome::Repinned(Repinned::Committed(pin)));
-            }
-            Some(Verdict::Other(held)) => {
-                let misled = maybe_taken && record.pin.assignment > held.assignment;
-                let pin = if misled { self.settle(record, held, now) } else { held };
-                self.learn(Record { pin, ..record }, now);
-                self.done(op, Outcome::Repinned(Repinned::Superseded(pin)));
-            }
-            Some(Verdict::Nobody) => self.weak(op, record, now),
-        }
-    }
-
-    /// Repeats the winner's choice under a time that wins every merge with the losers'.
-    fn settle(&mut self, record: Record, winner: Pin, now: Now) -> Pin {
-        let hlc = now.hlc.max(Hlc(self.seen.0.saturating_add(1)));
-        let assignment = Assignment { hlc, node: Tag::of(self.mates.me.as_str()), ..winner.assignment };
-        let pin = Pin { assignment, ..winner };
-        self.seen = self.seen.max(hlc);
-        self.spread(Record { pin, ..record });
-        pin
-    }
-
-    /// The proposal is used though the replicas have not agreed; the greater time wins later.
-    fn weak(&mut self, op: OpId, record: Record, now: Now) {
-        add(&self.counters.weak, 1);
-        let assignment = Assignment { weak: true, ..record.pin.assignment };
-        let pin = Pin { assignment, ..record.pin };
-        self.take(Record { pin, ..record }, now);
-        self.spread(Record { pin, ..record });
-        self.done(op, Outcome::Repinned(Repinned::Weak(pin)));
-    }
-
-    fn spread(&mut self, record: Record) {
-        for to in self.others(record.home, bucket_of(&record.pin.id)) {
-            self.post(&to, record, None);
-        }
-    }
-
     fn count(&mut self, op: OpId, now: Now) {
         let sum = self.mates.count(&self.table);
         let living = self.mates.peers.iter().filter(|(_, peer)| peer.alive);
@@ -275,72 +206,30 @@ impl Replica {
             Some(Kind::Commit { record, .. }) => self.degraded(op, *record, now),
             Some(Kind::Find { own, .. }) => self.done(op, Outcome::Found(*own)),
             Some(Kind::Count { sum, .. }) => self.done(op, Outcome::Counted(*sum)),
-            Some(Kind::Repin(_)) => self.conclude(op, true, now),
+            Some(Kind::Forward { .. }) => self.forward_failed(op, now),
             None => {}
         }
     }
 
-    fn pend(&mut self, op: OpId, deadline: Instant, kind: Kind) {
-        self.deadlines.insert((deadline, op));
+    pub(super) fn kind(&mut self, op: OpId) -> Option<&mut Kind> {
+        self.ops.get_mut(&op).map(|pending| &mut pending.kind)
+    }
+
+    pub(super) fn pend(&mut self, op: OpId, deadline: Instant, kind: Kind) {
+        self.deadlines.insert((deadline, Due::Op(op)));
         self.ops.insert(op, Pending { deadline, kind });
     }
 
-    fn done(&mut self, op: OpId, outcome: Outcome) {
+    pub(super) fn done(&mut self, op: OpId, outcome: Outcome) {
         if let Some(pending) = self.ops.remove(&op) {
-            self.deadlines.remove(&(pending.deadline, op));
+            self.deadlines.remove(&(pending.deadline, Due::Op(op)));
         }
         self.effects.push(Effect::Done(op, outcome));
     }
 }
 
-enum Verdict {
-    /// The proposal.
-    Accepted,
-    /// This one, that somebody else proposed.
-    Other(Pin),
-    /// No replica has objected, too few have agreed.
-    Nobody,
-}
-
-impl Election {
-    fn vote(&mut self, accepted: bool, held: Pin) {
-        if accepted {
-            self.accepted += 1;
-        } else {
-            self.refused.push(held);
-        }
-    }
-
-    fn verdict(&self, overdue: bool) -> Option<Verdict> {
-        if self.accepted >= self.needed {
-            return Some(Verdict::Accepted);
-        }
-        let agree = |held: &&Pin| {
-            self.refused.iter().filter(|other| other.assignment == held.assignment).count() >= self.needed
-        };
-        if let Some(held) = self.refused.iter().find(agree) {
-            return Some(Verdict::Other(*held));
-        }
-        if !overdue && !self.waiting.is_empty() {
-            return None;
-        }
-        // All who can vote have voted, or the time is over. The earliest proposal wins: all proposers see it so.
-        let Some(earliest) = self.refused.iter().min_by_key(|held| held.assignment) else {
-            return Some(Verdict::Nobody);
-        };
-        let heard_all = self.waiting.values().all(|alive| !alive);
-        if earliest.assignment < self.record.pin.assignment || self.accepted == 0 {
-            Some(Verdict::Other(*earliest))
-        } else if heard_all {
-            Some(Verdict::Accepted)
-        } else {
-            Some(Verdict::Nobody)
-        }
-    }
-}
-
 /// How long a new record waits for its first acknowledgement (I3).
-fn ack_wait(mates: &Arc<Mates>, others: &[NodeName]) -> Duration {
+pub(super) fn ack_wait(mates: &Arc<Mates>, others: &[NodeName]) -> Duration {
     let fastest = others.iter().filter_map(|node| mates.peers.get(node)?.rtt).min().unwrap_or_default();
     (fastest * 3 / 2).clamp(ACK_WAIT_MIN, WAIT_MAX)
 }

@@ -25,11 +25,11 @@ pub(super) struct Outbox {
     under_way: usize,
 }
 
-/// A batch under way: the operations that wait for its records, in their order.
+/// A batch under way: its records, and the operations that wait for them.
 #[derive(Debug)]
 pub(super) struct Batch {
     to: NodeName,
-    ops: Vec<Option<OpId>>,
+    posted: Vec<(Record, Option<OpId>)>,
 }
 
 impl Replica {
@@ -57,9 +57,10 @@ impl Replica {
         for (to, outbox) in &mut outboxes {
             while outbox.under_way < BATCHES_MAX && !outbox.records.is_empty() {
                 let batch = outbox.records.len().min(BATCH_MAX);
-                let (records, ops) = outbox.records.drain(..batch).unzip();
+                let posted: Vec<_> = outbox.records.drain(..batch).collect();
+                let records = posted.iter().map(|(record, _)| *record).collect();
                 outbox.under_way += 1;
-                let batch = Purpose::Batch(Batch { to: to.clone(), ops });
+                let batch = Purpose::Batch(Batch { to: to.clone(), posted });
                 self.ask(to.clone(), Request::Put(records), BATCH_TIMEOUT, batch);
             }
             for refreshes in std::mem::take(&mut outbox.refreshes).chunks(BATCH_MAX) {
@@ -78,9 +79,39 @@ impl Replica {
             Some(Response::Ack { refused }) => Some(refused),
             _ => None,
         };
-        for (at, op) in batch.ops.into_iter().enumerate() {
-            let Some(op) = op else { continue };
+        for (at, (record, op)) in batch.posted.into_iter().enumerate() {
             let held = refused.as_ref().is_some_and(|refused| refused.binary_search(&(at as u16)).is_err());
+            // Who answers that it cannot hold a record need not be asked again.
+            self.posted(&batch.to, record, op, held, refused.is_none(), now);
+        }
+    }
+
+    /// Drops what waits for nodes that no longer count.
+    pub(super) fn drop_outboxes(&mut self, now: Now) {
+        let gone = |peer: &NodeName| !self.mates.peers.contains_key(peer);
+        let gone: Vec<_> = self.outbox.keys().filter(|peer| gone(peer)).cloned().collect();
+        for peer in gone {
+            let outbox = self.outbox.remove(&peer).unwrap_or_default();
+            for (record, op) in outbox.records {
+                self.posted(&peer, record, op, false, true, now);
+            }
+        }
+    }
+
+    fn posted(
+        &mut self,
+        to: &NodeName,
+        record: Record,
+        op: Option<OpId>,
+        held: bool,
+        silent: bool,
+        now: Now,
+    ) {
+        if silent {
+            self.hint(to, record.home, record.pin.id, now);
+        }
+        self.draft_answered(&record, held);
+        if let Some(op) = op {
             self.put_answered(op, held, now);
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   each pair of nodes that share buckets of a home, every 10 s and 1 s after the placement changed:
-//!     Digest  fingerprints of all shared buckets  ─▶ those that differ
+//!     Summary  64 sums over the shared buckets    ─▶ the groups that differ: none, as a rule
+//!     Digest  fingerprints of the shared buckets in these groups  ─▶ those that differ
 //!     Keys    ids and hashes in some of them      ─▶ what one side lacks or holds differently
 //!     Pull    what this side lacks     HandOff    what the other lacks       then the next buckets
 //!
@@ -14,15 +15,17 @@
 //! exchange until the next round. Nothing here is urgent: every message may be lost.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use gossip::id::{NodeName, SessionId, Tag, rendezvous};
 
 use super::{Effect, Now, Purpose, Replica, add};
+use crate::digest::Fingerprint;
 use crate::pin::Pin;
 use crate::placement::{BUCKETS, bucket_of};
 use crate::table::Record;
-use crate::wire::{BATCH_MAX, Request, Response};
+use crate::wire::{BATCH_MAX, GROUPS, Request, Response};
 
 const ROUND: Duration = Duration::from_secs(10);
 const AFTER_A_CHANGE: Duration = Duration::from_secs(1);
@@ -31,6 +34,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// So that every bucket is swept once a minute.
 const SWEEP_BUCKETS: u16 = BUCKETS / 60 + 1;
 const KEYS_BUCKETS: usize = 256;
+const BUCKETS_A_GROUP: usize = BUCKETS as usize / GROUPS;
 /// Exchanges under way at once, and batches handed over at once.
 const PAIRS_MAX: usize = 8;
 const HAND_OVERS_MAX: usize = 16;
@@ -46,17 +50,29 @@ pub(super) struct Repair {
     jitter: Duration,
     waiting: VecDeque<PairKey>,
     pairs: HashMap<PairKey, Pair>,
+    /// The buckets held with another node, as the present placement has it; filled when first asked for.
+    shared: HashMap<PairKey, Arc<[u16]>>,
     handed: HashMap<u64, HandOver>,
     next_hand_over: u64,
 }
 
 /// An exchange with one node about one home.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pair {
+    asked: Asked,
     differ: VecDeque<u16>,
     pull: VecDeque<SessionId>,
     push: VecDeque<SessionId>,
-    asked: usize,
+}
+
+/// The question that has no answer yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Summary,
+    Digest,
+    /// About so many buckets.
+    Keys(usize),
+    Records,
 }
 
 /// A batch on its way to the replicas it belongs to.
@@ -78,12 +94,15 @@ impl Repair {
             jitter,
             waiting: VecDeque::new(),
             pairs: HashMap::new(),
+            shared: HashMap::new(),
             handed: HashMap::new(),
             next_hand_over: 0,
         }
     }
 
-    pub(super) fn soon(&mut self, now: Instant) {
+    /// The placement has changed.
+    pub(super) fn moved(&mut self, now: Instant) {
+        self.shared.clear();
         self.next_round = self.next_round.min(now + AFTER_A_CHANGE + self.jitter / 4);
     }
 
@@ -110,12 +129,16 @@ impl Replica {
             (first..first + SWEEP_BUCKETS)
                 .for_each(|bucket| self.table.sweep(home, bucket % BUCKETS, now.wall));
         }
+        self.ballots.sweep(now.instant);
+        self.deliver_hints(now);
         self.repair.sweep_at = (first + SWEEP_BUCKETS) % BUCKETS;
     }
 
     fn round(&mut self, now: Now) {
         self.hand_over(now);
         let mates = self.mates.clone();
+        let known = |(peer, _): &(NodeName, Tag)| mates.peers.contains_key(peer);
+        self.counters.differ.lock().unwrap_or_else(PoisonError::into_inner).retain(|pair, _| known(pair));
         self.repair.waiting.clear();
         for (home, table) in mates.placement.homes() {
             if table.nodes().all(|node| *node != mates.me) {
@@ -135,14 +158,31 @@ impl Replica {
         while self.repair.pairs.len() < PAIRS_MAX
             && let Some((peer, home)) = self.repair.waiting.pop_front()
         {
-            let placement = self.mates.placement.clone();
-            let shared = |bucket: &u16| {
-                placement.holds(&self.mates.me, home, *bucket) && placement.holds(&peer, home, *bucket)
-            };
-            let entries = (0..BUCKETS).filter(shared).map(|b| (b, self.table.fingerprint(home, b))).collect();
-            self.repair.pairs.insert((peer.clone(), home), Pair::default());
-            self.ask_pair((peer, home), Request::Digest(home, entries));
+            let summary = self.summary(&peer, home);
+            let (differ, pull, push) = Default::default();
+            let pair = Pair { asked: Asked::Summary, differ, pull, push };
+            self.repair.pairs.insert((peer.clone(), home), pair);
+            self.ask_pair((peer, home), Request::Summary(home, summary));
         }
+    }
+
+    /// The sums over the buckets held with `peer`, by group.
+    pub(super) fn summary(&mut self, peer: &NodeName, home: Tag) -> Box<[Fingerprint; GROUPS]> {
+        let shared = self.shared(peer, home);
+        let mut groups = Box::new([Fingerprint::default(); GROUPS]);
+        for (bucket, fingerprint) in shared.iter().zip(self.table.fingerprints(home, &shared)) {
+            groups[usize::from(*bucket) / BUCKETS_A_GROUP] += fingerprint;
+        }
+        groups
+    }
+
+    fn shared(&mut self, peer: &NodeName, home: Tag) -> Arc<[u16]> {
+        let Self { repair, mates, .. } = self;
+        let shared = repair.shared.entry((peer.clone(), home)).or_insert_with(|| {
+            let holds = |node, bucket| mates.placement.holds(node, home, bucket);
+            (0..BUCKETS).filter(|bucket| holds(&mates.me, *bucket) && holds(peer, *bucket)).collect()
+        });
+        shared.clone()
     }
 
     fn ask_pair(&mut self, pair: PairKey, request: Request) {
@@ -155,7 +195,24 @@ impl Replica {
             return;
         };
         let goes_on = match answer {
-            Some(Response::Differ(buckets)) => {
+            Some(Response::Differ(groups)) if state.asked == Asked::Summary => {
+                let shared = self.shared(&pair.0, home);
+                let in_one = |bucket: &&u16| groups.contains(&(**bucket / BUCKETS_A_GROUP as u16));
+                let buckets: Vec<_> = shared.iter().filter(in_one).copied().collect();
+                let mut differ = self.counters.differ.lock().unwrap_or_else(PoisonError::into_inner);
+                if buckets.is_empty() {
+                    differ.remove(&pair);
+                    drop(differ);
+                    return self.start_pairs();
+                }
+                differ.entry(pair.clone()).or_insert(now.wall);
+                drop(differ);
+                state.asked = Asked::Digest;
+                self.repair.pairs.insert(pair.clone(), state);
+                let sums = self.table.fingerprints(home, &buckets);
+                return self.ask_pair(pair, Request::Digest(home, buckets.into_iter().zip(sums).collect()));
+            }
+            Some(Response::Differ(buckets)) if state.asked == Asked::Digest => {
                 state.differ = buckets.into();
                 true
             }
@@ -184,7 +241,7 @@ impl Replica {
         theirs: Vec<(u16, Vec<(SessionId, u64)>)>,
         now: Now,
     ) -> bool {
-        if theirs.is_empty() || theirs.len() > pair.asked {
+        if theirs.is_empty() || !matches!(pair.asked, Asked::Keys(asked) if theirs.len() <= asked) {
             return false;
         }
         for (bucket, keys) in theirs {
@@ -220,6 +277,7 @@ impl Replica {
     }
 
     fn next_question(&self, home: Tag, pair: &mut Pair, now: Now) -> Option<Request> {
+        pair.asked = Asked::Records;
         if !pair.pull.is_empty() {
             let batch = pair.pull.len().min(BATCH_MAX);
             return Some(Request::Pull(home, pair.pull.drain(..batch).collect()));
@@ -235,8 +293,9 @@ impl Replica {
         if pair.differ.is_empty() {
             return None;
         }
-        pair.asked = pair.differ.len().min(KEYS_BUCKETS);
-        Some(Request::Keys(home, pair.differ.iter().take(pair.asked).copied().collect()))
+        let buckets: Vec<_> = pair.differ.iter().take(KEYS_BUCKETS).copied().collect();
+        pair.asked = Asked::Keys(buckets.len());
+        Some(Request::Keys(home, buckets))
     }
 
     /// Sends on what lies here but belongs to others, in batches for the same replicas.
@@ -244,22 +303,18 @@ impl Replica {
         let mut batches: BTreeMap<Vec<NodeName>, Vec<Record>> = BTreeMap::new();
         let room = HAND_OVERS_MAX.saturating_sub(self.repair.handed.len()) * BATCH_MAX;
         let mut gathered = 0;
-        for home in self.table.homes() {
-            for bucket in 0..BUCKETS {
-                if gathered >= room
-                    || self.table.bucket_len(home, bucket) == 0
-                    || self.mates.is_mine(home, bucket)
-                {
-                    continue;
-                }
-                let replicas = self.others(home, bucket);
-                if replicas.is_empty() {
-                    continue;
-                }
-                let pins = self.table.pins(home, bucket, now.wall);
-                gathered += pins.len();
-                batches.entry(replicas).or_default().extend(pins.into_iter().map(|pin| Record { home, pin }));
+        for (home, bucket) in self.table.buckets() {
+            if gathered >= room || self.mates.is_mine(home, bucket) {
+                continue;
             }
+            let replicas = self.others(home, bucket);
+            if replicas.is_empty() {
+                continue;
+            }
+            let mut pins = self.table.pins(home, bucket, now.wall);
+            pins.retain(|pin| !self.drafts.contains_key(&(home, pin.id)));
+            gathered += pins.len();
+            batches.entry(replicas).or_default().extend(pins.into_iter().map(|pin| Record { home, pin }));
         }
         for (replicas, records) in batches {
             for records in records.chunks(BATCH_MAX) {
@@ -292,7 +347,7 @@ impl Replica {
         if failed {
             return;
         }
-        let mut buckets: HashMap<(Tag, u16), HashMap<SessionId, Pin>> = HashMap::new();
+        let mut buckets: BTreeMap<(Tag, u16), HashMap<SessionId, Pin>> = BTreeMap::new();
         for Record { home, pin } in &records {
             let bucket = bucket_of(&pin.id);
             // The mesh may have changed meanwhile: what belongs here again stays.
@@ -302,8 +357,8 @@ impl Replica {
         }
         for ((home, bucket), pins) in buckets {
             self.table.remove_unchanged(home, bucket, &pins);
-            self.effects.extend(pins.into_keys().map(|id| Effect::Save(home, id)));
         }
+        self.effects.extend(records.iter().map(|record| Effect::Save(record.home, record.pin.id)));
         add(&self.counters.repaired, records.len() as u64);
         if self.repair.handed.is_empty() {
             self.hand_over(now);

@@ -1,17 +1,29 @@
 //! The answers to what other nodes ask.
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
-use super::{Now, Replica, add};
+use super::election::Asker;
+use super::{Now, Replica, Reply, ReplyId, add};
 use crate::pin::Pin;
 use crate::placement::bucket_of;
+use crate::plant::Plant;
 use crate::table::{Merged, Record};
 use crate::wire::{BATCH_MAX, KEYS_MAX, Request, Response};
-use gossip::clock::Hlc;
-use gossip::id::Tag;
+use gossip::id::{NodeName, Tag};
 
 impl Replica {
-    /// Answers a question; `None` for what has no answer.
-    pub fn request(&mut self, request: Request, now: Now) -> Option<Response> {
+    /// Answers a question; `reply` names it in case that the answer comes later.
+    pub fn request(&mut self, from: &NodeName, request: Request, reply: ReplyId, now: Now) -> Reply {
+        let response = match request {
+            Request::Repin { record, replaces } => {
+                self.repin(Asker::There(reply), record, replaces, now);
+                return Reply::Later;
+            }
+            other => self.serve(from, other, now),
+        };
+        response.map_or(Reply::Never, Reply::Now)
+    }
+
+    fn serve(&mut self, from: &NodeName, request: Request, now: Now) -> Option<Response> {
         Some(match request {
             Request::Put(records) => self.put(&records, now).1,
             Request::HandOff(records) => {
@@ -20,10 +32,9 @@ impl Replica {
                 ack
             }
             Request::Get(home, id) => Response::Found(self.table.find(home, &id, now.wall)),
-            Request::Repin { record, replaces } => {
-                let (accepted, held) = self.cast(record, replaces, now)?;
-                Response::Vote { accepted, held }
-            }
+            Request::Prepare { home, id, ballot } => Response::Vote(self.promise(home, id, ballot, now)?),
+            Request::Accept { record, replaces } => Response::Vote(self.accept(record, replaces, now)?),
+            Request::Repin { .. } => return None,
             Request::Refresh(entries) => {
                 for (home, id, expires) in entries {
                     self.refresh_here(home, id, expires, now);
@@ -38,32 +49,25 @@ impl Replica {
             }
             Request::Keys(home, buckets) => Response::Keys(self.keys(home, &buckets, now)),
             Request::Pull(home, ids) => {
-                let ids: HashSet<_> = ids.into_iter().take(BATCH_MAX).collect();
+                let ids: BTreeSet<_> = ids.into_iter().take(BATCH_MAX).collect();
                 Response::Pins(ids.iter().filter_map(|id| self.table.find(home, id, now.wall)).collect())
             }
             Request::Count => Response::Count(self.mates.count(&self.table)),
+            Request::Summary(home, theirs) => {
+                let mine = self.summary(from, home);
+                let differ =
+                    (0..).zip(mine.iter().zip(theirs.iter())).filter(|(_, (mine, theirs))| mine != theirs);
+                Response::Differ(differ.map(|(group, _)| group).collect())
+            }
         })
-    }
-
-    /// This node's vote on a proposal to replace the assignment made at `replaces`: whether it takes it, and what it
-    /// holds after. `None` when it cannot hold such a record at all.
-    pub(super) fn cast(&mut self, record: Record, replaces: Hlc, now: Now) -> Option<(bool, Pin)> {
-        let held = self.table.find(record.home, &record.pin.id, now.wall);
-        match held {
-            Some(held) if held.assignment.hlc > replaces && held.assignment != record.pin.assignment => {
-                self.seen = self.seen.max(held.assignment.hlc);
-                Some((false, held))
-            }
-            _ => {
-                let held = self.take(record, now).held()?;
-                Some((held.assignment == record.pin.assignment, held))
-            }
-        }
     }
 
     fn put(&mut self, records: &[Record], now: Now) -> (u64, Response) {
         let mut changed = 0;
         let mut refused = Vec::new();
+        if self.table.plants().has(Plant::SkipAck) && now.hlc.0 & 1 == 0 {
+            return (0, Response::Ack { refused });
+        }
         for (at, record) in records.iter().enumerate() {
             match self.take(*record, now) {
                 Merged::Changed(_) => changed += 1,

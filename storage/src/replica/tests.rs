@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::pin::Assignment;
-use crate::placement::Holder;
+use crate::placement::{BUCKETS, Holder};
 
 const START: Wall = Wall(1_790_000_000_000);
 
@@ -34,6 +34,7 @@ struct World {
     events: BTreeMap<u64, Event>,
     asked: BTreeMap<(usize, u64), u32>,
     next: u64,
+    replies: BTreeMap<ReplyId, (usize, u32, AskId)>,
     done: BTreeMap<u64, Outcome>,
 }
 
@@ -54,6 +55,7 @@ impl World {
             events: BTreeMap::new(),
             asked: BTreeMap::new(),
             next: 0,
+            replies: BTreeMap::new(),
             done: BTreeMap::new(),
         };
         (0..nodes.len()).for_each(|node| world.start(node));
@@ -168,13 +170,16 @@ impl World {
             Event::Request { from, to, ask, bytes } => {
                 let request = Request::decode(&bytes).unwrap();
                 let Some(replica) = &mut self.nodes[to] else { return };
-                let response = replica.request(request, now);
-                self.effects(to);
-                if let (Some(ask), Some(response)) = (ask, response) {
-                    let life = self.lives[from];
-                    let answer = Event::Answer { to: from, life, ask, bytes: Some(response.encode()) };
-                    self.send(to, from, answer);
+                self.next += 1;
+                let id = ReplyId(self.next);
+                let reply = replica.request(&self.names[from], request, id, now);
+                if let Some(ask) = ask {
+                    self.replies.insert(id, (from, self.lives[from], ask));
                 }
+                if let Reply::Now(response) = reply {
+                    self.reply(to, id, &response);
+                }
+                self.effects(to);
             }
             Event::Answer { to, life, ask, bytes } => {
                 if self.lives[to] != life || self.asked.remove(&(to, ask.0)) != Some(life) {
@@ -186,6 +191,12 @@ impl World {
                     self.effects(to);
                 }
             }
+        }
+    }
+
+    fn reply(&mut self, from: usize, id: ReplyId, response: &Response) {
+        if let Some((to, life, ask)) = self.replies.remove(&id) {
+            self.send(from, to, Event::Answer { to, life, ask, bytes: Some(response.encode()) });
         }
     }
 
@@ -228,6 +239,7 @@ impl World {
                         Event::Request { from: node, to, ask: None, bytes: request.encode() },
                     );
                 }
+                Effect::Reply(id, response) => self.reply(node, id, &response),
                 Effect::Done(op, outcome) => {
                     assert!(self.done.insert(op.0, outcome).is_none(), "a command ends once");
                 }
@@ -245,6 +257,7 @@ impl World {
             pool: Tag(1),
             backend: Some(BackendId(backend)),
             weak: false,
+            forwarded: false,
         };
         let expires = (self.clock.mesh_wall().seconds() + 3600) as u32;
         Record { home: Tag::of(self.regions[node]), pin: Pin { id: SessionId(sid), assignment, expires } }
@@ -304,6 +317,143 @@ fn a_commit_is_acknowledged_and_found_everywhere_after_its_maker_died() {
 }
 
 #[test]
+fn a_commit_of_a_node_that_is_no_replica_survives_the_one_that_acknowledged() {
+    let mut world = World::new(12, &["eu-1", "eu-2", "eu-3", "eu-4", "eu-5"]);
+    let maker = 0;
+    let is_draft = |world: &World, record: &Record| {
+        let mates = &world.nodes[maker].as_ref().unwrap().mates;
+        !mates.is_mine(record.home, bucket_of(&record.pin.id))
+    };
+    let records = (0..50).map(|n| world.record(n * 700, 1, maker)).collect::<Vec<_>>();
+    let record = *records.iter().find(|record| is_draft(&world, record)).unwrap();
+    let replicas: Vec<_> = (1..5)
+        .filter(|node| {
+            let mates = &world.nodes[*node].as_ref().unwrap().mates;
+            mates.is_mine(record.home, bucket_of(&record.pin.id))
+        })
+        .collect();
+    // Two of its replicas cannot be reached; the third has it alone and dies.
+    for cut in &replicas[1..] {
+        world.cut.insert((maker, *cut));
+        world.cut.insert((replicas[0], *cut));
+    }
+    let op = world.command(maker, Command::Commit(record));
+    assert_eq!(world.run_until_done(op), Outcome::Committed(Committed::Acknowledged));
+    assert!(
+        world.table(maker).find(record.home, &record.pin.id, Wall(0)).is_some(),
+        "kept until all have it"
+    );
+    world.kill(replicas[0]);
+    world.cut.clear();
+    world.agree();
+    world.run(Duration::from_secs(15));
+    assert!(world.replicas_agree());
+    assert_eq!(world.find(replicas[1], &record), Some(record.pin));
+}
+
+#[test]
+fn what_was_not_acknowledged_is_delivered_when_its_replica_speaks_again() {
+    let mut world = World::new(13, &["eu-1", "eu-2", "eu-3"]);
+    // Nobody compares anything until the next round of repair.
+    world.run(Duration::from_secs(11));
+    world.cut.insert((0, 2));
+    let records: Vec<_> = (0..40).map(|n| world.record(n * 900, 1, 0)).collect();
+    for record in &records {
+        world.command(0, Command::Commit(*record));
+    }
+    world.run(Duration::from_millis(1100));
+    assert_eq!(world.table(2).held(), 0);
+    world.cut.clear();
+    world.run(Duration::from_millis(1500));
+    assert_eq!(world.table(2).held(), 40, "hints do not wait for the next round");
+}
+
+#[test]
+fn hints_are_forgotten_after_ten_minutes() {
+    let mut world = World::new(14, &["eu-1", "eu-2"]);
+    world.cut.insert((0, 1));
+    world.command(0, Command::Commit(world.record(1, 1, 0)));
+    let hinted = |world: &World| world.nodes[0].as_ref().unwrap().hints.len();
+    world.run(Duration::from_secs(5));
+    assert_eq!(hinted(&world), 1);
+    world.believe(&[0], |_, node| node == 0);
+    world.run(Duration::from_secs(601));
+    assert_eq!(hinted(&world), 0);
+}
+
+#[test]
+fn a_proposal_from_outside_of_the_home_is_held_by_a_replica_of_it() {
+    let mut world = World::new(15, &["eu-1", "eu-2", "eu-3", "us-1", "us-2"]);
+    let first = world.record(7, 1, 0);
+    let op = world.command(0, Command::Commit(first));
+    world.run_until_done(op);
+    let moved = Record { home: first.home, ..world.record(7, 2, 3) };
+    let op = world.repin(3, moved, first.pin.assignment.hlc);
+    let Outcome::Repinned(Repinned::Committed(pin)) = world.run_until_done(op) else { panic!() };
+    assert!(pin.is_at(&moved.pin));
+    // The one that was asked first is gone, and nobody has noticed: the next one is asked.
+    let holder = world.nodes[3].as_ref().unwrap().others(first.home, bucket_of(&first.pin.id))[0].clone();
+    world.kill(world.names.iter().position(|name| *name == holder).unwrap());
+    let moved = Record { home: first.home, ..world.record(7, 3, 3) };
+    let op = world.repin(3, moved, pin.assignment.hlc);
+    let outcome = world.run_until_done(op);
+    assert!(
+        matches!(outcome, Outcome::Repinned(Repinned::Committed(pin)) if pin.is_at(&moved.pin)),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn proposals_of_one_node_for_one_reason_share_an_election() {
+    let mut world = World::new(16, &EU4);
+    let first = world.record(7, 1, 0);
+    let op = world.command(0, Command::Commit(first));
+    world.run_until_done(op);
+    let ops: Vec<_> = (0..6u64)
+        .map(|n| {
+            let proposal = world.record(7, 2 + n % 2, 1);
+            world.repin(1, proposal, first.pin.assignment.hlc)
+        })
+        .collect();
+    assert_eq!(world.nodes[1].as_ref().unwrap().elections.len(), 1);
+    let mut chosen = HashSet::new();
+    for op in ops {
+        match world.run_until_done(op) {
+            Outcome::Repinned(Repinned::Committed(pin) | Repinned::Superseded(pin)) => {
+                chosen.insert(pin.encode())
+            }
+            other => panic!("{other:?}"),
+        };
+    }
+    assert_eq!(chosen.len(), 1);
+}
+
+/// Two proposals, each with one vote, and a third replica that nobody hears: neither may be committed unless both
+/// proposers come to say the same.
+#[test]
+fn a_vote_that_nobody_hears_divides_nothing() {
+    for seed in 0..50 {
+        let mut world = World::new(seed, &["eu-1", "eu-2", "eu-3"]);
+        let first = world.record(7, 1, 0);
+        let op = world.command(0, Command::Commit(first));
+        world.run_until_done(op);
+        world.run(Duration::from_millis(20));
+        world.cut.insert((1, 2));
+        let ops = [0usize, 1].map(|node| {
+            let proposal = world.record(7, 10 + node as u64, node);
+            world.repin(node, proposal, first.pin.assignment.hlc)
+        });
+        let mut committed = HashSet::new();
+        for op in ops {
+            if let Outcome::Repinned(Repinned::Committed(pin)) = world.run_until_done(op) {
+                committed.insert(pin.assignment.backend);
+            }
+        }
+        assert!(committed.len() <= 1, "seed {seed}: {committed:?}");
+    }
+}
+
+#[test]
 fn death_re_replicates_and_join_moves_and_hands_over() {
     let mut world = World::new(2, &EU4);
     let records: Vec<_> = (0..300).map(|n| world.record(n * 200, 1, 0)).collect();
@@ -357,7 +507,7 @@ fn a_mesh_of_one_and_of_two() {
     );
     world.agree();
     let op = world.command(0, Command::Commit(world.record(3, 1, 0)));
-    assert_eq!(world.run_until_done(op), Outcome::Committed(Committed::Acknowledged));
+    assert_eq!(world.run_until_done(op), Outcome::Committed(Committed::Alone));
     let op = world.repin(0, world.record(3, 2, 0), world.clock.hlc());
     assert!(matches!(world.run_until_done(op), Outcome::Repinned(Repinned::Committed(_))));
 }
@@ -377,6 +527,43 @@ fn a_home_without_nodes_makes_weak_pins_that_reach_it_later() {
     world.run(Duration::from_secs(3));
     assert_eq!(world.find(0, &record), Some(weak));
     assert_eq!(world.table(2).held(), 0);
+}
+
+#[test]
+fn a_home_that_comes_back_learns_where_its_sessions_went() {
+    let mut world = World::new(17, &["eu-1", "eu-2", "us-1", "us-2"]);
+    let first = world.record(7, 1, 0);
+    let op = world.command(0, Command::Commit(first));
+    world.run_until_done(op);
+    let disk: Vec<_> = [0, 1].map(|node| world.table(node).find(first.home, &first.pin.id, Wall(0))).into();
+    world.kill(0);
+    world.kill(1);
+    world.agree();
+    let moved = world.record(7, 2, 2);
+    let op = world.repin(2, moved, first.pin.assignment.hlc);
+    let Outcome::Repinned(Repinned::Committed(pin)) = world.run_until_done(op) else { panic!() };
+    let forward = Record { home: first.home, pin: pin.forwarded_to(moved.home) };
+    world.command(2, Command::Keep(forward));
+    // The old home comes back with what its disks had.
+    for (node, pin) in disk.into_iter().enumerate() {
+        world.start(node);
+        world.table(node).merge(Record { home: first.home, pin: pin.unwrap() }, START);
+    }
+    world.agree();
+    world.run(Duration::from_secs(12));
+    for node in [0, 1] {
+        let told = world.find(node, &first).unwrap().assignment;
+        assert_eq!((told.forwarded, told.pool, told.backend), (true, moved.home, None));
+    }
+    assert_eq!(world.table(2).find(first.home, &first.pin.id, Wall(0)), None, "delivered, so no longer kept");
+    // Who still believes in the old assignment is told as well.
+    let stale = world.record(7, 1, 0);
+    let op = world.repin(0, stale, first.pin.assignment.hlc);
+    let outcome = world.run_until_done(op);
+    assert!(
+        matches!(outcome, Outcome::Repinned(Repinned::Superseded(pin)) if pin.assignment.forwarded),
+        "{outcome:?}"
+    );
 }
 
 #[test]

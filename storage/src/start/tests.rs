@@ -137,6 +137,7 @@ impl Nodes {
             pool: Tag(2),
             backend: Some(BackendId(backend)),
             weak: false,
+            forwarded: false,
         };
         Pin { id: SessionId(sid), assignment, expires: (self.clock.wall().seconds() + 600) as u32 }
     }
@@ -381,6 +382,31 @@ async fn who_comes_late_gets_the_history_and_the_orders() {
         nodes.at(2).intents().list().contains_key(&(target.clone(), Aspect::State))
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_survey_finds_every_copy_and_says_whether_they_agree() {
+    let nodes = Nodes::start(&["eu-1", "eu-2", "eu-3", "us-1"]).await;
+    let eu = RegionName::new("eu").unwrap();
+    let pins: Vec<_> = (0..20).map(|n| nodes.pin(n, u64::from(n % 2))).collect();
+    for pin in &pins {
+        assert_eq!(nodes.at(0).sessions().commit(&eu, *pin).await, Committed::Acknowledged);
+    }
+    let asker = nodes.at(3).survey();
+    wait_for("all copies", || async {
+        let surveyed = asker.find(pins[3].id).await;
+        surveyed.found.0.iter().filter(|copy| copy.is_replica && copy.record.pin == pins[3]).count() == 3
+    })
+    .await;
+    let counts = asker.counts().await;
+    assert_eq!(counts.silent, []);
+    assert_eq!(counts.found, BTreeMap::from([(BackendId(0), 10), (BackendId(1), 10)]));
+    assert_eq!(asker.list(Some(BackendId(1)), 100).await.found.len(), 10);
+    assert_eq!(asker.list(None, 3).await.found.len(), 3);
+    wait_for("agreement", || async { asker.consistency().await.found.differ.is_empty() }).await;
+    assert_eq!(asker.consistency().await.found.records, 60);
+    nodes.wires.cut(&nodes.nodes[2].name);
+    assert_eq!(asker.counts().await.silent, [nodes.nodes[2].name.clone()]);
 }
 
 #[tokio::test]

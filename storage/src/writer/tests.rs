@@ -19,6 +19,7 @@ fn record(id: u16, expires_in: u32) -> Record {
         pool: Tag(2),
         backend: Some(BackendId(3)),
         weak: false,
+        forwarded: false,
     };
     Record { home: Tag(9), pin: Pin { id: SessionId(sid), assignment, expires: 1_790_000_000 + expires_in } }
 }

@@ -92,6 +92,7 @@ impl SessionStore for FakeStore {
         };
         Box::pin(async move { answer })
     }
+    fn forward(&self, _: &RegionName, _: &RegionName, _: Pin) {}
     fn refresh(&self, _: &RegionName, _: SessionId, _: u32) {
         self.refreshes.fetch_add(1, Ordering::Relaxed);
     }

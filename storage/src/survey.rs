@@ -1,0 +1,346 @@
+//! What an operator asks of the whole mesh's sessions: how many, which, where the copies of one lie, and whether all
+//! replicas agree. Any node asks all others; none of this is on a request's way.
+//!
+//! ```text
+//!   Survey::counts …  ──▶ this node's own answer, and over the mesh that of every living one ──▶ the sum
+//!
+//!   on the wire   version 1 │ bincode of the types below, fixed-width, little endian
+//! ```
+//!
+//! A node that does not answer in [`TIMEOUT`] is named: a sum without it is not the whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bincode::Options;
+use bytes::Bytes;
+use gossip::clock::Wall;
+use gossip::id::{BackendId, NodeName, SessionId, Tag};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::pin::{PIN_BYTES, Pin};
+use crate::placement::{BUCKETS, bucket_of};
+use crate::sessions::Shared;
+use crate::table::Record;
+use crate::transport::{Incoming, Network, SURVEY};
+
+/// How long a node may take to answer.
+pub const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The most sessions one node lists.
+pub const LIST_MAX: usize = 10_000;
+
+const VERSION: u8 = 1;
+const MESSAGE_MAX_BYTES: u64 = SURVEY.max_bytes as u64;
+
+/// Asks the mesh about its sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct Survey {
+    shared: Arc<Shared>,
+    network: Network,
+}
+
+/// An answer of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Surveyed<T> {
+    /// What those said who answered.
+    pub found: T,
+    /// Who did not.
+    pub silent: Vec<NodeName>,
+}
+
+/// One copy of a session's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copy {
+    /// Where it lies.
+    pub node: NodeName,
+    /// Whether that node should hold it, as the asking node has it.
+    pub is_replica: bool,
+    /// The record.
+    pub record: Record,
+}
+
+/// A bucket whose replicas do not hold the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disagreement {
+    /// The home region.
+    pub home: Tag,
+    /// The bucket.
+    pub bucket: u16,
+    /// Its replicas and how many records each holds.
+    pub held: Vec<(NodeName, u32)>,
+    /// Since when two of them are known to differ; `None` when they were not compared yet.
+    pub since: Option<Wall>,
+}
+
+/// Whether the replicas agree.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Consistency {
+    /// Buckets whose replicas were compared: those that any of them holds records in.
+    pub compared: u64,
+    /// Records, each counted once a replica.
+    pub records: u64,
+    /// The buckets that differ.
+    pub differ: Vec<Disagreement>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Question {
+    Counts,
+    Find([u8; 16]),
+    List { backend: Option<u64>, limit: u32 },
+    Fingerprints,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Answer {
+    counts: Vec<(u64, u64)>,
+    /// Home and encoded pin.
+    records: Vec<(u32, Vec<u8>)>,
+    /// Home, bucket, fingerprint, records.
+    fingerprints: Vec<(u32, u16, u64, u32)>,
+    /// Home, the other node, since when it holds something else.
+    differ: Vec<(u32, NodeName, u64)>,
+}
+
+impl Survey {
+    /// Answers other nodes until `stop` changes.
+    pub(crate) async fn answer_others(self, mut stop: watch::Receiver<bool>) {
+        let mut inbox = self.network.listen(SURVEY);
+        loop {
+            tokio::select! {
+                _ = stop.changed() => return,
+                incoming = inbox.recv() => match incoming {
+                    Some(incoming) => self.answer_one(incoming),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    pub(crate) fn new(shared: Arc<Shared>, network: Network) -> Self {
+        Self { shared, network }
+    }
+
+    /// The sessions of the mesh by backend; those that were ended are not counted.
+    pub async fn counts(&self) -> Surveyed<BTreeMap<BackendId, u64>> {
+        let Surveyed { found, silent } = self.ask(&Question::Counts).await;
+        let mut sum = BTreeMap::new();
+        for (backend, count) in found.into_iter().flat_map(|(_, answer)| answer.counts) {
+            *sum.entry(BackendId(backend)).or_default() += count;
+        }
+        Surveyed { found: sum, silent }
+    }
+
+    /// Up to `limit` sessions, of one backend or of all.
+    pub async fn list(&self, backend: Option<BackendId>, limit: usize) -> Surveyed<Vec<Record>> {
+        let limit = limit.min(LIST_MAX);
+        let question = Question::List { backend: backend.map(|backend| backend.0), limit: limit as u32 };
+        let Surveyed { found, silent } = self.ask(&question).await;
+        let mut records: Vec<_> = found.iter().flat_map(|(_, answer)| answer.records()).collect();
+        records.sort_by_key(|record| (record.pin.id, record.home));
+        // While nodes disagree on who is there two of them may answer for one session.
+        records.dedup_by_key(|record| (record.pin.id, record.home));
+        records.truncate(limit);
+        Surveyed { found: records, silent }
+    }
+
+    /// All copies of a session's record, and the replicas that have none.
+    pub async fn find(&self, id: SessionId) -> Surveyed<(Vec<Copy>, Vec<NodeName>)> {
+        let Surveyed { found, silent } = self.ask(&Question::Find(id.0)).await;
+        let mates = self.shared.mates.load_full();
+        let bucket = bucket_of(&id);
+        let mut copies = Vec::new();
+        for (node, answer) in &found {
+            for record in answer.records().into_iter().filter(|record| record.pin.id == id) {
+                let is_replica = mates.placement.holds(node, record.home, bucket);
+                copies.push(Copy { node: node.clone(), is_replica, record });
+            }
+        }
+        let mut lacking = Vec::new();
+        let mut homes: Vec<_> = copies.iter().map(|copy| copy.record.home).collect();
+        homes.dedup();
+        for home in homes {
+            for replica in mates.placement.replicas(home, bucket) {
+                let has = |copy: &Copy| copy.node == *replica && copy.record.home == home;
+                if !copies.iter().any(has) && !silent.contains(replica) && !lacking.contains(replica) {
+                    lacking.push(replica.clone());
+                }
+            }
+        }
+        Surveyed { found: (copies, lacking), silent }
+    }
+
+    /// Compares the fingerprints of every bucket over its replicas.
+    pub async fn consistency(&self) -> Surveyed<Consistency> {
+        let Surveyed { found, silent } = self.ask(&Question::Fingerprints).await;
+        let mates = self.shared.mates.load_full();
+        let mut held: BTreeMap<(Tag, u16), BTreeMap<NodeName, (u64, u32)>> = BTreeMap::new();
+        let mut since: BTreeMap<(Tag, NodeName, NodeName), Wall> = BTreeMap::new();
+        for (node, answer) in found {
+            for (home, bucket, fingerprint, records) in answer.fingerprints {
+                held.entry((Tag(home), bucket)).or_default().insert(node.clone(), (fingerprint, records));
+            }
+            for (home, other, at) in answer.differ {
+                since.insert((Tag(home), node.clone(), other), Wall(at));
+            }
+        }
+        let mut consistency = Consistency::default();
+        for ((home, bucket), copies) in held.into_iter().filter(|((_, bucket), _)| *bucket < BUCKETS) {
+            let replicas = mates.placement.replicas(home, bucket).filter(|node| !silent.contains(node));
+            let replicas: Vec<_> =
+                replicas.map(|node| (node.clone(), copies.get(node).copied().unwrap_or_default())).collect();
+            consistency.compared += 1;
+            consistency.records += replicas.iter().map(|(_, (_, records))| u64::from(*records)).sum::<u64>();
+            if replicas.windows(2).any(|pair| pair[0].1.0 != pair[1].1.0) {
+                let among = |node: &NodeName| replicas.iter().any(|(replica, _)| replica == node);
+                let pairs = since.iter().filter(|((of, a, b), _)| *of == home && among(a) && among(b));
+                let since = pairs.map(|(_, at)| *at).min();
+                let held = replicas.into_iter().map(|(node, (_, records))| (node, records)).collect();
+                consistency.differ.push(Disagreement { home, bucket, held, since });
+            }
+        }
+        Surveyed { found: consistency, silent }
+    }
+
+    async fn ask(&self, question: &Question) -> Surveyed<Vec<(NodeName, Answer)>> {
+        let mates = self.shared.mates.load_full();
+        let bytes = encode(question);
+        let mut asked = JoinSet::new();
+        for node in mates.peers.keys().cloned() {
+            let answer = self.network.ask(&node, SURVEY, bytes.clone(), TIMEOUT);
+            asked.spawn(async move { (node, answer.await.and_then(|bytes| decode::<Answer>(&bytes))) });
+        }
+        let mut surveyed =
+            Surveyed { found: vec![(mates.me.clone(), self.own(question))], silent: Vec::new() };
+        // A task that asks neither panics nor is aborted.
+        while let Some(Ok((node, answer))) = asked.join_next().await {
+            match answer {
+                Some(answer) => surveyed.found.push((node, answer)),
+                None => surveyed.silent.push(node),
+            }
+        }
+        surveyed.silent.sort();
+        surveyed
+    }
+
+    fn answer_one(&self, incoming: Incoming) {
+        match (decode::<Question>(&incoming.bytes), incoming.reply) {
+            (Some(question), Some(reply)) => {
+                // Walks all that is held: not on the thread that serves the other nodes.
+                let survey = self.clone();
+                tokio::task::spawn_blocking(move || reply(encode(&survey.own(&question))));
+            }
+            _ => tracing::warn!(peer = %incoming.from, "a question about sessions cannot be read"),
+        }
+    }
+
+    /// What this node itself says.
+    fn own(&self, question: &Question) -> Answer {
+        let Shared { table, clock, mates, counters, .. } = &*self.shared;
+        let (mates, now) = (mates.load_full(), clock.mesh_wall());
+        let first = || table.buckets().into_iter().filter(|(home, bucket)| mates.is_first(*home, *bucket));
+        let mut answer = Answer::default();
+        match question {
+            Question::Counts => {
+                let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+                for (home, bucket) in first() {
+                    let pins = table.pins(home, bucket, now);
+                    let backends = pins.iter().filter_map(|pin| pin.assignment.backend);
+                    backends.for_each(|backend| *counts.entry(backend.0).or_default() += 1);
+                }
+                answer.counts = counts.into_iter().collect();
+            }
+            Question::Find(id) => {
+                let records = table.find_all(&SessionId(*id), now);
+                answer.records = records.iter().map(spell).collect();
+            }
+            Question::List { backend, limit } => {
+                let of = |pin: &Pin| match backend {
+                    Some(backend) => pin.assignment.backend == Some(BackendId(*backend)),
+                    None => pin.assignment.backend.is_some(),
+                };
+                let pins = first().flat_map(|(home, bucket)| {
+                    table.pins(home, bucket, now).into_iter().map(move |pin| Record { home, pin })
+                });
+                let listed = pins.filter(|record| of(&record.pin)).take((*limit as usize).min(LIST_MAX));
+                answer.records = listed.map(|record| spell(&record)).collect();
+            }
+            Question::Fingerprints => {
+                let of = |(home, bucket): (Tag, u16)| {
+                    let records = table.bucket_len(home, bucket) as u32;
+                    (home.0, bucket, table.fingerprint(home, bucket).0, records)
+                };
+                let mine = table.buckets().into_iter().filter(|(home, bucket)| mates.is_mine(*home, *bucket));
+                answer.fingerprints = mine.map(of).collect();
+                let differ = counters.differ.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                answer.differ =
+                    differ.iter().map(|((node, home), at)| (home.0, node.clone(), at.0)).collect();
+            }
+        }
+        answer
+    }
+}
+
+impl std::fmt::Debug for Survey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Survey").finish_non_exhaustive()
+    }
+}
+
+impl Answer {
+    fn records(&self) -> Vec<Record> {
+        let read =
+            |(home, pin): &(u32, Vec<u8>)| Some(Record { home: Tag(*home), pin: Pin::decode(pin).ok()? });
+        self.records.iter().filter_map(read).collect()
+    }
+}
+
+fn spell(record: &Record) -> (u32, Vec<u8>) {
+    let pin: [u8; PIN_BYTES] = record.pin.encode();
+    (record.home.0, pin.to_vec())
+}
+
+fn codec() -> impl Options {
+    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(MESSAGE_MAX_BYTES)
+}
+
+fn encode<T: Serialize>(message: &T) -> Bytes {
+    let mut bytes = vec![VERSION];
+    // What does not fit the channel is cut by the limits of its parts; else an empty answer, which nobody can read.
+    bytes.extend(codec().serialize(message).unwrap_or_default());
+    bytes.into()
+}
+
+fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Option<T> {
+    codec().deserialize(bytes.strip_prefix(&[VERSION])?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_is_the_same_for_ever() {
+        assert_eq!(encode(&Question::Counts)[..], [1, 0, 0, 0, 0]);
+        assert_eq!(encode(&Question::Find([7; 16]))[..], [&[1, 1, 0, 0, 0][..], &[7; 16]].concat());
+        let list = Question::List { backend: Some(5), limit: 9 };
+        assert_eq!(encode(&list)[..], [1, 2, 0, 0, 0, 1, 5, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0]);
+        let answer = Answer { counts: vec![(3, 4)], ..Answer::default() };
+        let golden = [&[1, 1][..], &[0; 7], &[3], &[0; 7], &[4], &[0; 7], &[0; 24]].concat();
+        assert_eq!(encode(&answer)[..], golden);
+        assert!(decode::<Answer>(&golden).is_some() && decode::<Answer>(&golden[..40]).is_none());
+    }
+
+    #[test]
+    fn a_full_answer_fits_the_channel() {
+        let answer = Answer { records: vec![(1, vec![0; PIN_BYTES]); LIST_MAX], ..Answer::default() };
+        assert!(encode(&answer).len() <= SURVEY.max_bytes && encode(&answer).len() > LIST_MAX);
+        let fingerprints = vec![(1, 1, 1, 1); 8 * usize::from(BUCKETS)];
+        let answer = Answer { fingerprints, ..Answer::default() };
+        assert!(encode(&answer).len() > 8 * usize::from(BUCKETS));
+    }
+}

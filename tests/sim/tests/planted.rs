@@ -1,0 +1,32 @@
+//! A simulator that finds nothing proves nothing: each bug that is planted is found, and its history is short.
+
+use sim::sweep::sweep;
+use storage::plant::Plant;
+
+/// More than the least seed that finds each of them.
+const SEEDS: u64 = 500;
+
+fn find(plant: Plant, rules: &[&str]) {
+    let history = sweep(0, SEEDS, &|plants| plants.plant(plant)).expect_err("the bug is not found");
+    println!("{history}");
+    assert!(
+        rules.iter().any(|rule| history.contains(&format!(": {rule} at"))),
+        "found as another one: {history}"
+    );
+    assert!(history.lines().count() < 25, "the history is long: {history}");
+}
+
+#[test]
+fn a_skipped_acknowledgement_is_found() {
+    find(Plant::SkipAck, &["acknowledged", "durable"]);
+}
+
+#[test]
+fn merging_by_arrival_is_found() {
+    find(Plant::MergeByArrival, &["one place", "durable", "equal"]);
+}
+
+#[test]
+fn purging_early_is_found() {
+    find(Plant::PurgeEarly, &["durable", "equal"]);
+}
