@@ -2,15 +2,17 @@
 //!
 //! [`start`] binds every listener of the present snapshot, or none: it fails with the ports that are taken. From
 //! then on the listeners follow the snapshot.
-
 //!
 //! ```text
 //! handle ── listeners ── bind          what is listened on, following the snapshot
 //!    └ thread ── worker ── plan        one thread a core; the snapshot with what follows from it
-//!         └ accept ── places ── secure ── connection ── opening, activity, windows     one task a connection; what it speaks, how long it waits
+//!         └ accept ── places ── secure ── connection      one task a connection
+//!              │                                └ opening, activity, windows, acquaintance   what it speaks, how long it waits, what is known
 //!              ├ proxy_protocol           whom a connection is for; what backends are told of it
-//!              ├ http ── headers ── forwarded ── route ── limit ── affinity ── session ── choose ── keys ── pick
-//!              │    └ exchange ── admission ── upstream ── multiplex ── retry ── body ── upload ── disguise ── record ── outcome ── log
+//!              ├ http ── fields ── headers ── trace ── forwarded ── websocket, grpc
+//!              │    ├ route ── limit ── affinity ── session ── choose ── keys ── pick
+//!              │    ├ exchange ── admission ── upstream ── multiplex ── retry ── body ── upload
+//!              │    └ disguise ── record ── outcome ── log
 //!              ├ tcp ── hello ── sni ── relay ── sockets ── pipe
 //!              └ tunnel/{preface, near, far}
 //! ```
