@@ -195,3 +195,96 @@ pub(crate) struct IntentStatus {
     /// When, RFC 3339.
     pub at: String,
 }
+
+/// `GET /v1/sessions`: how many there are, and some of them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SessionList {
+    /// By backend, over the nodes that answered.
+    pub backends: Vec<BackendSessions>,
+    /// As many as were asked for.
+    pub sessions: Vec<SessionEntry>,
+    /// Nodes that did not answer.
+    pub silent: Vec<String>,
+}
+
+/// The sessions of one backend.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct BackendSessions {
+    /// `POOL/ADDRESS`.
+    pub backend: String,
+    /// How many stay there.
+    pub sessions: u64,
+}
+
+/// One session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SessionEntry {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// The region that keeps its record.
+    pub home: String,
+    /// `POOL/ADDRESS`, `ended`, or `moved to REGION`.
+    pub backend: String,
+    /// When it was assigned there, RFC 3339.
+    pub assigned: String,
+    /// Whether that was done without the consent of its replicas.
+    pub weak: bool,
+    /// Until it ends, when it is not used.
+    pub seconds_left: u64,
+}
+
+/// `GET /v1/sessions/ID`: all copies of one session's record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SessionCopies {
+    /// The newest copy.
+    pub session: SessionEntry,
+    /// Whether every replica that answered holds the same.
+    pub agree: bool,
+    /// Every copy.
+    pub copies: Vec<CopyStatus>,
+    /// Replicas without a copy.
+    pub lacking: Vec<String>,
+    /// Nodes that did not answer.
+    pub silent: Vec<String>,
+}
+
+/// One copy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct CopyStatus {
+    /// Where it lies.
+    pub node: String,
+    /// Whether that node is one of the session's replicas.
+    pub replica: bool,
+    /// Whether it is the same as the newest.
+    pub newest: bool,
+    /// The record.
+    pub session: SessionEntry,
+}
+
+/// `GET /v1/consistency`: whether all replicas hold the same.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ConsistencyStatus {
+    /// True when all nodes answered and no bucket differs.
+    pub agree: bool,
+    /// Buckets with sessions.
+    pub buckets: u64,
+    /// Records, each counted once a replica.
+    pub records: u64,
+    /// Those that differ.
+    pub differ: Vec<DisagreementStatus>,
+    /// Nodes that did not answer.
+    pub silent: Vec<String>,
+}
+
+/// A bucket whose replicas differ.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DisagreementStatus {
+    /// The home region.
+    pub home: String,
+    /// Its number.
+    pub bucket: u16,
+    /// Records held, by node.
+    pub held: std::collections::BTreeMap<String, u32>,
+    /// Since when two of them are known to differ, RFC 3339.
+    pub since: Option<String>,
+}

@@ -16,6 +16,7 @@ mod problem;
 mod reports;
 mod routes;
 mod server;
+mod sessions;
 mod status;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use gossip::state::ClusterView;
 use storage::intents::Intents;
 use storage::revisions::Revisions;
 use storage::sessions::Sessions;
+use storage::survey::Survey;
 use tokio::sync::watch;
 
 pub(crate) use self::access::Token;
@@ -45,6 +47,8 @@ pub(crate) struct Context {
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     /// The sessions.
     pub(crate) sessions: Sessions,
+    /// What operators ask about them.
+    pub(crate) survey: Survey,
     /// The configuration.
     pub(crate) revisions: Revisions,
     /// The operators' orders.

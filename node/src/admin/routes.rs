@@ -19,7 +19,7 @@ use storage::revisions::{Expected, Revision};
 use super::api::{Applied, Counters, IntentStatus, MemberStatus, PoolStatus, SessionStatus, Status};
 use super::events::Event;
 use super::problem::{Refusal, findings, invalid, problem};
-use super::{Context, status};
+use super::{Context, sessions, status};
 use crate::backend::Snapshot;
 use crate::config::services;
 use crate::proxy::{Affinity, Cut, End};
@@ -41,6 +41,9 @@ pub(super) fn router(context: Arc<Context>) -> Router {
         .route("/v1/members", get(members))
         .route("/v1/pools", get(pools))
         .route("/v1/events", get(events))
+        .route("/v1/sessions", get(sessions::list))
+        .route("/v1/sessions/{id}", get(sessions::one))
+        .route("/v1/consistency", get(sessions::consistency))
         .route("/v1/intents", get(intents))
         .route("/v1/revisions", post(apply))
         .route("/v1/revisions/current", get(current))

@@ -259,6 +259,7 @@ impl App {
             snapshot: registry.changes(),
             view: gossip.view(),
             sessions: storage.sessions(),
+            survey: storage.survey(),
             revisions: storage.revisions(),
             intents: storage.intents(),
             proxy: proxy.clone(),

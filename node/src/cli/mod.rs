@@ -12,6 +12,7 @@ mod key;
 mod members;
 mod output;
 mod pools;
+mod sessions;
 mod start;
 mod status;
 mod validate;
@@ -79,6 +80,10 @@ enum Command {
     Members,
     /// List the pools and their backends.
     Pools(pools::PoolsArgs),
+    /// Count the sessions by backend and list some, or show where the copies of one lie.
+    Sessions(sessions::SessionsArgs),
+    /// Say whether all replicas of all sessions hold the same.
+    Consistency,
     /// Take no new sessions on a node, backend, region or pool; present sessions stay.
     Drain(drain::DeadlineArgs),
     /// Undo a drain.
@@ -108,6 +113,8 @@ pub fn main() -> ExitCode {
         Command::Status => ask(status::run(&cli.global)),
         Command::Members => ask(members::run(&cli.global)),
         Command::Pools(args) => ask(pools::run(&cli.global, args)),
+        Command::Sessions(args) => ask(sessions::run(&cli.global, args)),
+        Command::Consistency => ask(sessions::consistency(&cli.global)),
         Command::Drain(args) => ask(drain::drain(&cli.global, args)),
         Command::Undrain(args) => ask(drain::undrain(&cli.global, args)),
     };
