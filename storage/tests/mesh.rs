@@ -111,9 +111,12 @@ async fn three_nodes_share_sessions_revisions_and_orders() {
     for held in &pins {
         assert_eq!(nodes[1].storage.sessions().find(&eu, held.id).await, Some(*held));
     }
-    let moved = pin(65, 2);
-    let repinned = far.repin(&eu, moved, pins[1].assignment.hlc).await;
-    assert_eq!(repinned, Repinned::Committed(moved));
+    let wanted = pin(65, 2);
+    // A replica at home holds the election and dates the move.
+    let repinned = far.repin(&eu, wanted, pins[1].assignment.hlc).await;
+    let Repinned::Committed(moved) = repinned else { panic!("{repinned:?}") };
+    assert_eq!((moved.id, moved.assignment.backend), (wanted.id, wanted.assignment.backend));
+    assert!(moved.assignment.hlc > pins[1].assignment.hlc);
 
     let cookie = SessionCookie {
         id: moved.id,
