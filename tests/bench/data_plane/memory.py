@@ -1,6 +1,6 @@
 """What a proxy's resident memory grows by: for idle connections, and for a large body each way. Prints one row of figures.
 
-idle: every connection has made one request and had its answer, and stays open; ten source addresses.
+idle: every connection has made one request and had its answer, and stays open for 20 s; ten source addresses.
 body: a user who asks for a large body, reads a little of it, pauses, and reads the rest; then one who sends as much. A proxy
       that takes from the origin whatever it gives would hold the body during the pause.
 """
@@ -16,6 +16,8 @@ import sys
 import time
 
 SOURCES = 10
+# How long connections are idle before their cost is read: a proxy may give back buffers of those that stay so.
+IDLE_SECONDS = 20
 
 
 def resident(processes, field="VmRSS"):
@@ -80,7 +82,7 @@ def idle(given):
         bad += not ask(given, connection)
         connection.setblocking(False)
         held.append(connection)
-    time.sleep(1)
+    time.sleep(IDLE_SECONDS)
     after = resident(given.processes)
     # One that the proxy closed can be read from: it gives nothing.
     for connection in held:
