@@ -12,31 +12,46 @@ use super::choose::{Place, Tried};
 use super::outcome::End;
 use super::session::{Seat, Session, Usher};
 use crate::backend::InFlight;
+use crate::queue::Queue;
 
 /// The longest wait.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Those who wait at one queue.
 const WAITING_MAX: usize = 1024;
 
-/// Takes a place for the request on its seat's backend. A request that is bound to none may get another seat of the pool.
+/// Takes a place for the request on its seat's backend, when nobody limits it or there is room and nobody waits. `None`: it
+/// has to [`admit`] itself.
+pub(super) fn admit_now(usher: &Usher<'_>, seat: &Seat) -> Option<InFlight> {
+    let Place::Direct(at) = seat.place else { return None };
+    let backend = &seat.pool.backends[at].shared;
+    let Some(limit) = seat.pool.config.max_connections else { return Some(backend.enter()) };
+    // Who comes goes behind those who wait.
+    let nobody_waits = queue(usher, seat, at).waiting() == 0;
+    nobody_waits.then(|| backend.try_enter(limit, &seat.pool.queue)).flatten()
+}
+
+fn is_bound(usher: &Usher<'_>, seat: &Seat) -> bool {
+    usher.bound || seat.session.as_ref().is_some_and(Session::is_assigned)
+}
+
+fn queue<'a>(usher: &Usher<'_>, seat: &'a Seat, at: usize) -> &'a Queue {
+    if is_bound(usher, seat) { seat.pool.backends[at].shared.queue() } else { &seat.pool.queue }
+}
+
+/// Waits for a place for the request on its seat's backend. A request that is bound to none may get another seat of the pool.
 ///
 /// # Errors
 /// `QueueFull` after the longest wait, or when too many wait already.
 pub(super) async fn admit(usher: &Usher<'_>, seat: &mut Seat, tried: &Tried) -> Result<InFlight, End> {
-    let Place::Direct(at) = seat.place else { return Err(End::NoBackend) };
-    let Some(limit) = seat.pool.config.max_connections else {
-        return Ok(seat.pool.backends[at].shared.enter());
-    };
-    let pool = seat.pool.clone();
-    let enter = |at: usize| pool.backends[at].shared.try_enter(limit, &pool.queue);
-    let is_bound = usher.bound || seat.session.as_ref().is_some_and(Session::is_assigned);
-    let queue = if is_bound { pool.backends[at].shared.queue() } else { &*pool.queue };
-    // Who comes goes behind those who wait.
-    if queue.waiting() == 0
-        && let Some(place) = enter(at)
-    {
+    if let Some(place) = admit_now(usher, seat) {
         return Ok(place);
     }
+    let Place::Direct(at) = seat.place else { return Err(End::NoBackend) };
+    let pool = seat.pool.clone();
+    let limit = pool.config.max_connections.unwrap_or(u32::MAX);
+    let enter = |at: usize| pool.backends[at].shared.try_enter(limit, &pool.queue);
+    let is_bound = is_bound(usher, seat);
+    let queue = if is_bound { pool.backends[at].shared.queue() } else { &*pool.queue };
     let mut turn = queue.join(WAITING_MAX, &pool.queue).ok_or(End::QueueFull)?;
     // What ended since the first look has woken nobody.
     let mut look = turn.is_first();

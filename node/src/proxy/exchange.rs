@@ -3,6 +3,9 @@
 //! A try that never connected may always be repeated elsewhere, up to `retry.attempts`; one that was sent and broke
 //! before any byte of an answer only when the request is idempotent, its body is at hand, and the budget allows. A
 //! kept connection that turns out dead costs neither. The rescue through another region comes beyond the attempts.
+//!
+//! What is rare is boxed: a future is as large as its largest path, is moved when it begins, and stays in the cache of a
+//! core only while many of them fit.
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -18,7 +21,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
-use super::admission::admit;
+use super::admission::{admit, admit_now};
 use super::body::{Lease, RequestBody, Streamed, Unsent};
 use super::choose::{Place, Tried};
 use super::fields::Fields;
@@ -65,7 +68,7 @@ impl Outgoing {
         let body = if body.is_end_stream() {
             Payload::Empty
         } else if idempotent && exact.is_some_and(|bytes| bytes <= REPLAY_MAX_BYTES) {
-            let collected = tokio::time::timeout(patience, body.collect()).await;
+            let collected = Box::pin(tokio::time::timeout(patience, body.collect())).await;
             let collected = collected.map_err(|_| End::ClientGone)?.map_err(|_| End::ClientGone)?;
             Payload::Whole(collected.to_bytes())
         } else {
@@ -194,9 +197,12 @@ pub(super) async fn exchange(
             worker.shared.counters.retries.fetch_add(1, Ordering::Relaxed);
         }
         let admitted = match seat.place {
-            Place::Direct(_) => match admit(usher, &mut seat, &tried).await {
-                Ok(in_flight) => Some(in_flight),
-                Err(end) => return Err(Failure { end, tries }),
+            Place::Direct(_) => match admit_now(usher, &seat) {
+                Some(in_flight) => Some(in_flight),
+                None => match Box::pin(admit(usher, &mut seat, &tried)).await {
+                    Ok(in_flight) => Some(in_flight),
+                    Err(end) => return Err(Failure { end, tries }),
+                },
             },
             Place::Tunnel(..) => None,
         };
@@ -207,7 +213,7 @@ pub(super) async fn exchange(
         let direct = admitted.is_some();
         let went = match (at, admitted) {
             (Some(at), Some(in_flight)) => direct_try(usher, &mut seat, at, in_flight, outgoing).await,
-            _ => crossing_try(usher, &mut seat, outgoing, crossing).await,
+            _ => Box::pin(crossing_try(usher, &mut seat, outgoing, crossing)).await,
         };
         let end = match went {
             Try::Answered(mut response, lease, in_flight, backend) => {
@@ -251,7 +257,7 @@ pub(super) async fn exchange(
             Place::Tunnel(region, None) => tried.regions.push(region.clone()),
             _ => tried.backends.extend(at.map(|at| seat.pool.backends[at].config.id)),
         }
-        seat = match usher.another(seat, &tried).await {
+        seat = match Box::pin(usher.another(seat, &tried)).await {
             Ok(seat) => seat,
             // That nothing is left to try is less telling than what was met.
             Err(End::NoBackend) => return Err(failure),
@@ -276,7 +282,7 @@ async fn direct_try(
         None => None,
         Some(_) => {
             let upstream = worker.shared.tls.upstream(&pool.config.name);
-            match tokio::time::timeout(usher.service.timeout.connect, upstream).await {
+            match Box::pin(tokio::time::timeout(usher.service.timeout.connect, upstream)).await {
                 Ok(Some(upstream)) => Some(upstream),
                 // Its authorities cannot be read on this node; `status` says so.
                 Ok(None) | Err(_) => return Try::NotSent,
@@ -300,7 +306,7 @@ async fn direct_try(
         let reused = kept.is_some();
         let connected = match kept.take() {
             Some(sender) => Ok(sender),
-            None => connect_by(usher, id, backend.config.address, &via, protocol).await,
+            None => Box::pin(connect_by(usher, id, backend.config.address, &via, protocol)).await,
         };
         let sender = match connected {
             Ok(sender) => sender,
@@ -452,7 +458,7 @@ async fn send(usher: &Usher<'_>, mut sender: Sender, outgoing: &mut Outgoing, to
     };
     match answer {
         Ok(response) => Sent::Answered(response, sender),
-        Err(error) => unsent(error, outgoing).await,
+        Err(error) => Box::pin(unsent(error, outgoing)).await,
     }
 }
 

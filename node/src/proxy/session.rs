@@ -97,8 +97,11 @@ impl Usher<'_> {
             Told::Session(cookie) => {
                 let session = self.known(sticky, &cookie);
                 return match self.moved_meanwhile(&session) {
-                    Some(pin) => self.follow(session, pin, &tried).await,
-                    None => self.seated(session, &tried).await,
+                    Some(pin) => Box::pin(self.follow(session, pin, &tried)).await,
+                    None => match self.kept(&session) {
+                        Some((pool, place)) => Ok(Seat { pool, place, session: Some(session) }),
+                        None => Box::pin(self.seated(session, &tried)).await,
+                    },
                 };
             }
         };
@@ -208,6 +211,18 @@ impl Usher<'_> {
             }
         }
         Err(End::NoBackend)
+    }
+
+    /// Where a session stays whose backend stands: nobody is asked (I2).
+    fn kept(&self, session: &Session) -> Option<(Arc<PoolView>, Place)> {
+        let (assigned, backend) = session.assigned?;
+        let pool = self.plan.pool_of(self.service, session.pool)?;
+        if self.forced.is_some_and(|forced| pool.config.name != *forced) {
+            return None;
+        }
+        let at = position(pool, backend)?;
+        let keeps = judge(&pool.backends[at], assigned) == Standing::Keep;
+        keeps.then(|| (pool.clone(), place_of(self.plan, pool, at)))
     }
 
     /// The seat of a session that has an assignment.
