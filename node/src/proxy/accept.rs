@@ -203,7 +203,7 @@ async fn https(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, arrival: A
         _ = stay.wait_for(|stay| *stay == Stay::Closing) => None,
     };
     let Some(secured) = secured else { return };
-    activity.accepted(worker.clock().now());
+    activity.awaits_head(worker.clock().now());
     let client = Client { worker, slot, peer, local, is_secure: true, activity, socket };
     connection::secured(client, secured.stream).await;
 }

@@ -164,8 +164,8 @@ impl Activity {
             && self.millis(now) >= self.since_millis.load(Ordering::Relaxed) + time.as_millis() as u64
     }
 
-    /// The handshake is done: from now on a request's head is waited for.
-    pub(super) fn accepted(&self, now: Instant) {
+    /// From now on a request's head is waited for: the handshake is done, or the head has begun.
+    pub(super) fn awaits_head(&self, now: Instant) {
         self.set(READS_HEAD, now);
     }
 

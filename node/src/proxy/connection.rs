@@ -125,9 +125,12 @@ where
         // What hyper holds for a connection is a hundred times what an idle one needs.
         let Some(parts) = connection.into_parts() else { break };
         io = parts.io.into_inner();
-        io.put_back(&parts.read_buf);
         client.worker.shared.counters.rested.fetch_add(1, Ordering::Relaxed);
-        if parts.read_buf.is_empty() && !rests(client).await {
+        if !parts.read_buf.is_empty() {
+            // It came with the last request, so nobody has counted its time yet.
+            io.put_back(&parts.read_buf);
+            client.activity.awaits_head(client.worker.clock().now());
+        } else if !rests(client).await {
             let _ = tokio::time::timeout(CLOSING, io.shutdown()).await;
             break;
         }

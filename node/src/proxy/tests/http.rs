@@ -349,10 +349,10 @@ async fn an_idle_connection_rests_and_goes_on_where_it_was() {
     };
     let whole: &[u8] = b"GET / HTTP/1.1\r\nhost: shop.example\r\n\r\n";
     ask(whole).await;
-    until(|| rested() == 1).await;
+    until(|| rested() >= 1).await;
     // It wakes with the first byte. What follows it in the same segment is none of its request, but of the next.
     ask(&[whole, &whole[..20]].concat()).await;
-    until(|| rested() == 2).await;
+    until(|| rested() >= 2).await;
     ask(&whole[20..]).await;
     node.handle.shutdown(Duration::from_secs(20)).await;
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "a node that ends closes what rests");
