@@ -20,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::gather::{Pieces, gather};
 use super::outcome::Cut;
 use super::windows::Windows;
 
@@ -343,7 +344,12 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_with(cx, |stream| stream.try_write_vectored(bufs))
+        self.poll_with(cx, |stream| {
+            gather(bufs, |pieces| match pieces {
+                Pieces::One(bytes) => stream.try_write(bytes),
+                Pieces::Many(pieces) => stream.try_write_vectored(pieces),
+            })
+        })
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -254,10 +254,9 @@ impl Relayed {
     fn complete(&mut self) {
         self.in_flight = None;
         let Some(record) = self.record.as_mut() else { return };
-        record.end(End::Ok);
+        let now = record.complete();
         if let Some(Lease { sender, backend, via }) = self.lease.take() {
-            let worker = Rc::clone(record.worker());
-            worker.upstreams.put(backend, sender, via, worker.clock().now());
+            record.worker().upstreams.put(backend, sender, via, now);
         }
     }
 }

@@ -277,7 +277,7 @@ async fn direct_try(
     let pool = seat.pool.clone();
     let backend = &pool.backends[at];
     let id = backend.config.id;
-    let max_idle = if outgoing.is_replayable() { Duration::MAX } else { IDLE_FOR_ONCE };
+    let max_idle = (!outgoing.is_replayable()).then_some(IDLE_FOR_ONCE);
     let via = match &pool.config.tls {
         None => None,
         Some(_) => {
@@ -291,7 +291,7 @@ async fn direct_try(
     };
     let protocol = pool.config.protocol;
     let kept_now = || match protocol {
-        PoolProtocol::Http1 => worker.upstreams.take(id, &via, max_idle, worker.clock().now()),
+        PoolProtocol::Http1 => worker.upstreams.take(id, &via, max_idle, worker.clock()),
         PoolProtocol::Http2 => worker.upstreams.multiplexed.take(id, &via).map(Sender::Http2),
     };
     if !outgoing.is_replayable() {

@@ -28,12 +28,23 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, fields: Fields) {
         remove_named_by_connection(headers);
         headers.remove(CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, TE] {
+    let others = [
+        (Fields::KEEP_ALIVE, KEEP_ALIVE),
+        (Fields::KEEP_ALIVE, PROXY_CONNECTION),
+        (Fields::TRANSFER_ENCODING, TRANSFER_ENCODING),
+        (Fields::UPGRADE, UPGRADE),
+        (Fields::TE, TE),
+    ];
+    for (_, name) in others.into_iter().filter(|(field, _)| fields.any(*field)) {
         headers.remove(name);
     }
 }
 
 fn remove_named_by_connection(headers: &mut HeaderMap) {
+    let usual = |line: &HeaderValue| matches!(line.as_bytes(), b"keep-alive" | b"close");
+    if headers.get_all(CONNECTION).iter().all(usual) {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()

@@ -233,7 +233,7 @@ async fn answer(
                 &worker.shared.cookies,
                 now,
             );
-            usher.by_cookie(sticky, told).await?
+            usher.by_cookie(sticky, told, now).await?
         }
         (None, Some(ttl)) => Box::pin(usher.by_source(ttl, client)).await?,
         (None, None) => usher.free(&Tried::default())?,

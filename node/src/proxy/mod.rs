@@ -11,7 +11,7 @@
 //!              ├ proxy_protocol           whom a connection is for; what backends are told of it
 //!              ├ http ── fields ── headers ── trace ── forwarded ── websocket, grpc
 //!              │    ├ route ── limit ── affinity ── session ── choose ── keys ── pick
-//!              │    ├ exchange ── admission ── upstream ── multiplex ── retry ── body ── upload
+//!              │    ├ exchange ── admission ── upstream ── gather ── multiplex ── retry ── body ── upload
 //!              │    └ disguise ── record ── outcome ── log
 //!              ├ tcp ── hello ── sni ── relay ── sockets ── pipe
 //!              └ tunnel/{preface, near, far}
@@ -32,6 +32,7 @@ mod fields;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod forwarded;
+mod gather;
 mod grpc;
 mod handle;
 mod headers;

@@ -225,6 +225,14 @@ impl Head {
         while !self.ended && !bytes.is_empty() {
             let end = memchr::memchr(b'\n', bytes);
             let part = &bytes[..end.unwrap_or(bytes.len())];
+            if let (Some(end), 0, Some(first)) = (end, self.filled, part.first()) {
+                // Most lines are whole, and their first letter says that they are neither header.
+                if !matches!(first, b'\r' | b'c' | b'C' | b't' | b'T') {
+                    self.began = true;
+                    bytes = &bytes[end + 1..];
+                    continue;
+                }
+            }
             let at = usize::from(self.filled);
             let kept = part.len().min(NAME_MAX - at);
             self.line[at..at + kept].copy_from_slice(&part[..kept]);

@@ -24,6 +24,7 @@ pub(super) struct Record {
     affinity: Option<Affinity>,
     sent_bytes: u64,
     end: Option<End>,
+    ended: Option<Instant>,
     /// The near end of a tunnel counts and logs, the far end does not.
     far: bool,
     _busy: Busy,
@@ -65,6 +66,7 @@ impl Record {
             affinity: None,
             sent_bytes: 0,
             end: None,
+            ended: None,
             far: false,
             _busy: worker.enter(),
         }
@@ -80,6 +82,7 @@ impl Record {
             affinity: None,
             sent_bytes: 0,
             end: None,
+            ended: None,
             far: true,
             _busy: worker.enter(),
         }
@@ -148,6 +151,12 @@ impl Record {
         self.sent_bytes += bytes as u64;
     }
 
+    /// The last byte of the answer has come: names the end, and says when that was.
+    pub(super) fn complete(&mut self) -> Instant {
+        self.end(End::Ok);
+        *self.ended.get_or_insert_with(|| self.worker.clock().now())
+    }
+
     /// Names the end; the first one named counts.
     pub(super) fn end(&mut self, end: End) {
         self.end.get_or_insert(end);
@@ -165,7 +174,7 @@ impl Drop for Record {
         if let Some(affinity) = self.affinity {
             shared.counters.affine(affinity);
         }
-        let now = shared.clock.now();
+        let now = self.ended.unwrap_or_else(|| shared.clock.now());
         if let Some(activity) = &self.activity {
             activity.ended(end == End::ClientGone, now);
         }

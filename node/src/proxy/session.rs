@@ -88,14 +88,14 @@ impl Usher<'_> {
     }
 
     /// A seat for a request whose cookies say `told`.
-    pub(super) async fn by_cookie(&self, sticky: &StickyCookie, told: Told) -> Result<Seat, End> {
+    pub(super) async fn by_cookie(&self, sticky: &StickyCookie, told: Told, now: Wall) -> Result<Seat, End> {
         let tried = Tried::default();
         let outcome = match told {
             Told::Nothing => Affinity::New,
             Told::Expired => Affinity::Expired,
             Told::Invalid => Affinity::Invalid,
             Told::Session(cookie) => {
-                let session = self.known(sticky, &cookie);
+                let session = self.known(sticky, &cookie, now);
                 return match self.moved_meanwhile(&session) {
                     Some(pin) => Box::pin(self.follow(session, pin, &tried)).await,
                     None => match self.kept(&session) {
@@ -178,7 +178,7 @@ impl Usher<'_> {
         (pin.assignment.hlc > assigned && pin.assignment.backend != Some(backend)).then_some(pin)
     }
 
-    fn known(&self, sticky: &StickyCookie, cookie: &SessionCookie) -> Session {
+    fn known(&self, sticky: &StickyCookie, cookie: &SessionCookie, now: Wall) -> Session {
         let home = self.plan.region(cookie.home).unwrap_or(&self.plan.snapshot.region);
         Session {
             id: cookie.id,
@@ -191,7 +191,7 @@ impl Usher<'_> {
             assigned: Some((cookie.assigned, cookie.backend)),
             pool: cookie.pool,
             outcome: Affinity::Kept,
-            reseal: is_refresh_due(cookie.last_seen, sticky.ttl, self.worker.clock().wall()),
+            reseal: is_refresh_due(cookie.last_seen, sticky.ttl, now),
             commit: None,
         }
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::future::Either;
+use gossip::clock::Clock;
 use gossip::id::BackendId;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -15,6 +16,7 @@ use rustc_hash::FxHashMap;
 use tokio::net::TcpStream;
 
 use super::body::RequestBody;
+use super::gather::Gathered;
 use super::multiplex::{Multiplexed, Stream};
 use super::secure::{Via, same};
 use crate::config::model::PoolProtocol;
@@ -85,13 +87,14 @@ impl Upstreams {
         Self::default()
     }
 
-    /// The warmest idle connection to a backend that was used within `max_idle` and is spoken over as now wanted.
+    /// The warmest idle connection to a backend that was used within `max_idle`, when that is bounded, and is spoken over
+    /// as now wanted.
     pub(super) fn take(
         &self,
         backend: BackendId,
         via: &Via,
-        max_idle: Duration,
-        now: Instant,
+        max_idle: Option<Duration>,
+        clock: &Clock,
     ) -> Option<Sender> {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(&backend)?;
@@ -99,7 +102,7 @@ impl Upstreams {
             if last.sender.is_closed() || !last.sender.is_ready() || !same(&last.via, via) {
                 continue;
             }
-            if now.saturating_duration_since(last.since) > max_idle {
+            if max_idle.is_some_and(|most| clock.now().saturating_duration_since(last.since) > most) {
                 // All below it are colder still.
                 connections.push(last);
                 return None;
@@ -175,7 +178,7 @@ pub(super) async fn connect_tcp(addr: SocketAddr, timeout: Duration) -> Result<T
 /// Connects to a backend, over TLS where the pool wants it, and prepares to speak HTTP/1.1 with it.
 pub(super) async fn connect(addr: SocketAddr, via: &Via, timeout: Duration) -> Result<Sender, ConnectError> {
     let stream = connect_tcp(addr, timeout).await?;
-    let Some(upstream) = via else { return handshake(&client(), stream).await };
+    let Some(upstream) = via else { return handshake(&client(), Gathered(stream)).await };
     let secured =
         tokio::time::timeout(timeout, upstream.handshake(stream, addr.ip(), PoolProtocol::Http1)).await;
     let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
