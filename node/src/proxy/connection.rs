@@ -98,6 +98,8 @@ pub(super) async fn secured<S>(client: Client, stream: TlsStream<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    // It is moved often from here on, and is large.
+    let stream = Box::new(stream);
     match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => http2(&client, stream).await,
         _ => drop(http1(&client, stream, false).await),
@@ -117,8 +119,10 @@ where
     loop {
         let at = door.clone();
         let service = service_fn(move |request| http::serve(at.clone(), request));
-        let mut connection = http::server().serve_connection(TokioIo::new(io), service).with_upgrades();
-        match drive(client, &door, Pin::new(&mut connection)).await {
+        // On the heap, or a connection at rest would still hold the room for it.
+        let mut connection =
+            Box::new(http::server().serve_connection(TokioIo::new(io), service).with_upgrades());
+        match drive(client, &door, Pin::new(&mut *connection)).await {
             Driven::Over => break,
             Driven::Idle => {}
         }
@@ -180,8 +184,8 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_pending_accept_reset_streams(RESET_BEFORE_ACCEPT_MAX)
         .max_local_error_reset_streams(RESET_FOR_ERRORS_MAX);
-    let connection = std::pin::pin!(builder.serve_connection(TokioIo::new(io), service));
-    drive(client, &door, connection).await;
+    let mut connection = Box::pin(builder.serve_connection(TokioIo::new(io), service));
+    drive(client, &door, connection.as_mut()).await;
 }
 
 /// Runs hyper's tasks on the worker's own thread.
