@@ -10,14 +10,14 @@ use gossip::id::BackendId;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::headers;
 use super::outcome::End;
 use super::record::Record;
 use super::retry::REPLAY_MAX_BYTES;
 use super::secure::Via;
 use super::upload::Upload;
-use super::upstream::Sender;
+use super::upstream::{Driven, Sender};
 use super::windows::Windows;
+use super::{headers, http1};
 use crate::backend::InFlight;
 
 /// What is sent to a backend.
@@ -179,9 +179,46 @@ impl Body for RequestBody {
     }
 }
 
-/// A backend's connection that is busy with one answer; it goes back to its worker when the answer is complete.
+/// A backend's answer as it comes, and what can be used again after it.
+pub(super) enum Inbound {
+    /// By its own connection.
+    Http1(http1::Body),
+    /// By one that hyper drives; its sender when another request may follow.
+    Driven(Incoming, Option<Driven>),
+}
+
+impl Inbound {
+    fn release(&mut self) -> Option<Sender> {
+        match self {
+            Self::Http1(body) => body.release().map(Sender::Http1),
+            Self::Driven(_, sender) => sender.take().map(Sender::Driven),
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx),
+            Self::Driven(body, _) => Pin::new(body).poll_frame(cx).map_err(io::Error::other),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Driven(body, _) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Driven(body, _) => body.size_hint(),
+        }
+    }
+}
+
+/// Where a connection that is busy with one answer belongs; it goes back to its worker when the answer is complete.
 pub(super) struct Lease {
-    pub(super) sender: Sender,
     pub(super) backend: BackendId,
     pub(super) via: Via,
 }
@@ -196,7 +233,7 @@ pub(super) enum ResponseBody {
 
 /// A backend's answer on its way to the client, with all that must be settled when it ends.
 pub(super) struct Relayed {
-    incoming: Incoming,
+    inbound: Inbound,
     lease: Option<Lease>,
     in_flight: Option<InFlight>,
     record: Option<Record>,
@@ -218,13 +255,13 @@ impl ResponseBody {
 
     /// A backend's body. `lease` and `in_flight` are given up as soon as its last byte has come.
     pub(super) fn relayed(
-        incoming: Incoming,
+        inbound: Inbound,
         lease: Option<Lease>,
         in_flight: Option<InFlight>,
         record: Record,
     ) -> Self {
-        let mut relayed = Relayed { incoming, lease, in_flight, record: Some(record), owes: false };
-        if relayed.incoming.is_end_stream() {
+        let mut relayed = Relayed { inbound, lease, in_flight, record: Some(record), owes: false };
+        if relayed.inbound.is_end_stream() {
             relayed.complete();
         }
         Self::Relayed(relayed)
@@ -255,7 +292,8 @@ impl Relayed {
         self.in_flight = None;
         let Some(record) = self.record.as_mut() else { return };
         let now = record.complete();
-        if let Some(Lease { sender, backend, via }) = self.lease.take() {
+        let sender = self.inbound.release();
+        if let (Some(Lease { backend, via }), Some(sender)) = (self.lease.take(), sender) {
             record.worker().upstreams.put(backend, sender, via, now);
         }
     }
@@ -263,12 +301,9 @@ impl Relayed {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = io::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let relayed = match &mut *self {
             Self::Own(bytes, record) => {
                 if let (Some(bytes), Some(record)) = (bytes.as_ref(), record.as_mut()) {
@@ -279,7 +314,7 @@ impl Body for ResponseBody {
             Self::Relayed(relayed) => relayed,
         };
         relayed.taken();
-        let mut frame = ready!(Pin::new(&mut relayed.incoming).poll_frame(cx));
+        let mut frame = ready!(relayed.inbound.poll_frame(cx));
         if matches!(frame, Some(Ok(_))) {
             relayed.owes();
         }
@@ -291,7 +326,7 @@ impl Body for ResponseBody {
                 }
                 clean(frame);
                 // The server does not ask again once it knows that this was the end.
-                if frame.is_trailers() || relayed.incoming.is_end_stream() {
+                if frame.is_trailers() || relayed.inbound.is_end_stream() {
                     relayed.complete();
                 }
             }
@@ -307,14 +342,14 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(bytes, _) => bytes.is_none(),
-            Self::Relayed(relayed) => relayed.incoming.is_end_stream(),
+            Self::Relayed(relayed) => relayed.inbound.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Relayed(relayed) => relayed.incoming.size_hint(),
+            Self::Relayed(relayed) => relayed.inbound.size_hint(),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gossip::id::BackendId;
-use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body as _;
@@ -22,7 +22,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
 use super::admission::{admit, admit_now};
-use super::body::{Lease, RequestBody, Streamed, Unsent};
+use super::body::{Inbound, Lease, RequestBody, Streamed, Unsent};
 use super::choose::{Place, Tried};
 use super::fields::Fields;
 use super::multiplex::is_refused;
@@ -32,9 +32,9 @@ use super::secure::Via;
 use super::session::{Seat, Usher};
 use super::tunnel::near::{self, Crossing, Refusal};
 use super::upload::{Patience, Upload, Verdict};
-use super::upstream::{ConnectError, Form, IDLE_FOR_ONCE, Sender, connect};
+use super::upstream::{self, ConnectError, Driven, Form, IDLE_FOR_ONCE, Sender, connect};
 use super::worker::Went;
-use super::{grpc, headers};
+use super::{grpc, headers, http1};
 use crate::backend::{Evidence, InFlight};
 use crate::config::model::{PoolProtocol, Service};
 
@@ -47,6 +47,8 @@ pub(super) struct Outgoing {
     head: Option<Parts>,
     body: Payload,
     idempotent: bool,
+    /// It asks to switch protocols.
+    switches: bool,
 }
 
 enum Payload {
@@ -79,7 +81,8 @@ impl Outgoing {
             }
             Payload::Stream(Some(body.into()), Rc::default())
         };
-        Ok(Self { head: Some(head), body, idempotent })
+        let switches = head.headers.contains_key(UPGRADE);
+        Ok(Self { head: Some(head), body, idempotent, switches })
     }
 
     /// Whether all of it can be produced once more.
@@ -90,6 +93,16 @@ impl Outgoing {
     /// Whether it may be sent once more though a backend may have acted on it.
     fn is_replayable(&self) -> bool {
         self.idempotent && !matches!(self.body, Payload::Stream(..))
+    }
+
+    /// The head and the body, when all of it can be written now and no more than an answer is to follow.
+    fn at_hand(&self) -> Option<(&Parts, &[u8])> {
+        let body = match &self.body {
+            Payload::Empty => &[][..],
+            Payload::Whole(bytes) => bytes,
+            Payload::Stream(..) => return None,
+        };
+        self.head.as_ref().filter(|_| !self.switches).map(|head| (head, body))
     }
 
     /// The request for one try. What may be needed again is copied, the rest moves.
@@ -148,7 +161,7 @@ impl Outgoing {
 
 /// A backend's answer, its head complete.
 pub(super) struct Answer {
-    pub(super) response: Response<Incoming>,
+    pub(super) response: Response<Inbound>,
     /// The fields of its head that matter.
     pub(super) fields: Fields,
     /// The connection, when it may be used again.
@@ -170,7 +183,7 @@ pub(super) struct Failure {
 /// How one try went.
 #[expect(clippy::large_enum_variant, reason = "it lives for a moment, and a box would cost every request")]
 enum Try {
-    Answered(Response<Incoming>, Option<Lease>, Option<InFlight>, Option<BackendId>),
+    Answered(Response<Inbound>, Option<Lease>, Option<InFlight>, Option<BackendId>),
     /// Nothing reached the backend.
     NotSent,
     /// It broke after the request was sent and before any byte of an answer.
@@ -292,7 +305,9 @@ async fn direct_try(
     let protocol = pool.config.protocol;
     let kept_now = || match protocol {
         PoolProtocol::Http1 => worker.upstreams.take(id, &via, max_idle, worker.clock()),
-        PoolProtocol::Http2 => worker.upstreams.multiplexed.take(id, &via).map(Sender::Http2),
+        PoolProtocol::Http2 => {
+            worker.upstreams.multiplexed.take(id, &via).map(|stream| Sender::Driven(Driven::Http2(stream)))
+        }
     };
     if !outgoing.is_replayable() {
         // It can be sent once only, so the sockets are looked at first: a kept connection that the backend has closed
@@ -324,7 +339,7 @@ async fn direct_try(
         }
         let began = worker.measure(&pool);
         match send(usher, sender, outgoing, backend.config.address).await {
-            Sent::Answered(response, sender) => {
+            Sent::Answered(response) => {
                 let status = response.status().as_u16();
                 if matches!(status, 502..=504) {
                     worker.measured(backend, began, Went::Wrong);
@@ -336,12 +351,7 @@ async fn direct_try(
                         backend.shared.erred();
                     }
                 }
-                return Try::Answered(
-                    response,
-                    Some(Lease { sender, backend: id, via }),
-                    Some(in_flight),
-                    Some(id),
-                );
+                return Try::Answered(response, Some(Lease { backend: id, via }), Some(in_flight), Some(id));
             }
             // A kept connection that the backend closed meanwhile says nothing of the backend.
             Sent::Unsent if reused => {}
@@ -382,7 +392,7 @@ async fn connect_by(
         PoolProtocol::Http1 => connect(address, via, timeout).await,
         PoolProtocol::Http2 => {
             let made = worker.upstreams.multiplexed.connect(id, address, via, timeout, worker.clock());
-            made.await.map(Sender::Http2)
+            made.await.map(|stream| Sender::Driven(Driven::Http2(stream)))
         }
     }
 }
@@ -401,10 +411,9 @@ async fn crossing_try(
     };
     let Ok(sender) = near::sender(stream, crossing, usher.worker).await else { return Try::NotSent };
     // A session that already knows its backend is bound to it; a new one learns it from the answer.
-    match send(usher, sender, outgoing, crossing.local).await {
-        Sent::Answered(mut response, sender) => {
+    match send_driven(usher, sender, outgoing, crossing.local).await {
+        Sent::Answered(mut response) => {
             let told = near::told(response.headers_mut());
-            drop(sender);
             match told.end {
                 None => {
                     let backend = told.backend.or(wanted);
@@ -426,7 +435,7 @@ async fn crossing_try(
 
 /// What became of one request on one connection.
 enum Sent {
-    Answered(Response<Incoming>, Sender),
+    Answered(Response<Inbound>),
     Unsent,
     /// Sent, but the backend says that it did not begin with it.
     Refused,
@@ -436,7 +445,39 @@ enum Sent {
     ClientFailed(End),
 }
 
-async fn send(usher: &Usher<'_>, mut sender: Sender, outgoing: &mut Outgoing, to: SocketAddr) -> Sent {
+impl From<http1::Failure> for Sent {
+    fn from(failure: http1::Failure) -> Self {
+        match failure {
+            http1::Failure::Unsent => Self::Unsent,
+            http1::Failure::TimedOut => Self::TimedOut,
+            http1::Failure::Broke(error) => {
+                tracing::debug!(%error, "a backend connection broke");
+                Self::Broke
+            }
+        }
+    }
+}
+
+async fn send(usher: &Usher<'_>, sender: Sender, outgoing: &mut Outgoing, to: SocketAddr) -> Sent {
+    let sender = match (sender, outgoing.at_hand()) {
+        (Sender::Http1(connection), Some((head, body))) => {
+            let answer = connection.exchange(head, body, usher.service.timeout.response);
+            return answer
+                .await
+                .map_or_else(Sent::from, |response| Sent::Answered(response.map(Inbound::Http1)));
+        }
+        (Sender::Http1(connection), None) => {
+            match Box::pin(upstream::drive(&upstream::client(), connection.into_io())).await {
+                Ok(sender) => sender,
+                Err(_) => return Sent::Unsent,
+            }
+        }
+        (Sender::Driven(sender), _) => sender,
+    };
+    Box::pin(send_driven(usher, sender, outgoing, to)).await
+}
+
+async fn send_driven(usher: &Usher<'_>, mut sender: Driven, outgoing: &mut Outgoing, to: SocketAddr) -> Sent {
     let min_rate = outgoing.min_rate(usher.service);
     let Some(request) = outgoing.request(sender.form(), to) else { return Sent::Broke };
     let upload = outgoing.upload();
@@ -457,7 +498,7 @@ async fn send(usher: &Usher<'_>, mut sender: Sender, outgoing: &mut Outgoing, to
         }
     };
     match answer {
-        Ok(response) => Sent::Answered(response, sender),
+        Ok(response) => Sent::Answered(response.map(|incoming| Inbound::Driven(incoming, Some(sender)))),
         Err(error) => Box::pin(unsent(error, outgoing)).await,
     }
 }

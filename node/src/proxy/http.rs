@@ -301,7 +301,7 @@ pub(super) fn deliver(
     *response.version_mut() = Version::HTTP_11;
     if !switched {
         headers::for_client(response.headers_mut(), fields, false);
-        return response.map(|incoming| ResponseBody::relayed(incoming, lease, in_flight, record));
+        return response.map(|inbound| ResponseBody::relayed(inbound, lease, in_flight, record));
     }
     let Some(on_client) = on_client else {
         // Nobody asked to switch: the backend does not speak HTTP.

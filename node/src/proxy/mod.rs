@@ -11,7 +11,7 @@
 //!              ├ proxy_protocol           whom a connection is for; what backends are told of it
 //!              ├ http ── fields ── headers ── trace ── forwarded ── websocket, grpc
 //!              │    ├ route ── limit ── affinity ── session ── choose ── keys ── pick
-//!              │    ├ exchange ── admission ── upstream ── gather ── multiplex ── retry ── body ── upload
+//!              │    ├ exchange ── admission ── upstream ── http1, multiplex ── gather ── retry ── body ── upload
 //!              │    └ disguise ── record ── outcome ── log
 //!              ├ tcp ── hello ── sni ── relay ── sockets ── pipe
 //!              └ tunnel/{preface, near, far}
@@ -38,6 +38,7 @@ mod handle;
 mod headers;
 mod hello;
 mod http;
+mod http1;
 mod keys;
 mod limit;
 mod listeners;

@@ -10,13 +10,14 @@ use gossip::id::BackendId;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustc_hash::FxHashMap;
 use tokio::net::TcpStream;
 
 use super::body::RequestBody;
 use super::gather::Gathered;
+use super::http1::{Connection, Io};
 use super::multiplex::{Multiplexed, Stream};
 use super::secure::{Via, same};
 use crate::config::model::PoolProtocol;
@@ -32,15 +33,23 @@ pub(super) enum Form {
     Crossing,
 }
 
-/// Sends a request over a connection.
+/// What a request is sent over.
 pub(super) enum Sender {
+    /// A connection of its own, by the request's own task.
+    Http1(Connection),
+    /// By hyper, which runs a task for each connection.
+    Driven(Driven),
+}
+
+/// What hyper drives.
+pub(super) enum Driven {
     /// A connection of its own.
     Http1(SendRequest<RequestBody>),
     /// A place on a shared one.
     Http2(Stream),
 }
 
-impl Sender {
+impl Driven {
     /// The form that its requests have.
     pub(super) fn form(&self) -> Form {
         match self {
@@ -61,6 +70,17 @@ impl Sender {
     }
 }
 
+impl Sender {
+    /// Whether a connection of its own can take a request now.
+    fn is_ready(&mut self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_open(),
+            Self::Driven(Driven::Http1(sender)) => !sender.is_closed() && sender.is_ready(),
+            Self::Driven(Driven::Http2(_)) => false,
+        }
+    }
+}
+
 /// How long a connection waits for its next request.
 const IDLE: Duration = Duration::from_secs(60);
 /// A request that cannot be sent again takes no connection that was idle for longer: the backend may be about to close
@@ -77,7 +97,7 @@ pub(super) struct Upstreams {
 }
 
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    sender: Sender,
     via: Via,
     since: Instant,
 }
@@ -98,8 +118,8 @@ impl Upstreams {
     ) -> Option<Sender> {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(&backend)?;
-        while let Some(last) = connections.pop() {
-            if last.sender.is_closed() || !last.sender.is_ready() || !same(&last.via, via) {
+        while let Some(mut last) = connections.pop() {
+            if !same(&last.via, via) || !last.sender.is_ready() {
                 continue;
             }
             if max_idle.is_some_and(|most| clock.now().saturating_duration_since(last.since) > most) {
@@ -107,17 +127,18 @@ impl Upstreams {
                 connections.push(last);
                 return None;
             }
-            return Some(Sender::Http1(last.sender));
+            return Some(last.sender);
         }
         None
     }
 
     /// Takes a connection back whose answer is complete.
     pub(super) fn put(&self, backend: BackendId, sender: Sender, via: Via, now: Instant) {
-        // A place on a shared connection is given back by dropping it.
-        let Sender::Http1(sender) = sender else { return };
-        if sender.is_closed() {
-            return;
+        match &sender {
+            Sender::Http1(_) => {}
+            Sender::Driven(Driven::Http1(sender)) if !sender.is_closed() => {}
+            // A place on a shared connection is given back by dropping it.
+            Sender::Driven(_) => return,
         }
         let mut idle = self.idle.borrow_mut();
         let connections = idle.entry(backend).or_default();
@@ -131,9 +152,8 @@ impl Upstreams {
     pub(super) fn sweep(&self, now: Instant, wanted: impl Fn(BackendId) -> bool) {
         self.multiplexed.sweep(now, &wanted);
         self.idle.borrow_mut().retain(|backend, connections| {
-            let keep =
-                |idle: &Idle| !idle.sender.is_closed() && now.saturating_duration_since(idle.since) < IDLE;
-            connections.retain(keep);
+            let fresh = |idle: &Idle| now.saturating_duration_since(idle.since) < IDLE;
+            connections.retain_mut(|idle| fresh(idle) && idle.sender.is_ready());
             !connections.is_empty() && wanted(*backend)
         });
     }
@@ -175,28 +195,28 @@ pub(super) async fn connect_tcp(addr: SocketAddr, timeout: Duration) -> Result<T
     Ok(stream)
 }
 
-/// Connects to a backend, over TLS where the pool wants it, and prepares to speak HTTP/1.1 with it.
+/// Connects to a backend, over TLS where the pool wants it, to speak HTTP/1.1 with it.
 pub(super) async fn connect(addr: SocketAddr, via: &Via, timeout: Duration) -> Result<Sender, ConnectError> {
     let stream = connect_tcp(addr, timeout).await?;
-    let Some(upstream) = via else { return handshake(&client(), Gathered(stream)).await };
+    let Some(upstream) = via else {
+        return Ok(Sender::Http1(Connection::new(Box::new(Gathered(stream)))));
+    };
     let secured =
         tokio::time::timeout(timeout, upstream.handshake(stream, addr.ip(), PoolProtocol::Http1)).await;
     let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    handshake(&client(), secured.map_err(|error| ConnectError { error })?).await
+    let secured = secured.map_err(|error| ConnectError { error })?;
+    Ok(Sender::Http1(Connection::new(Box::new(secured))))
 }
 
-/// The settings of a backend's HTTP/1.1 connection.
-pub(super) fn client() -> http1::Builder {
-    let mut builder = http1::Builder::new();
+/// The settings of a backend's HTTP/1.1 connection that hyper drives.
+pub(super) fn client() -> Builder {
+    let mut builder = Builder::new();
     builder.max_header_size(HEAD_MAX_BYTES).max_buf_size(HEAD_MAX_BYTES);
     builder
 }
 
-/// Prepares to speak HTTP/1.1 over a stream; its driver is a task of this worker and ends with the connection.
-pub(super) async fn handshake<T>(builder: &http1::Builder, stream: T) -> Result<Sender, ConnectError>
-where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
-{
+/// Lets hyper speak HTTP/1.1 over a stream; its driver is a task of this worker and ends with the connection.
+pub(super) async fn drive(builder: &Builder, stream: impl Io + 'static) -> Result<Driven, ConnectError> {
     let (sender, connection) = builder
         .handshake(TokioIo::new(stream))
         .await
@@ -206,5 +226,5 @@ where
             tracing::trace!(%error, "a backend connection ended");
         }
     });
-    Ok(Sender::Http1(sender))
+    Ok(Driven::Http1(sender))
 }

@@ -14,7 +14,7 @@ use super::preface::{Kind, Preface, Verdict};
 use crate::backend::{PoolView, TunnelNode};
 use crate::proxy::outcome::End;
 use crate::proxy::session::Usher;
-use crate::proxy::upstream::{ConnectError, Sender};
+use crate::proxy::upstream::{ConnectError, Driven};
 use crate::proxy::worker::Worker;
 use crate::proxy::{multiplex, upstream};
 
@@ -114,17 +114,17 @@ pub(in crate::proxy) async fn sender(
     stream: Box<dyn TunnelIo>,
     crossing: &Crossing<'_>,
     worker: &Worker,
-) -> Result<Sender, ConnectError> {
+) -> Result<Driven, ConnectError> {
     match crossing.kind {
         Kind::Http2 => {
             let alone = multiplex::alone(stream, HEAD_MAX_BYTES, worker.clock());
-            alone.await.map(Sender::Http2).map_err(|error| ConnectError { error })
+            alone.await.map(Driven::Http2).map_err(|error| ConnectError { error })
         }
         Kind::Http1 | Kind::Tcp => {
             let mut builder = upstream::client();
             let bytes = HEAD_MAX_BYTES as usize;
             builder.max_headers(FIELDS_MAX).max_header_size(bytes).max_buf_size(bytes);
-            upstream::handshake(&builder, stream).await
+            upstream::drive(&builder, stream).await
         }
     }
 }

@@ -1,0 +1,231 @@
+//! HTTP/1.1 with a backend, inside the task of the request that needs it.
+//!
+//! hyper drives each connection to a backend by a task of its own. For a request whose body is at hand, which most are, this
+//! costs more than the request: two tasks wake each other five times, and the head is copied for the case that it must be
+//! sent again. Here the request's task writes and reads itself, straight from the head that it keeps.
+//!
+//! ```text
+//! Connection ── exchange(head, body) ──▶ answer's head + Body ── release ──▶ Connection
+//!                 request                 response        chunked
+//! ```
+//!
+//! Bodies that are streamed to the backend, upgrades and what crosses to another node go by hyper.
+mod body;
+mod chunked;
+mod request;
+mod response;
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::request::Parts;
+use http::{Method, Response};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::{Instant, Sleep};
+
+pub(super) use body::Body;
+use response::{Framing, HEAD_MAX_BYTES, Head};
+
+/// What a read takes at least, and at most.
+const READ_MIN_BYTES: usize = 8 * 1024;
+const READ_MAX_BYTES: usize = 64 * 1024;
+/// A shorter piece of a body is copied out of the buffer, which then stays whole for the next answer.
+const COPIED_MAX_BYTES: usize = 2048;
+
+/// Instead of a limit that the clock cannot tell.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+thread_local! {
+    /// Where requests are written before they are sent: at most one head and one body that is kept for another try.
+    static REQUEST: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A stream that speaks HTTP/1.1.
+pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+/// A backend's connection between two requests.
+pub(super) struct Connection {
+    io: Box<dyn Io>,
+    buf: BytesMut,
+    /// What the next read takes: more when the last one was full.
+    read_bytes: usize,
+    /// Ends the wait for an answer. It is kept, since moving a timer on costs less than setting one.
+    deadline: Pin<Box<Sleep>>,
+}
+
+/// There is no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Not one byte of the request was sent.
+    Unsent,
+    /// The connection ended or broke, or what came is no answer.
+    Broke(io::Error),
+    /// It took too long.
+    TimedOut,
+}
+
+impl Connection {
+    /// Over a stream on which nothing was said yet.
+    pub(super) fn new(io: Box<dyn Io>) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(Duration::ZERO));
+        Self { io, buf: BytesMut::new(), read_bytes: READ_MIN_BYTES, deadline }
+    }
+
+    /// The stream, for another way to speak over it.
+    pub(super) fn into_io(self) -> Box<dyn Io> {
+        self.io
+    }
+
+    /// Whether the backend keeps the connection open and has not said what nobody asked for. No system call when nothing came
+    /// in.
+    pub(super) fn is_open(&mut self) -> bool {
+        let mut byte = [0];
+        let mut read = tokio::io::ReadBuf::new(&mut byte);
+        Pin::new(&mut self.io).poll_read(&mut Context::from_waker(Waker::noop()), &mut read).is_pending()
+    }
+
+    /// Sends a request and waits for the head of its answer, up to `limit`.
+    pub(super) async fn exchange(
+        mut self,
+        head: &Parts,
+        body: &[u8],
+        limit: Duration,
+    ) -> Result<Response<Body>, Failure> {
+        let now = Instant::now();
+        self.deadline.as_mut().reset(now.checked_add(limit).unwrap_or(now + FAR));
+        let mut sending = Sending::default();
+        let read = std::future::poll_fn(|cx| {
+            if sending.is_new() {
+                sending.begin(&mut *self.io, cx, head, body)?;
+            }
+            self.poll_head(cx, &mut sending, &head.method)
+        });
+        let Head { response, framing, keeps } = read.await?;
+        Ok(response.map(|()| Body::new(self, sending, framing, keeps)))
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        sending: &mut Sending,
+        method: &Method,
+    ) -> Poll<Result<Head, Failure>> {
+        loop {
+            sending.go_on(&mut *self.io, cx);
+            let before = self.buf.len();
+            match self.poll_read(cx, READ_MAX_BYTES) {
+                Poll::Pending => {
+                    ready!(self.deadline.as_mut().poll(cx));
+                    return Poll::Ready(Err(Failure::TimedOut));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Broke(error))),
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(Failure::Broke(io::ErrorKind::UnexpectedEof.into())));
+                }
+                Poll::Ready(Ok(_)) => {}
+            }
+            // A head that drips in is not read again for each drop.
+            let ends_line = memchr::memchr(b'\n', &self.buf[before..]).is_some();
+            if (ends_line || self.buf.len() >= HEAD_MAX_BYTES)
+                && let Some(head) = response::take(&mut self.buf, method).map_err(broke)?
+            {
+                return Poll::Ready(Ok(head));
+            }
+        }
+    }
+
+    /// Reads more, at most so much.
+    fn poll_read(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        let wanted = self.read_bytes.min(most.max(READ_MIN_BYTES));
+        self.buf.reserve(wanted);
+        let mut limited = (&mut self.buf).limit(wanted);
+        let read = ready!(pin!(self.io.read_buf(&mut limited)).poll(cx))?;
+        if read == wanted {
+            self.read_bytes = (2 * self.read_bytes).min(READ_MAX_BYTES);
+        } else if read < wanted / 4 {
+            self.read_bytes = (self.read_bytes / 2).max(READ_MIN_BYTES);
+        }
+        Poll::Ready(Ok(read))
+    }
+}
+
+fn broke(malformed: response::Malformed) -> Failure {
+    Failure::Broke(io::Error::new(io::ErrorKind::InvalidData, malformed))
+}
+
+/// Up to `most` bytes of a body off the buffer.
+fn piece(buf: &mut BytesMut, most: u64) -> Bytes {
+    let bytes = usize::try_from(most).unwrap_or(usize::MAX).min(buf.len());
+    if bytes > COPIED_MAX_BYTES {
+        return buf.split_to(bytes).freeze();
+    }
+    let piece = Bytes::copy_from_slice(&buf[..bytes]);
+    buf.advance(bytes);
+    piece
+}
+
+/// A request on its way, of which the system may not take all at once.
+#[derive(Debug, Default)]
+struct Sending {
+    began: bool,
+    rest: Bytes,
+    /// The backend does not take the rest; it may answer all the same.
+    failed: bool,
+}
+
+impl Sending {
+    fn is_new(&self) -> bool {
+        !self.began
+    }
+
+    /// All of it was sent.
+    fn is_done(&self) -> bool {
+        self.began && self.rest.is_empty() && !self.failed
+    }
+
+    fn begin(
+        &mut self,
+        io: &mut dyn Io,
+        cx: &mut Context<'_>,
+        head: &Parts,
+        body: &[u8],
+    ) -> Result<(), Failure> {
+        self.began = true;
+        REQUEST.with_borrow_mut(|request| {
+            request.clear();
+            request::encode(head, body.len(), request);
+            request.extend_from_slice(body);
+            let sent = match Pin::new(io).poll_write(cx, request) {
+                Poll::Ready(Ok(sent)) => sent,
+                Poll::Ready(Err(_)) => return Err(Failure::Unsent),
+                Poll::Pending => 0,
+            };
+            if sent < request.len() {
+                self.rest = Bytes::copy_from_slice(&request[sent..]);
+            }
+            Ok(())
+        })
+    }
+
+    /// Sends what the system takes now.
+    fn go_on(&mut self, io: &mut dyn Io, cx: &mut Context<'_>) {
+        while !self.rest.is_empty() {
+            match Pin::new(&mut *io).poll_write(cx, &self.rest) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(sent @ 1..)) => self.rest.advance(sent),
+                Poll::Ready(_) => {
+                    self.rest = Bytes::new();
+                    self.failed = true;
+                }
+            }
+        }
+    }
+}
