@@ -5,6 +5,7 @@
 //! Bounded: one introduction and one cookie a connection, the latter of [`LINE_MAX_BYTES`] at most. What is kept are
 //! copies; a request's own values would hold on to the buffer they were read into.
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use gossip::clock::Wall;
 use gossip::id::ServiceName;
@@ -22,7 +23,7 @@ const DAY_SECONDS: u64 = 86_400;
 /// What is known of a connection's client from its requests so far.
 #[derive(Debug, Default)]
 pub(super) struct Acquaintance {
-    introduction: Option<Introduction>,
+    introduction: Option<Rc<Introduction>>,
     session: Option<Known>,
 }
 
@@ -47,9 +48,9 @@ impl Acquaintance {
         peer: IpAddr,
         scheme: &'static str,
         host: &HeaderValue,
-    ) -> &Introduction {
+    ) -> &Rc<Introduction> {
         let known = self.introduction.take().filter(|known| known.is_for(host));
-        self.introduction.insert(known.unwrap_or_else(|| Introduction::new(peer, scheme, host)))
+        self.introduction.insert(known.unwrap_or_else(|| Rc::new(Introduction::new(peer, scheme, host))))
     }
 
     /// Takes the session's cookie out of a request, so that no backend sees it, and opens it.

@@ -21,6 +21,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
+use super::added::Added;
 use super::admission::{admit, admit_now};
 use super::body::{Inbound, Lease, RequestBody, Streamed, Unsent};
 use super::choose::{Place, Tried};
@@ -49,6 +50,8 @@ pub(super) struct Outgoing {
     idempotent: bool,
     /// It asks to switch protocols.
     switches: bool,
+    /// What the head still needs.
+    added: Added,
 }
 
 enum Payload {
@@ -63,7 +66,11 @@ impl Outgoing {
     ///
     /// # Errors
     /// `ClientGone` when such a body does not arrive within `patience`.
-    pub(super) async fn new(request: Request<Incoming>, patience: Duration) -> Result<Self, End> {
+    pub(super) async fn new(
+        request: Request<Incoming>,
+        added: Added,
+        patience: Duration,
+    ) -> Result<Self, End> {
         let (mut head, body) = request.into_parts();
         let idempotent = is_idempotent(&head.method);
         let exact = body.size_hint().exact();
@@ -82,7 +89,7 @@ impl Outgoing {
             Payload::Stream(Some(body.into()), Rc::default())
         };
         let switches = head.headers.contains_key(UPGRADE);
-        Ok(Self { head: Some(head), body, idempotent, switches })
+        Ok(Self { head: Some(head), body, idempotent, switches, added })
     }
 
     /// Whether all of it can be produced once more.
@@ -96,17 +103,20 @@ impl Outgoing {
     }
 
     /// The head and the body, when all of it can be written now and no more than an answer is to follow.
-    fn at_hand(&self) -> Option<(&Parts, &[u8])> {
+    fn at_hand(&self) -> Option<(&Parts, &Added, &[u8])> {
         let body = match &self.body {
             Payload::Empty => &[][..],
             Payload::Whole(bytes) => bytes,
             Payload::Stream(..) => return None,
         };
-        self.head.as_ref().filter(|_| !self.switches).map(|head| (head, body))
+        self.head.as_ref().filter(|_| !self.switches).map(|head| (head, &self.added, body))
     }
 
     /// The request for one try. What may be needed again is copied, the rest moves.
     fn request(&mut self, form: Form, to: SocketAddr) -> Option<Request<RequestBody>> {
+        if let Some(head) = &mut self.head {
+            std::mem::take(&mut self.added).put_into(&mut head.headers);
+        }
         let (head, body) = match &mut self.body {
             Payload::Empty => (self.head.clone(), RequestBody::Empty),
             Payload::Whole(bytes) => (self.head.clone(), RequestBody::Whole(Some(bytes.clone()))),
@@ -460,8 +470,8 @@ impl From<http1::Failure> for Sent {
 
 async fn send(usher: &Usher<'_>, sender: Sender, outgoing: &mut Outgoing, to: SocketAddr) -> Sent {
     let sender = match (sender, outgoing.at_hand()) {
-        (Sender::Http1(connection), Some((head, body))) => {
-            let answer = connection.exchange(head, body, usher.service.timeout.response);
+        (Sender::Http1(connection), Some((head, added, body))) => {
+            let answer = connection.exchange(head, added, body, usher.service.timeout.response);
             return answer
                 .await
                 .map_or_else(Sent::from, |response| Sent::Answered(response.map(Inbound::Http1)));

@@ -50,6 +50,10 @@ impl Fields {
         Self::CONNECTION.0 | Self::KEEP_ALIVE.0 | Self::TRANSFER_ENCODING.0 | Self::UPGRADE.0 | Self::TE.0,
     );
 
+    /// What tells who the client is.
+    pub(super) const TELL_WHO: Self =
+        Self(Self::FORWARDED.0 | Self::FORWARDED_ONE.0 | Self::X_FORWARDED_PROTO.0);
+
     /// The fields of a head.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         Self(headers.keys().fold(0, |all, name| all | Self::named(name.as_str()).0))

@@ -8,6 +8,7 @@ use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::fields::Fields;
+use super::http1::write_field;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -67,6 +68,8 @@ pub(super) struct Introduction {
     address: HeaderValue,
     /// ... and the one for Forwarded.
     element: HeaderValue,
+    /// All fields as HTTP/1.1 writes them.
+    lines: Vec<u8>,
 }
 
 impl Introduction {
@@ -75,12 +78,19 @@ impl Introduction {
         // The request's own value would keep the buffer it was read into.
         let own = |bytes: &[u8]| HeaderValue::from_bytes(bytes).unwrap_or(HeaderValue::from_static(""));
         let (address, element) = (peer.to_string(), element(peer, scheme, host));
-        Self {
+        let mut introduction = Self {
             scheme,
             host: own(host.as_bytes()),
             address: own(address.as_bytes()),
             element: own(element.as_bytes()),
+            lines: Vec::new(),
+        };
+        let mut lines = Vec::new();
+        for (name, value) in introduction.fields() {
+            write_field(&mut lines, &name, value.as_bytes());
         }
+        introduction.lines = lines;
+        introduction
     }
 
     /// Whether it holds for a request that asks for `host`.
@@ -88,37 +98,56 @@ impl Introduction {
         self.host == host
     }
 
-    /// Writes it into a request's headers. What a trusted peer said of its own client stays, and is extended.
-    pub(super) fn tell(&self, headers: &mut HeaderMap, fields: Fields, trusted: bool) {
-        if fields.any(Fields::LOOKALIKE) {
-            remove_lookalikes(headers);
-        }
-        if trusted {
-            extend(headers, X_FORWARDED_FOR, &self.address);
-            extend(headers, FORWARDED, &self.element);
-        } else {
-            if fields.any(Fields::FORWARDED_ONE) {
-                for forged in [X_FORWARDED_PORT, X_REAL_IP] {
-                    headers.remove(forged);
-                }
-            }
-            headers.insert(X_FORWARDED_FOR, self.address.clone());
-            headers.insert(FORWARDED, self.element.clone());
-        }
-        if !trusted || !headers.contains_key(X_FORWARDED_PROTO) {
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.scheme));
-        }
-        if !trusted || !headers.contains_key(X_FORWARDED_HOST) {
-            headers.insert(X_FORWARDED_HOST, self.host.clone());
+    /// The fields that a backend is told by, as HTTP/1.1 writes them.
+    pub(super) fn lines(&self) -> &[u8] {
+        &self.lines
+    }
+
+    /// The fields that a backend is told by.
+    pub(super) fn fields(&self) -> [(HeaderName, &HeaderValue); 4] {
+        [
+            (X_FORWARDED_FOR, &self.address),
+            (FORWARDED, &self.element),
+            (X_FORWARDED_PROTO, self.scheme_value()),
+            (X_FORWARDED_HOST, &self.host),
+        ]
+    }
+
+    fn scheme_value(&self) -> &'static HeaderValue {
+        static HTTP: HeaderValue = HeaderValue::from_static("http");
+        static HTTPS: HeaderValue = HeaderValue::from_static("https");
+        if self.scheme == "https" { &HTTPS } else { &HTTP }
+    }
+
+    /// Adds the peer to what it said of its own client, which stays, since it is trusted.
+    pub(super) fn extend(&self, headers: &mut HeaderMap) {
+        extend(headers, X_FORWARDED_FOR, &self.address);
+        extend(headers, FORWARDED, &self.element);
+        for (name, value) in [(X_FORWARDED_PROTO, self.scheme_value()), (X_FORWARDED_HOST, &self.host)] {
+            headers.entry(name).or_insert_with(|| value.clone());
         }
     }
 }
 
+/// Removes whatever a peer that is not trusted says of clients.
+pub(super) fn remove_forged(headers: &mut HeaderMap, fields: Fields) {
+    if fields.any(Fields::TELL_WHO) {
+        for forged in OURS {
+            headers.remove(forged);
+        }
+    }
+}
+
+/// What tells who the client is.
+const OURS: [HeaderName; 6] =
+    [FORWARDED, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP];
+
 /// Removes `X_Forwarded_For` and its like, which no proxy sends: CGI and WSGI take them for the headers with dashes, so a
 /// client could say there who it is.
-fn remove_lookalikes(headers: &mut HeaderMap) {
-    const OURS: [HeaderName; 6] =
-        [FORWARDED, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO, X_REAL_IP];
+pub(super) fn remove_lookalikes(headers: &mut HeaderMap, fields: Fields) {
+    if !fields.any(Fields::LOOKALIKE) {
+        return;
+    }
     let is_ours = |name: &HeaderName| {
         let dashed = name.as_str().replace('_', "-");
         OURS.iter().any(|ours| ours.as_str() == dashed)
@@ -159,7 +188,11 @@ fn element(peer: IpAddr, scheme: &str, host: &HeaderValue) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
+    use crate::proxy::added::Added;
+    use crate::proxy::trace::Trace;
 
     fn trusted() -> Vec<IpNet> {
         vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()]
@@ -198,9 +231,34 @@ mod tests {
 
     fn tell(headers: &mut HeaderMap, peer: &str, trusted: bool, host: &'static str) {
         let host = HeaderValue::from_static(host);
-        let introduction = Introduction::new(peer.parse().unwrap(), "http", &host);
+        let introduction = Rc::new(Introduction::new(peer.parse().unwrap(), "http", &host));
         assert!(introduction.is_for(&host) && !introduction.is_for(&HeaderValue::from_static("other")));
-        introduction.tell(headers, Fields::of(headers), trusted);
+        let fields = Fields::of(headers);
+        let trace = Trace::of(headers, fields, trusted, 1, 2);
+        let added = Added::to(headers, fields, &introduction, &trace, trusted);
+        let mut lines = Vec::new();
+        added.write(&mut lines);
+        let before = headers.clone();
+        added.put_into(headers);
+        written_alike(&before, &lines, headers);
+    }
+
+    /// A head and the lines written after it are the head that the fields were put into, and no name stands in both.
+    fn written_alike(before: &HeaderMap, lines: &[u8], after: &HeaderMap) {
+        let mut read = [httparse::EMPTY_HEADER; 16];
+        let lines = [lines, b"\r\n"].concat();
+        let Ok(httparse::Status::Complete((_, read))) = httparse::parse_headers(&lines, &mut read) else {
+            panic!("{}", String::from_utf8_lossy(&lines));
+        };
+        let mut all = before.clone();
+        for line in read {
+            assert!(!before.contains_key(line.name), "{}", line.name);
+            all.append(
+                HeaderName::from_bytes(line.name.as_bytes()).unwrap(),
+                HeaderValue::from_bytes(line.value).unwrap(),
+            );
+        }
+        assert_eq!(all, *after);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::accept::Slot;
 use super::acquaintance::Acquaintance;
 use super::activity::Activity;
+use super::added::Added;
 use super::affinity;
 use super::body::ResponseBody;
 use super::choose::{Hops, Tried, forced};
@@ -116,17 +117,18 @@ pub(super) async fn serve(
     let listener = door.slot.listener();
     let peer = forwarded::plain(door.peer.ip());
     let mut record = Record::begin(&door.worker, peer, Some(&listener.name), Some(door.activity.clone()));
-    let mut id = None;
+    let mut trace = None;
     if door.wire == Wire::Http2 && door.activity.is_abused() {
         door.leave.notify_one();
     }
     let head = request.method() == Method::HEAD;
     let calls = door.wire == Wire::Http2 && grpc::is_grpc(request.headers());
     let mut leaves = false;
-    let mut response = match answer(&door, &listener, request, &mut record, &mut id).await {
+    let mut response = match answer(&door, &listener, request, &mut record, &mut trace).await {
         Ok(ready) => deliver(ready.answer, record, ready.on_client, ready.idle),
         Err(refused) => {
             record.end(refused.end);
+            let id = trace.as_ref().map(Trace::to_value);
             // Where one request is not understood, nobody can say where the next begins.
             leaves |= door.wire == Wire::Http1 && matches!(refused.end, End::BadRequest | End::SlowClient);
             let response = match calls {
@@ -175,7 +177,7 @@ async fn answer(
     listener: &Listener,
     mut request: Request<Incoming>,
     record: &mut Record,
-    id: &mut Option<HeaderValue>,
+    trace: &mut Option<Trace>,
 ) -> Result<Ready, Refused> {
     let worker = &*door.worker;
     let connects = websocket::is_asked(&request);
@@ -191,10 +193,9 @@ async fn answer(
     let peer = forwarded::plain(door.peer.ip());
     let trusted = forwarded::holds(&listener.trusted_proxies, peer);
     let client = forwarded::client(request.headers(), peer, &listener.trusted_proxies);
-    let (trace, span) = worker.random(|rng| (rng.random(), rng.random()));
-    let trace = Trace::of(request.headers(), fields, trusted, trace, span);
-    record.known_as(client, &trace.id);
-    *id = Some(trace.id.clone());
+    let (random, span) = worker.random(|rng| (rng.random(), rng.random()));
+    let trace = &*trace.insert(Trace::of(request.headers(), fields, trusted, random, span));
+    record.known_as(client, trace);
     let host =
         host.map_err(|malformed| Refused { detail: Some(malformed.detail()), ..End::BadRequest.into() })?;
     let is_secure = door.is_secure || (trusted && forwarded::says_https(request.headers()));
@@ -242,19 +243,21 @@ async fn answer(
     let head = request.headers_mut();
     headers::for_backend(head, fields, upgrade.as_ref());
     let scheme = if door.is_secure { "https" } else { "http" };
-    door.acquaintance.borrow_mut().introduce(peer, scheme, &host).tell(head, fields, trusted);
-    trace.tell(head);
+    let added = {
+        let mut acquaintance = door.acquaintance.borrow_mut();
+        Added::to(head, fields, acquaintance.introduce(peer, scheme, &host), trace, trusted)
+    };
     *request.version_mut() = Version::HTTP_11;
-    let mut outgoing = Outgoing::new(request, service.timeout.response).await?;
+    let mut outgoing = Outgoing::new(request, added, service.timeout.response).await?;
     let crossing = Crossing {
         kind: if on_client.is_some() { Kind::Http1 } else { Kind::Http2 },
         client: SocketAddr::new(client, if client == peer { door.peer.port() } else { 0 }),
         local: door.local,
-        request_id: Some(&trace.id),
+        request_id: Some(trace.id()),
     };
     let exchanged = exchange(&usher, seat, &mut outgoing, &crossing).await;
     let mut answer = exchanged.map_err(|failure| {
-        tracing::debug!(service = %service.name, request.id = ?trace.id, tries = failure.tries, end = failure.end.as_str(), "no answer");
+        tracing::debug!(service = %service.name, request.id = ?trace.to_value(), tries = failure.tries, end = failure.end.as_str(), "no answer");
         failure.end
     })?;
     record.served(&answer.seat.pool, answer.backend, answer.tries);

@@ -9,7 +9,7 @@
 //!         └ accept ── places ── secure ── connection      one task a connection
 //!              │                                └ opening, activity, windows, acquaintance   what it speaks, how long it waits, what is known
 //!              ├ proxy_protocol           whom a connection is for; what backends are told of it
-//!              ├ http ── fields ── headers ── trace ── forwarded ── websocket, grpc
+//!              ├ http ── fields ── headers ── trace ── forwarded ── added ── websocket, grpc
 //!              │    ├ route ── limit ── affinity ── session ── choose ── keys ── pick
 //!              │    ├ exchange ── admission ── upstream ── http1, multiplex ── gather ── retry ── body ── upload
 //!              │    └ disguise ── record ── outcome ── log
@@ -20,6 +20,7 @@
 mod accept;
 mod acquaintance;
 mod activity;
+mod added;
 mod admission;
 mod affinity;
 mod bind;

@@ -11,6 +11,7 @@ use super::activity::Activity;
 use super::log::Line;
 use super::outcome::{Affinity, End};
 use super::plan::position;
+use super::trace::Trace;
 use super::worker::{Busy, Worker};
 use crate::backend::PoolView;
 
@@ -114,10 +115,10 @@ impl Record {
     }
 
     /// Who asked, and under which id.
-    pub(super) fn known_as(&mut self, client: IpAddr, id: &HeaderValue) {
+    pub(super) fn known_as(&mut self, client: IpAddr, trace: &Trace) {
         if let Some(line) = &mut self.line {
             line.client = client;
-            line.request_id = Some(id.clone());
+            line.request_id = Some(trace.to_value());
         }
     }
 

@@ -15,11 +15,14 @@ const ID_MAX_BYTES: usize = 128;
 const TRACEPARENT_BYTES: usize = 55;
 const TRACEPARENT_MAX_BYTES: usize = 256;
 
-/// The id of a request, and the trace it begins; `None` where it goes on with its peer's.
+/// The id of a request, and the trace it begins unless it goes on with its peer's.
 #[derive(Debug, Clone)]
 pub(super) struct Trace {
-    pub(super) id: HeaderValue,
-    begun: Option<HeaderValue>,
+    /// A trusted peer's.
+    given: Option<HeaderValue>,
+    begins: bool,
+    /// A traceparent; its trace is the id where none is given.
+    made: [u8; TRACEPARENT_BYTES],
 }
 
 impl Trace {
@@ -31,22 +34,42 @@ impl Trace {
         let id = given(Fields::X_REQUEST_ID, &X_REQUEST_ID).filter(|id| is_id(id.as_bytes()));
         let goes_on =
             given(Fields::TRACEPARENT, &TRACEPARENT).is_some_and(|parent| is_traceparent(parent.as_bytes()));
-        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        write_hex(&mut text[3..35], &random.to_be_bytes());
+        let mut made = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        write_hex(&mut made[3..35], &random.to_be_bytes());
         // An id of zeroes is invalid.
-        write_hex(&mut text[36..52], &(span | 1).to_be_bytes());
-        let made =
-            |text: &[u8]| HeaderValue::from_bytes(text).unwrap_or_else(|_| HeaderValue::from_static("0"));
-        Self { id: id.cloned().unwrap_or_else(|| made(&text[3..35])), begun: (!goes_on).then(|| made(&text)) }
+        write_hex(&mut made[36..52], &(span | 1).to_be_bytes());
+        Self { given: id.cloned(), begins: !goes_on, made }
     }
 
-    /// Writes both into a request for a backend.
-    pub(super) fn tell(&self, headers: &mut HeaderMap) {
-        headers.insert(X_REQUEST_ID, self.id.clone());
-        if let Some(begun) = &self.begun {
-            headers.insert(TRACEPARENT, begun.clone());
+    /// The request's id.
+    pub(super) fn id(&self) -> &[u8] {
+        self.given.as_ref().map_or(&self.made[3..35], HeaderValue::as_bytes)
+    }
+
+    /// The request's id as a field has it.
+    pub(super) fn to_value(&self) -> HeaderValue {
+        self.given.clone().unwrap_or_else(|| value(self.id()))
+    }
+
+    /// Removes from a request what is not to be told to a backend as it came.
+    pub(super) fn replace(&self, headers: &mut HeaderMap, fields: Fields) {
+        if fields.any(Fields::X_REQUEST_ID) {
+            headers.remove(X_REQUEST_ID);
+        }
+        if self.begins && fields.any(Fields::TRACEPARENT) {
+            headers.remove(TRACEPARENT);
         }
     }
+
+    /// The fields that a backend is told by.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (HeaderName, &[u8])> {
+        let begun = self.begins.then_some((TRACEPARENT, &self.made[..]));
+        [(X_REQUEST_ID, self.id())].into_iter().chain(begun)
+    }
+}
+
+fn value(bytes: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(bytes).unwrap_or(HeaderValue::from_static("0"))
 }
 
 /// Every byte in two digits.
@@ -94,6 +117,7 @@ fn is_traceparent(text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::added::Added;
 
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -102,7 +126,10 @@ mod tests {
         for (name, value) in lines {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
-        Trace::of(&headers, Fields::of(&headers), trusted, 0xab, 0xcd).tell(&mut headers);
+        let fields = Fields::of(&headers);
+        let trace = Trace::of(&headers, fields, trusted, 0xab, 0xcd);
+        trace.replace(&mut headers, fields);
+        Added { trace: Some(trace), ..Added::default() }.put_into(&mut headers);
         headers
     }
 

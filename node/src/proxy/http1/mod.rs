@@ -29,7 +29,9 @@ use http::{Method, Response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
+use super::added::Added;
 pub(super) use body::Body;
+pub(super) use request::write_field;
 use response::{Framing, HEAD_MAX_BYTES, Head};
 
 /// What a read takes at least, and at most.
@@ -96,6 +98,7 @@ impl Connection {
     pub(super) async fn exchange(
         mut self,
         head: &Parts,
+        added: &Added,
         body: &[u8],
         limit: Duration,
     ) -> Result<Response<Body>, Failure> {
@@ -104,7 +107,10 @@ impl Connection {
         let mut sending = Sending::default();
         let read = std::future::poll_fn(|cx| {
             if sending.is_new() {
-                sending.begin(&mut *self.io, cx, head, body)?;
+                sending.begin(&mut *self.io, cx, |out| {
+                    request::encode(head, added, body.len(), out);
+                    out.extend_from_slice(body);
+                })?;
             }
             self.poll_head(cx, &mut sending, &head.method)
         });
@@ -195,14 +201,12 @@ impl Sending {
         &mut self,
         io: &mut dyn Io,
         cx: &mut Context<'_>,
-        head: &Parts,
-        body: &[u8],
+        write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), Failure> {
         self.began = true;
         REQUEST.with_borrow_mut(|request| {
             request.clear();
-            request::encode(head, body.len(), request);
-            request.extend_from_slice(body);
+            write(request);
             let sent = match Pin::new(io).poll_write(cx, request) {
                 Poll::Ready(Ok(sent)) => sent,
                 Poll::Ready(Err(_)) => return Err(Failure::Unsent),

@@ -3,9 +3,12 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderName, Method};
 
-/// Appends the head of a request whose body has so many bytes: its target in origin form, its fields, and the one length.
+use crate::proxy::added::Added;
+
+/// Appends the head of a request whose body has so many bytes: its target in origin form, its fields and the added ones, and
+/// the one length.
 /// What the head itself says of the body's length is not passed on, so that nobody can be made to read it otherwise.
-pub(super) fn encode(head: &Parts, body_bytes: usize, out: &mut Vec<u8>) {
+pub(super) fn encode(head: &Parts, added: &Added, body_bytes: usize, out: &mut Vec<u8>) {
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     for part in [head.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
@@ -15,16 +18,18 @@ pub(super) fn encode(head: &Parts, body_bytes: usize, out: &mut Vec<u8>) {
         if *name == CONTENT_LENGTH {
             tells_length = true;
         } else if *name != TRANSFER_ENCODING {
-            line(out, name, value.as_bytes());
+            write_field(out, name, value.as_bytes());
         }
     }
+    added.write(out);
     if tells_length {
-        line(out, &CONTENT_LENGTH, body_bytes.to_string().as_bytes());
+        write_field(out, &CONTENT_LENGTH, body_bytes.to_string().as_bytes());
     }
     out.extend_from_slice(b"\r\n");
 }
 
-fn line(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+/// Appends one field.
+pub(in crate::proxy) fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
     for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
         out.extend_from_slice(part);
     }
@@ -44,7 +49,7 @@ mod tests {
 
     fn encoded(request: http::request::Builder, body_bytes: usize) -> String {
         let mut out = Vec::new();
-        encode(&request.body(()).unwrap().into_parts().0, body_bytes, &mut out);
+        encode(&request.body(()).unwrap().into_parts().0, &Added::default(), body_bytes, &mut out);
         String::from_utf8(out).unwrap()
     }
 

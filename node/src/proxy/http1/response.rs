@@ -114,8 +114,13 @@ fn head(read: &httparse::Response<'_, '_>, code: u16, method: &Method) -> Result
                 return Err(Malformed::Coding);
             }
             codings += 1;
+            // It is this connection's alone, as a Connection that names no field is.
+            continue;
         } else if name == CONNECTION {
             keeps = still_keeps(keeps, line.value);
+            if is_usual(line.value) {
+                continue;
+            }
         }
         headers.append(name, HeaderValue::from_bytes(line.value).map_err(|_| Malformed::Syntax)?);
     }
@@ -148,6 +153,11 @@ fn number(digits: &[u8]) -> Option<u64> {
     let digits =
         str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
     digits.parse().ok()
+}
+
+/// Whether a Connection field names no other field.
+fn is_usual(value: &[u8]) -> bool {
+    value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
 }
 
 /// Whether a connection goes on after a Connection field (RFC 9112 §9.3); a `close` anywhere is final.
@@ -187,6 +197,7 @@ mod tests {
             assert_eq!((head.framing, head.keeps), (framing, keeps), "{fields}");
             let lengths = head.response.headers().get_all(CONTENT_LENGTH).iter().count();
             assert_eq!(lengths, usize::from(matches!(framing, Framing::Length(_))), "{fields}");
+            assert!(!head.response.headers().contains_key(TRANSFER_ENCODING), "{fields}");
         }
     }
 

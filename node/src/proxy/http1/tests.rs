@@ -28,7 +28,7 @@ async fn read_head(far: &mut DuplexStream) -> Vec<u8> {
 }
 
 async fn get(connection: Connection) -> Result<Response<Body>, Failure> {
-    connection.exchange(&request(Method::GET), b"", LONG).await
+    connection.exchange(&request(Method::GET), &Added::default(), b"", LONG).await
 }
 
 async fn read_all(body: &mut Body) -> io::Result<Vec<u8>> {
@@ -104,7 +104,8 @@ async fn why_there_is_no_answer() {
         assert!(matches!(response, Err(Failure::Broke(_))), "{answer:?}");
     }
     let (near, _far) = connection(1 << 16);
-    let response = near.exchange(&request(Method::GET), b"", Duration::from_millis(1)).await;
+    let response =
+        near.exchange(&request(Method::GET), &Added::default(), b"", Duration::from_millis(1)).await;
     assert!(matches!(response, Err(Failure::TimedOut)));
 }
 
@@ -150,7 +151,8 @@ async fn a_backend_may_answer_before_it_has_read_all() {
         (copied, from.unsplit(to))
     };
     let asking = async {
-        let mut body = near.exchange(&request(Method::PUT), &sent, LONG).await.unwrap().into_body();
+        let mut body =
+            near.exchange(&request(Method::PUT), &Added::default(), &sent, LONG).await.unwrap().into_body();
         let read = read_all(&mut body).await.unwrap();
         (read, body.release().is_some())
     };
@@ -174,7 +176,7 @@ async fn an_answer_to_half_a_request_is_an_answer() {
 
 impl Connection {
     async fn exchange_owned(self, sent: Vec<u8>) -> (u16, Vec<u8>, bool) {
-        let response = self.exchange(&request(Method::PUT), &sent, LONG).await.unwrap();
+        let response = self.exchange(&request(Method::PUT), &Added::default(), &sent, LONG).await.unwrap();
         let status = response.status().as_u16();
         let mut body = response.into_body();
         let read = read_all(&mut body).await.unwrap();
@@ -213,8 +215,8 @@ async fn by_us(answer: &[u8], method: &Method) -> Made {
         let _ = far.write_all(answer).await;
         drop(far);
     };
-    let head = request(method.clone());
-    let (response, ()) = tokio::join!(near.exchange(&head, b"", LONG), backend);
+    let (head, added) = (request(method.clone()), Added::default());
+    let (response, ()) = tokio::join!(near.exchange(&head, &added, b"", LONG), backend);
     let (head, body) = response.ok()?.into_parts();
     let collected = BodyExt::collect(body).await.ok()?;
     let trailers = collected.trailers().map_or(0, http::HeaderMap::len);

@@ -21,6 +21,7 @@ use super::preface::{Kind, Preface, Verdict};
 use super::{InboundTunnel, TunnelIo};
 use crate::backend::PoolView;
 use crate::config::model::Service;
+use crate::proxy::added::Added;
 use crate::proxy::body::ResponseBody;
 use crate::proxy::choose::{Hops, Place, Tried};
 use crate::proxy::connection::OnWorker;
@@ -185,7 +186,7 @@ async fn answer(
         request_id: None,
     };
     let stays = on_client.clone();
-    let answered = match Outgoing::new(request, service.timeout.response).await {
+    let answered = match Outgoing::new(request, Added::default(), service.timeout.response).await {
         Ok(mut outgoing) => {
             exchange(&usher, guest.seat(), &mut outgoing, &crossing).await.map_err(|failure| failure.end)
         }

@@ -38,7 +38,7 @@ pub(in crate::proxy) struct Crossing<'a> {
     pub(in crate::proxy) kind: Kind,
     pub(in crate::proxy) client: SocketAddr,
     pub(in crate::proxy) local: SocketAddr,
-    pub(in crate::proxy) request_id: Option<&'a HeaderValue>,
+    pub(in crate::proxy) request_id: Option<&'a [u8]>,
 }
 
 /// No node of the region takes it. Nothing was sent to any backend.
@@ -61,7 +61,7 @@ pub(in crate::proxy) async fn open(
         wanted,
         client: crossing.client,
         local: crossing.local,
-        request_id: crossing.request_id.map_or(Vec::new(), |id| id.as_bytes().to_vec()),
+        request_id: crossing.request_id.map_or(Vec::new(), <[u8]>::to_vec),
     }
     .encode();
     let nodes = usher.plan.snapshot.regions.get(region).map_or(&[][..], |view| &view.nodes);
