@@ -38,7 +38,8 @@ const SLOW_LOOKS: u32 = (UNREAD.as_secs() / LOOK.as_secs()) as u32;
 const STALLED: Duration = Duration::from_secs(3600);
 
 /// When a new connection is looked at first.
-pub(super) const FIRST_LOOK: Duration = if cfg!(test) { Duration::from_millis(100) } else { LOOK };
+pub(super) const FIRST_LOOK: Duration =
+    if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(1) };
 /// How often a busy connection is looked at ...
 const LOOK: Duration = Duration::from_secs(5);
 /// ... and an idle one, for it may become busy right after.

@@ -48,7 +48,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 const RESET_BEFORE_ACCEPT_MAX: usize = 32;
 const RESET_FOR_ERRORS_MAX: usize = 128;
 /// A connection that was idle for so long when it is looked at gives its buffers back.
-const REST_AFTER: Duration = if cfg!(test) { Duration::from_millis(1) } else { Duration::from_secs(1) };
+const REST_AFTER: Duration = if cfg!(test) { Duration::from_millis(1) } else { Duration::from_millis(500) };
 /// An HTTP/2 connection without a sign of life is asked for one this often, ...
 const PING: Duration = Duration::from_secs(20);
 /// ... and cut when none comes.
@@ -119,15 +119,18 @@ where
     loop {
         let at = door.clone();
         let service = service_fn(move |request| http::serve(at.clone(), request));
-        // On the heap, or a connection at rest would still hold the room for it.
-        let mut connection =
-            Box::new(http::server().serve_connection(TokioIo::new(io), service).with_upgrades());
-        match drive(client, &door, Pin::new(&mut *connection)).await {
-            Driven::Over => break,
-            Driven::Idle => {}
-        }
+        let parts = {
+            // On the heap, and given back before the rest: its room alone is several kilobytes.
+            let mut connection =
+                Box::new(http::server().serve_connection(TokioIo::new(io), service).with_upgrades());
+            match drive(client, &door, Pin::new(&mut *connection)).await {
+                Driven::Over => break,
+                Driven::Idle => {}
+            }
+            connection.into_parts()
+        };
         // What hyper holds for a connection is a hundred times what an idle one needs.
-        let Some(parts) = connection.into_parts() else { break };
+        let Some(parts) = parts else { break };
         io = parts.io.into_inner();
         client.worker.shared.counters.rested.fetch_add(1, Ordering::Relaxed);
         if !parts.read_buf.is_empty() {

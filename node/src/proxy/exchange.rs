@@ -7,167 +7,31 @@
 //! What is rare is boxed: a future is as large as its largest path, is moved when it begins, and stays in the cache of a
 //! core only while many of them fit.
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use bytes::Bytes;
 use gossip::id::BackendId;
-use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING, UPGRADE};
-use http::request::Parts;
 use http::{Request, Response};
-use http_body::Body as _;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
-use super::added::Added;
 use super::admission::{admit, admit_now};
-use super::body::{Inbound, Lease, RequestBody, Streamed, Unsent};
+use super::body::{Inbound, Lease, RequestBody};
 use super::choose::{Place, Tried};
 use super::fields::Fields;
 use super::multiplex::is_refused;
 use super::outcome::End;
-use super::retry::{REPLAY_MAX_BYTES, is_idempotent};
+use super::outgoing::Outgoing;
 use super::secure::Via;
 use super::session::{Seat, Usher};
 use super::tunnel::near::{self, Crossing, Refusal};
-use super::upload::{Patience, Upload, Verdict};
-use super::upstream::{self, ConnectError, Driven, Form, IDLE_FOR_ONCE, Sender, connect};
+use super::upload::{Patience, Verdict};
+use super::upstream::{self, ConnectError, Driven, IDLE_FOR_ONCE, Sender, connect};
 use super::worker::Went;
-use super::{grpc, headers, http1};
+use super::{headers, http1};
 use crate::backend::{Evidence, InFlight};
-use crate::config::model::{PoolProtocol, Service};
+use crate::config::model::PoolProtocol;
 
 /// How often one backend may refuse a request that it did not begin with before another one is tried.
 const REFUSALS_MAX: u32 = 2;
-
-/// A request on its way to a backend.
-pub(super) struct Outgoing {
-    /// `None` while a try that cannot be repeated has it.
-    head: Option<Parts>,
-    body: Payload,
-    idempotent: bool,
-    /// It asks to switch protocols.
-    switches: bool,
-    /// What the head still needs.
-    added: Added,
-}
-
-enum Payload {
-    Empty,
-    Whole(Bytes),
-    Stream(Option<Unsent>, Rc<Upload>),
-}
-
-impl Outgoing {
-    /// Takes a client's request. The body of an idempotent one is read first when it is small, so that it can be sent
-    /// again.
-    ///
-    /// # Errors
-    /// `ClientGone` when such a body does not arrive within `patience`.
-    pub(super) async fn new(
-        request: Request<Incoming>,
-        added: Added,
-        patience: Duration,
-    ) -> Result<Self, End> {
-        let (mut head, body) = request.into_parts();
-        let idempotent = is_idempotent(&head.method);
-        let exact = body.size_hint().exact();
-        let body = if body.is_end_stream() {
-            Payload::Empty
-        } else if idempotent && exact.is_some_and(|bytes| bytes <= REPLAY_MAX_BYTES) {
-            let collected = Box::pin(tokio::time::timeout(patience, body.collect())).await;
-            let collected = collected.map_err(|_| End::ClientGone)?.map_err(|_| End::ClientGone)?;
-            Payload::Whole(collected.to_bytes())
-        } else {
-            if exact.is_none() {
-                // Else a GET with a body of unknown length would lose it on the way.
-                head.headers.remove(CONTENT_LENGTH);
-                head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
-            Payload::Stream(Some(body.into()), Rc::default())
-        };
-        let switches = head.headers.contains_key(UPGRADE);
-        Ok(Self { head: Some(head), body, idempotent, switches, added })
-    }
-
-    /// Whether all of it can be produced once more.
-    fn is_at_hand(&self) -> bool {
-        self.head.is_some() && !matches!(self.body, Payload::Stream(None, _))
-    }
-
-    /// Whether it may be sent once more though a backend may have acted on it.
-    fn is_replayable(&self) -> bool {
-        self.idempotent && !matches!(self.body, Payload::Stream(..))
-    }
-
-    /// The head and the body, when all of it can be written now and no more than an answer is to follow.
-    fn at_hand(&self) -> Option<(&Parts, &Added, &[u8])> {
-        let body = match &self.body {
-            Payload::Empty => &[][..],
-            Payload::Whole(bytes) => bytes,
-            Payload::Stream(..) => return None,
-        };
-        self.head.as_ref().filter(|_| !self.switches).map(|head| (head, &self.added, body))
-    }
-
-    /// The request for one try. What may be needed again is copied, the rest moves.
-    fn request(&mut self, form: Form, to: SocketAddr) -> Option<Request<RequestBody>> {
-        if let Some(head) = &mut self.head {
-            std::mem::take(&mut self.added).put_into(&mut head.headers);
-        }
-        let (head, body) = match &mut self.body {
-            Payload::Empty => (self.head.clone(), RequestBody::Empty),
-            Payload::Whole(bytes) => (self.head.clone(), RequestBody::Whole(Some(bytes.clone()))),
-            Payload::Stream(body, upload) => {
-                // An HTTP/2 backend may refuse a stream; then it is sent again.
-                let keeps = matches!(form, Form::Http2(_));
-                let body = RequestBody::Stream(Streamed::new(body.take()?, upload.clone(), keeps));
-                (if keeps { self.head.clone() } else { self.head.take() }, body)
-            }
-        };
-        let mut head = head?;
-        match form {
-            Form::Http1 => {}
-            Form::Http2(scheme) => headers::to_http2(&mut head, scheme, to),
-            Form::Crossing => headers::to_crossing(&mut head),
-        }
-        Some(Request::from_parts(head, body))
-    }
-
-    /// Takes a request back that was never sent.
-    fn restore(&mut self, request: Request<RequestBody>) {
-        let (head, body) = request.into_parts();
-        self.head.get_or_insert(head);
-        if let (Payload::Stream(slot, _), RequestBody::Stream(body)) = (&mut self.body, body) {
-            *slot = body.into_unsent();
-        }
-    }
-
-    /// Takes back a body that the backend did not look at.
-    fn reclaim(&mut self) {
-        if let Payload::Stream(slot @ None, upload) = &mut self.body {
-            *slot = upload.take_unsent();
-        }
-    }
-
-    /// The slowest that a streamed body may come. Messages of gRPC come when there is something to say.
-    fn min_rate(&self, service: &Service) -> u32 {
-        let streamed = self.head.as_ref().filter(|_| self.upload().is_some());
-        match streamed {
-            Some(head) if !grpc::is_grpc(&head.headers) => service.min_body_rate,
-            _ => 0,
-        }
-    }
-
-    fn upload(&self) -> Option<&Upload> {
-        match &self.body {
-            Payload::Stream(_, upload) => Some(upload),
-            _ => None,
-        }
-    }
-}
 
 /// A backend's answer, its head complete.
 pub(super) struct Answer {
@@ -471,7 +335,8 @@ impl From<http1::Failure> for Sent {
 async fn send(usher: &Usher<'_>, sender: Sender, outgoing: &mut Outgoing, to: SocketAddr) -> Sent {
     let sender = match (sender, outgoing.at_hand()) {
         (Sender::Http1(connection), Some((head, added, body))) => {
-            let answer = connection.exchange(head, added, body, usher.service.timeout.response);
+            let until = usher.worker.clock().now() + usher.service.timeout.response;
+            let answer = connection.exchange(head, added, body, until);
             return answer
                 .await
                 .map_or_else(Sent::from, |response| Sent::Answered(response.map(Inbound::Http1)));

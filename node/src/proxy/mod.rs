@@ -11,7 +11,7 @@
 //!              ├ proxy_protocol           whom a connection is for; what backends are told of it
 //!              ├ http ── fields ── headers ── trace ── forwarded ── added ── websocket, grpc
 //!              │    ├ route ── limit ── affinity ── session ── choose ── keys ── pick
-//!              │    ├ exchange ── admission ── upstream ── http1, multiplex ── gather ── retry ── body ── upload
+//!              │    ├ outgoing ── exchange ── admission ── upstream ── http1, multiplex ── gather ── retry ── body ── upload
 //!              │    └ disguise ── record ── outcome ── log
 //!              ├ tcp ── hello ── sni ── relay ── sockets ── pipe
 //!              └ tunnel/{preface, near, far}
@@ -47,6 +47,7 @@ mod log;
 mod multiplex;
 mod opening;
 mod outcome;
+mod outgoing;
 mod pick;
 mod pipe;
 mod places;

@@ -21,13 +21,13 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::request::Parts;
 use http::{Method, Response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use super::added::Added;
 pub(super) use body::Body;
@@ -39,9 +39,6 @@ const READ_MIN_BYTES: usize = 8 * 1024;
 const READ_MAX_BYTES: usize = 64 * 1024;
 /// A shorter piece of a body is copied out of the buffer, which then stays whole for the next answer.
 const COPIED_MAX_BYTES: usize = 2048;
-
-/// Instead of a limit that the clock cannot tell.
-const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 thread_local! {
     /// Where requests are written before they are sent: at most one head and one body that is kept for another try.
@@ -94,16 +91,15 @@ impl Connection {
         Pin::new(&mut self.io).poll_read(&mut Context::from_waker(Waker::noop()), &mut read).is_pending()
     }
 
-    /// Sends a request and waits for the head of its answer, up to `limit`.
+    /// Sends a request and waits for the head of its answer, `until` then.
     pub(super) async fn exchange(
         mut self,
         head: &Parts,
         added: &Added,
         body: &[u8],
-        limit: Duration,
+        until: Instant,
     ) -> Result<Response<Body>, Failure> {
-        let now = Instant::now();
-        self.deadline.as_mut().reset(now.checked_add(limit).unwrap_or(now + FAR));
+        self.deadline.as_mut().reset(until.into());
         let mut sending = Sending::default();
         let read = std::future::poll_fn(|cx| {
             if sending.is_new() {
@@ -135,6 +131,10 @@ impl Connection {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Broke(error))),
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(Err(Failure::Broke(io::ErrorKind::UnexpectedEof.into())));
+                }
+                // A backend that never stops saying that it is at it would else never be given up.
+                Poll::Ready(Ok(_)) if self.deadline.is_elapsed() => {
+                    return Poll::Ready(Err(Failure::TimedOut));
                 }
                 Poll::Ready(Ok(_)) => {}
             }
@@ -183,6 +183,8 @@ fn piece(buf: &mut BytesMut, most: u64) -> Bytes {
 struct Sending {
     began: bool,
     rest: Bytes,
+    /// Nothing of it waits in the stream: TLS may keep a record that the system did not take.
+    flushed: bool,
     /// The backend does not take the rest; it may answer all the same.
     failed: bool,
 }
@@ -194,7 +196,7 @@ impl Sending {
 
     /// All of it was sent.
     fn is_done(&self) -> bool {
-        self.began && self.rest.is_empty() && !self.failed
+        self.flushed && !self.failed
     }
 
     fn begin(
@@ -230,6 +232,12 @@ impl Sending {
                     self.failed = true;
                 }
             }
+        }
+        if !self.flushed
+            && let Poll::Ready(flushed) = Pin::new(io).poll_flush(cx)
+        {
+            self.flushed = true;
+            self.failed |= flushed.is_err();
         }
     }
 }

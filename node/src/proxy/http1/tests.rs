@@ -9,6 +9,10 @@ use super::*;
 
 const LONG: Duration = Duration::from_secs(60);
 
+fn soon(time: Duration) -> Instant {
+    gossip::clock::Clock::system().now() + time
+}
+
 fn request(method: Method) -> Parts {
     Request::builder().method(method).uri("/").header("host", "a").body(()).unwrap().into_parts().0
 }
@@ -28,7 +32,7 @@ async fn read_head(far: &mut DuplexStream) -> Vec<u8> {
 }
 
 async fn get(connection: Connection) -> Result<Response<Body>, Failure> {
-    connection.exchange(&request(Method::GET), &Added::default(), b"", LONG).await
+    connection.exchange(&request(Method::GET), &Added::default(), b"", soon(LONG)).await
 }
 
 async fn read_all(body: &mut Body) -> io::Result<Vec<u8>> {
@@ -105,8 +109,30 @@ async fn why_there_is_no_answer() {
     }
     let (near, _far) = connection(1 << 16);
     let response =
-        near.exchange(&request(Method::GET), &Added::default(), b"", Duration::from_millis(1)).await;
+        near.exchange(&request(Method::GET), &Added::default(), b"", soon(Duration::from_millis(1))).await;
     assert!(matches!(response, Err(Failure::TimedOut)));
+}
+
+#[tokio::test]
+async fn a_backend_that_is_at_it_for_ever_is_given_up() {
+    let (near, mut far) = connection(1024);
+    let saying = async move { while far.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").await.is_ok() {} };
+    let (head, added) = (request(Method::GET), Added::default());
+    let asking = near.exchange(&head, &added, b"", soon(Duration::from_millis(50)));
+    let (response, ()) = tokio::join!(asking, saying);
+    assert!(matches!(response, Err(Failure::TimedOut)));
+}
+
+#[tokio::test]
+async fn what_a_stream_holds_back_is_flushed() {
+    let (near, mut far) = duplex(1 << 16);
+    let near = Connection::new(Box::new(tokio::io::BufWriter::new(near)));
+    let backend = async {
+        read_head(&mut far).await;
+        far.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    };
+    let (response, ()) = tokio::join!(get(near), backend);
+    assert!(response.unwrap().body_mut().release().is_some());
 }
 
 #[tokio::test]
@@ -151,8 +177,11 @@ async fn a_backend_may_answer_before_it_has_read_all() {
         (copied, from.unsplit(to))
     };
     let asking = async {
-        let mut body =
-            near.exchange(&request(Method::PUT), &Added::default(), &sent, LONG).await.unwrap().into_body();
+        let mut body = near
+            .exchange(&request(Method::PUT), &Added::default(), &sent, soon(LONG))
+            .await
+            .unwrap()
+            .into_body();
         let read = read_all(&mut body).await.unwrap();
         (read, body.release().is_some())
     };
@@ -176,7 +205,8 @@ async fn an_answer_to_half_a_request_is_an_answer() {
 
 impl Connection {
     async fn exchange_owned(self, sent: Vec<u8>) -> (u16, Vec<u8>, bool) {
-        let response = self.exchange(&request(Method::PUT), &Added::default(), &sent, LONG).await.unwrap();
+        let response =
+            self.exchange(&request(Method::PUT), &Added::default(), &sent, soon(LONG)).await.unwrap();
         let status = response.status().as_u16();
         let mut body = response.into_body();
         let read = read_all(&mut body).await.unwrap();
@@ -216,7 +246,7 @@ async fn by_us(answer: &[u8], method: &Method) -> Made {
         drop(far);
     };
     let (head, added) = (request(method.clone()), Added::default());
-    let (response, ()) = tokio::join!(near.exchange(&head, &added, b"", LONG), backend);
+    let (response, ()) = tokio::join!(near.exchange(&head, &added, b"", soon(LONG)), backend);
     let (head, body) = response.ok()?.into_parts();
     let collected = BodyExt::collect(body).await.ok()?;
     let trailers = collected.trailers().map_or(0, http::HeaderMap::len);
