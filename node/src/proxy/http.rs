@@ -20,6 +20,7 @@ use super::accept::Slot;
 use super::acquaintance::Acquaintance;
 use super::activity::Activity;
 use super::added::Added;
+use super::addressee::{self, Addressee};
 use super::affinity;
 use super::body::ResponseBody;
 use super::choose::{Hops, Tried, forced};
@@ -99,6 +100,9 @@ impl From<End> for Refused {
 
 impl Refused {
     fn tell(self, id: Option<&HeaderValue>) -> Response<Bytes> {
+        if self.end == End::Answered {
+            return problem::nothing();
+        }
         let mut response = problem::response(self.end, self.detail, id);
         response.headers_mut().extend(self.location.map(|location| (LOCATION, location)));
         if let Some(wait) = self.wait {
@@ -213,6 +217,13 @@ async fn answer(
     }
     if let Err(wait) = worker.limit(&plan, service, client) {
         return Err(Refused { wait: Some(wait), ..End::RateLimited.into() });
+    }
+    match addressee::of(&mut request) {
+        Addressee::Backend => {}
+        Addressee::Node => return Err(End::Answered.into()),
+        Addressee::Nobody => {
+            return Err(Refused { detail: Some("no request is repeated here"), ..End::BadRequest.into() });
+        }
     }
 
     if connects {

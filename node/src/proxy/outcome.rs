@@ -56,6 +56,8 @@ reasons! {
         Idle = "idle",
         /// The client was sent to the https listener.
         Redirected = "redirected",
+        /// It asked something of the node itself, which answered.
+        Answered = "answered",
     }
 }
 

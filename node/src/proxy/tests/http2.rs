@@ -309,6 +309,22 @@ fn goaway(mut answer: &[u8]) -> Option<u32> {
     None
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_as_a_whole_is_asked_over_http2_too() {
+    let (_world, node, addr, _) = serving(PoolProtocol::Http2).await;
+    // OPTIONS, http, *, shop.example; then a goodbye.
+    let block = b"\x42\x07OPTIONS\x86\x44\x01*\x41\x0cshop.example";
+    let mut asked = vec![0, 0, block.len() as u8, 1, 5, 0, 0, 0, 1];
+    asked.extend(block);
+    asked.extend([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let answer = frames(addr, &asked).await;
+    // :status 204 in the static table, END_HEADERS and END_STREAM.
+    let head = answer.windows(6).find(|head| head[0] == 1 && head[2..] == [0, 0, 0, 1]);
+    assert_eq!(head.map(|head| head[1]), Some(5), "{answer:x?}");
+    assert!(answer.contains(&0x89), "{answer:x?}");
+    until(|| node.handle.counters().ends(End::Answered) == 1).await;
+}
+
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 #[tokio::test(flavor = "multi_thread")]
