@@ -35,7 +35,7 @@ use super::tunnel::near::{self, Crossing, Refusal};
 use super::upload::{Patience, Upload, Verdict};
 use super::upstream::{self, ConnectError, Driven, Form, IDLE_FOR_ONCE, Sender, connect};
 use super::worker::Went;
-use super::{grpc, headers, http1};
+use super::{grpc, headers, http1, websocket};
 use crate::backend::{Evidence, InFlight};
 use crate::config::model::{PoolProtocol, Service};
 
@@ -152,13 +152,15 @@ impl Outgoing {
         }
     }
 
+    /// Its head, and whether that is all of it.
+    pub(super) fn head(&self) -> Option<(&Parts, bool)> {
+        Some((self.head.as_ref()?, matches!(self.body, Payload::Empty)))
+    }
+
     /// The slowest that a streamed body may come. Messages of gRPC come when there is something to say.
     fn min_rate(&self, service: &Service) -> u32 {
         let streamed = self.head.as_ref().filter(|_| self.upload().is_some());
-        match streamed {
-            Some(head) if !grpc::is_grpc(&head.headers) => service.min_body_rate,
-            _ => 0,
-        }
+        streamed.filter(|head| !grpc::is_grpc(&head.headers)).map_or(0, |_| service.min_body_rate)
     }
 
     fn upload(&self) -> Option<&Upload> {
@@ -344,12 +346,22 @@ async fn direct_try(
                 return Try::NotSent;
             }
         };
+        let switch = match &sender {
+            Sender::Driven(Driven::Http2(stream)) if outgoing.switches => {
+                match Box::pin(websocket::admit(stream, usher, outgoing)).await {
+                    Ok(switch) => switch,
+                    Err(end) => return Try::Over(end),
+                }
+            }
+            _ => None,
+        };
         if let Some(session) = &mut seat.session {
             session.assign(worker, &pool, id);
         }
         let began = worker.measure(&pool);
         match send(usher, sender, outgoing, backend.config.address).await {
-            Sent::Answered(response) => {
+            Sent::Answered(mut response) => {
+                websocket::answered(&mut response, switch);
                 let status = response.status().as_u16();
                 if matches!(status, 502..=504) {
                     worker.measured(backend, began, Went::Wrong);

@@ -41,7 +41,7 @@ fn status(end: End) -> u16 {
         End::RateLimited => RESOURCE_EXHAUSTED,
         // No call follows a redirect; it must be made over TLS to begin with.
         End::Redirected => FAILED_PRECONDITION,
-        End::NoRoute | End::Answered => UNIMPLEMENTED,
+        End::NoRoute | End::NoWebSocket | End::Answered => UNIMPLEMENTED,
         // A full queue is a moment's affair of the service, no quota of the caller: it may try again.
         End::QueueFull | End::NoBackend | End::SessionRefused | End::ConnectFailed | End::UpstreamReset => {
             UNAVAILABLE

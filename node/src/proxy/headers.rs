@@ -11,8 +11,8 @@ use http::uri::{Authority, Scheme};
 use http::{Method, Request, Uri, Version};
 
 use super::fields::Fields;
-use super::grpc;
 use super::tunnel::near;
+use super::{grpc, websocket};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -152,8 +152,9 @@ pub(super) fn announce_trailers(headers: &mut HeaderMap) {
 }
 
 /// Brings a request for an HTTP/1.1 backend into HTTP/2's form: Host becomes the authority, and what concerns an
-/// HTTP/1.1 connection goes, but `TE: trailers` stays (RFC 9113 §8.2.2). `nobody` is the authority of a request without.
+/// HTTP/1.1 connection goes, but `TE: trailers` stays (RFC 9113 §8.2.2), and a switch to WebSocket becomes an extended CONNECT. `nobody` is the authority of a request without.
 pub(super) fn to_http2(head: &mut Parts, scheme: &str, nobody: SocketAddr) {
+    let switches = websocket::is_wanted(head);
     let host = head.headers.remove(HOST).filter(|host| !host.is_empty());
     let authority = match &host {
         Some(host) => Authority::try_from(host.as_bytes()).ok(),
@@ -161,6 +162,9 @@ pub(super) fn to_http2(head: &mut Parts, scheme: &str, nobody: SocketAddr) {
     };
     let authority = authority.or_else(|| Authority::try_from(nobody.to_string()).ok());
     into_http2(head, Scheme::try_from(scheme).ok(), authority);
+    if switches {
+        websocket::into_connect(head);
+    }
 }
 
 fn into_http2(head: &mut Parts, scheme: Option<Scheme>, authority: Option<Authority>) {

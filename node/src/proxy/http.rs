@@ -324,6 +324,8 @@ pub(super) fn deliver(
             .map(|bytes: Bytes| ResponseBody::own(bytes, record));
     };
     let on_backend = hyper::upgrade::on(&mut response);
+    headers::for_client(response.headers_mut(), fields, true);
+    let (head, inbound) = response.into_parts();
     tokio::task::spawn_local(async move {
         let both = async { tokio::try_join!(on_client, on_backend) };
         let Ok(Ok((client, backend))) = tokio::time::timeout(UPGRADE, both).await else {
@@ -333,10 +335,10 @@ pub(super) fn deliver(
         let (end, bytes) = relay(TokioIo::new(client), TokioIo::new(backend), idle, &clock).await;
         record.sent(usize::try_from(bytes).unwrap_or(usize::MAX));
         record.end(relayed_end(&end));
-        drop(in_flight);
+        // Over HTTP/2 it held a place on the connection until now.
+        drop((in_flight, inbound));
     });
-    headers::for_client(response.headers_mut(), fields, true);
-    response.map(|_| ResponseBody::Own(None, None))
+    Response::from_parts(head, ResponseBody::Own(None, None))
 }
 
 /// The end that a relay's end amounts to; its first stream is the client's.

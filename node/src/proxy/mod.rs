@@ -11,7 +11,7 @@
 //!              ├ proxy_protocol           whom a connection is for; what backends are told of it
 //!              ├ http ── fields ── headers ── trace ── forwarded ── added ── websocket, grpc
 //!              │    ├ route ── limit ── addressee ── affinity ── session ── choose ── keys ── pick
-//!              │    ├ exchange ── admission ── upstream ── http1, multiplex ── gather ── retry ── body ── upload
+//!              │    ├ exchange ── admission ── upstream ── http1, multiplex ── settings ── gather ── retry ── body ── upload
 //!              │    └ disguise ── record ── outcome ── log
 //!              ├ tcp ── hello ── sni ── relay ── sockets ── pipe
 //!              └ tunnel/{preface, near, far}
@@ -61,6 +61,7 @@ mod retry;
 mod route;
 mod secure;
 mod session;
+mod settings;
 mod sni;
 mod sockets;
 mod store;

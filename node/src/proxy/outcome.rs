@@ -44,6 +44,8 @@ reasons! {
         UpstreamReset = "upstream_reset",
         /// The backend did not begin its answer in time.
         UpstreamTimeout = "upstream_timeout",
+        /// The backend speaks HTTP/2 and takes no WebSocket over it (RFC 8441).
+        NoWebSocket = "no_websocket",
         /// The session's backend is gone and the service refuses others.
         SessionRefused = "session_refused",
         /// The request is malformed or asks for what no proxy does.

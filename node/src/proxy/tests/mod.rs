@@ -14,6 +14,7 @@ mod sticky;
 mod tcp;
 mod tls;
 mod tunnel;
+mod websocket;
 
 use std::collections::HashMap;
 use std::io;
