@@ -308,8 +308,9 @@ async fn what_clients_do_is_no_evidence_against_backends() {
     for _ in 0..6 {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         stream.write_all(stalled.as_bytes()).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        until(|| node.handle.in_flight() == 1).await;
         drop(stream);
+        until(|| node.handle.in_flight() == 0).await;
         assert_eq!(raw(addr, malformed.as_bytes()).await.status, 400);
         assert_eq!(raw(addr, stalled.as_bytes()).await.status, 408);
     }

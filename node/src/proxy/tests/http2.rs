@@ -508,26 +508,3 @@ async fn head_and_continue_are_understood() {
         assert!(!answer.contains("expect:"), "{answer}");
     }
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_old_first_bytes_in_pieces() {
-    let (_world, _node, addr, _) = serving(PoolProtocol::Http1).await;
-    let mut stream = TcpStream::connect(addr).await.unwrap();
-    for piece in ["P", "R", "OPFIND / HT", "TP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"] {
-        stream.write_all(piece.as_bytes()).await.unwrap();
-        stream.flush().await.unwrap();
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.contains("PROPFIND / "), "{answer}");
-
-    let mut stream = TcpStream::connect(addr).await.unwrap();
-    for piece in ["PR", "I * HTTP/2.0\r\n\r\nS", "M\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
-        stream.write_all(piece.as_bytes()).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let mut settings = [0; 9];
-    stream.read_exact(&mut settings).await.unwrap();
-    assert_eq!(settings[3], 4, "the server's settings");
-}
