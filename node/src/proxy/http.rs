@@ -128,7 +128,8 @@ pub(super) async fn serve(
     let head = request.method() == Method::HEAD;
     let calls = door.wire == Wire::Http2 && grpc::is_grpc(request.headers());
     let mut leaves = false;
-    let mut response = match answer(&door, &listener, request, &mut record, &mut trace).await {
+    let deadline = if calls { grpc::deadline(request.headers()) } else { None };
+    let mut response = match answer(&door, &listener, request, deadline, &mut record, &mut trace).await {
         Ok(ready) => deliver(ready.answer, record, ready.on_client, ready.idle),
         Err(refused) => {
             record.end(refused.end);
@@ -180,6 +181,7 @@ async fn answer(
     door: &Door,
     listener: &Listener,
     mut request: Request<Incoming>,
+    deadline: Option<Duration>,
     record: &mut Record,
     trace: &mut Option<Trace>,
 ) -> Result<Ready, Refused> {
@@ -266,7 +268,15 @@ async fn answer(
         local: door.local,
         request_id: Some(trace.id()),
     };
-    let exchanged = exchange(&usher, seat, &mut outgoing, &crossing).await;
+    let exchanging = exchange(&usher, seat, &mut outgoing, &crossing);
+    let exchanged = match deadline {
+        None => exchanging.await,
+        // Whoever asks for too little time is told so, and no backend is to blame.
+        Some(limit) => {
+            let bounded = Box::pin(tokio::time::timeout(limit, exchanging)).await;
+            bounded.map_err(|_| End::Deadline)?
+        }
+    };
     let mut answer = exchanged.map_err(|failure| {
         tracing::debug!(service = %service.name, request.id = ?trace.to_value(), tries = failure.tries, end = failure.end.as_str(), "no answer");
         failure.end

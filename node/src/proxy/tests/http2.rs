@@ -244,11 +244,12 @@ async fn cookies_in_several_fields_become_one_and_connect_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_callers_are_told_in_grpc_what_went_wrong_here() {
-    let (_world, node, addr, _) = serving(PoolProtocol::Http2).await;
+    let (_world, mut node, addr, _) = serving(PoolProtocol::Http2).await;
     let mut client = http2_client(addr).await;
     let mut ask = async |path: &str, kind: &str| {
         let mut request = over_http2(Method::POST, path, full("x"));
         request.headers_mut().insert("content-type", HeaderValue::from_str(kind).unwrap());
+        request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("300m"));
         let response = client.send_request(request).await.unwrap();
         let said = |name| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         let told = (response.status().as_u16(), said("grpc-status"), said("grpc-message"));
@@ -269,9 +270,17 @@ async fn grpc_callers_are_told_in_grpc_what_went_wrong_here() {
     // Everybody else reads HTTP's own words.
     let (told, body, _) = ask("/slow", "application/grpc-web").await;
     assert!(told == (504, None, None) && body.contains(words), "{told:?} {body}");
+    // A caller's own deadline, where it is the shorter one, and no backend is to blame for it.
+    service(|service| service.timeout.response = Duration::from_secs(30));
+    for _ in 0..6 {
+        let (told, _, _) = ask("/slow", "application/grpc+proto").await;
+        assert_eq!(told, (200, Some("4".to_owned()), Some("the deadline of the call passed".to_owned())));
+    }
+    assert_eq!(node.handle.counters().ends(End::Deadline), 6);
     service(|service| service.deny = ["127.0.0.0/8".parse::<ipnet::IpNet>().unwrap()].into_iter().collect());
     let denied = async { while ask("/", "application/grpc").await.0.1.as_deref() != Some("7") {} };
     tokio::time::timeout(Duration::from_secs(10), denied).await.expect("it is not denied");
+    assert!(node.seen.try_recv().is_err(), "callers made health doubt a backend");
 }
 
 /// Frames by hand, for what no decent client sends.
