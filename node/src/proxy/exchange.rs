@@ -157,10 +157,11 @@ impl Outgoing {
         Some((self.head.as_ref()?, matches!(self.body, Payload::Empty)))
     }
 
-    /// The slowest that a streamed body may come. Messages of gRPC come when there is something to say.
-    fn min_rate(&self, service: &Service) -> u32 {
+    /// The slowest that a streamed body may come. Messages of gRPC come when they come, where they hold no connection.
+    fn min_rate(&self, service: &Service, form: Form) -> u32 {
         let streamed = self.head.as_ref().filter(|_| self.upload().is_some());
-        streamed.filter(|head| !grpc::is_grpc(&head.headers)).map_or(0, |_| service.min_body_rate)
+        let may_rest = |head: &&Parts| form != Form::Http1 && grpc::is_grpc(&head.headers);
+        streamed.filter(|head| !may_rest(head)).map_or(0, |_| service.min_body_rate)
     }
 
     fn upload(&self) -> Option<&Upload> {
@@ -500,7 +501,7 @@ async fn send(usher: &Usher<'_>, sender: Sender, outgoing: &mut Outgoing, to: So
 }
 
 async fn send_driven(usher: &Usher<'_>, mut sender: Driven, outgoing: &mut Outgoing, to: SocketAddr) -> Sent {
-    let min_rate = outgoing.min_rate(usher.service);
+    let min_rate = outgoing.min_rate(usher.service, sender.form());
     let Some(request) = outgoing.request(sender.form(), to) else { return Sent::Broke };
     let upload = outgoing.upload();
     let mut patience = Patience::new(usher.service.timeout.response, min_rate, upload);

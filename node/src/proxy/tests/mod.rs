@@ -15,6 +15,7 @@ mod tcp;
 mod tls;
 mod tunnel;
 mod websocket;
+mod windows;
 
 use std::collections::HashMap;
 use std::io;
