@@ -90,6 +90,17 @@ async fn a_connection_that_cannot_be_trusted_further_is_not_used_again() {
 }
 
 #[tokio::test]
+async fn a_backend_that_never_comes_to_the_point_is_given_up() {
+    let (connection, mut far) = connection(1 << 16);
+    let endless = async move {
+        read_head(&mut far).await;
+        while far.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").await.is_ok() {}
+    };
+    let (answer, ()) = tokio::join!(get(connection), endless);
+    assert!(matches!(answer, Err(Failure::Broke(_))));
+}
+
+#[tokio::test]
 async fn why_there_is_no_answer() {
     let (near, far) = connection(1 << 16);
     drop(far);
