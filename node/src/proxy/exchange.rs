@@ -521,7 +521,12 @@ async fn send_driven(usher: &Usher<'_>, mut sender: Driven, outgoing: &mut Outgo
         }
     };
     match answer {
-        Ok(response) => Sent::Answered(response.map(|incoming| Inbound::Driven(incoming, Some(sender)))),
+        Ok(mut response) => {
+            if sender.form() == Form::Http1 && !headers::settle_length(response.headers_mut()) {
+                return Sent::Broke;
+            }
+            Sent::Answered(response.map(|incoming| Inbound::Driven(incoming, Some(sender))))
+        }
         Err(error) => Box::pin(unsent(error, outgoing)).await,
     }
 }
