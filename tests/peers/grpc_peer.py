@@ -14,7 +14,8 @@ import grpc
 
 def unary(request, context):
     context.send_initial_metadata((("x-heard", "yes"),))
-    context.set_trailing_metadata((("x-last", "word"),))
+    # The deadline that the caller set; None where it did not arrive.
+    context.set_trailing_metadata((("x-last", "word"), ("x-left", str(context.time_remaining()))))
     return b"echo " + request
 
 
@@ -70,7 +71,9 @@ def ask(address):
         answer, call = channel.unary_unary("/peer.Peer/Unary").with_call(b"hello", timeout=10)
         assert answer == b"echo hello", answer
         assert ("x-heard", "yes") in [tuple(pair) for pair in call.initial_metadata()]
-        assert ("x-last", "word") in [tuple(pair) for pair in call.trailing_metadata()]
+        last = dict(tuple(pair) for pair in call.trailing_metadata())
+        assert last["x-last"] == "word", last
+        assert 0 < float(last["x-left"]) <= 10, last
         try:
             channel.unary_unary("/peer.Peer/Fail")(b"shop", timeout=10)
             raise AssertionError("no error")

@@ -58,7 +58,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The longest that an end is waited for.
 const LONGEST: Duration = Duration::from_secs(60);
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+/// How an HTTP/2 client begins: the preface, and settings that say nothing.
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 /// GET http /, as HPACK's static table has them.
 const FIELDS: [u8; 3] = [0x82, 0x86, 0x84];
 
@@ -184,7 +185,7 @@ fn opening(kind: Kind, rng: &mut impl Rng) -> Vec<u8> {
 }
 
 /// A frame of HTTP/2 (RFC 9113 §4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     bytes.extend([kind, flags]);
     bytes.extend(stream.to_be_bytes());

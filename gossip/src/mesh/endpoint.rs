@@ -19,7 +19,7 @@ const MAX_CONNECTIONS: usize = 4096;
 
 /// Streams that a peer may have open at once, and what one of them may hold here unread.
 const TUNNELS_MAX: u32 = 1024;
-const TUNNEL_WINDOW_BYTES: u32 = 1 << 20;
+pub(super) const TUNNEL_WINDOW_BYTES: u32 = 1 << 20;
 
 /// What an endpoint is for: decides its protocol name and its windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

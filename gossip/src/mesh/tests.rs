@@ -1,13 +1,15 @@
 //! Two and three real endpoints on loopback.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::endpoint::bind_pair;
+use super::endpoint::{TUNNEL_WINDOW_BYTES, bind_pair};
 use super::tls::Identity;
 use super::tunnel::Tunnels;
 use super::*;
@@ -21,7 +23,7 @@ struct Node {
     name: NodeName,
     addr: SocketAddr,
     mesh: Mesh,
-    identity: std::sync::Arc<Identity>,
+    identity: Arc<Identity>,
     tunnels: Tunnels,
     streams: tokio::sync::mpsc::Receiver<tunnel::TunnelAccept>,
 }
@@ -317,13 +319,19 @@ async fn streams_that_nobody_reads_hold_up_no_other() {
     let ring = Keyring::generate();
     let (a, mut b) = (node("a", &ring), node("b", &ring));
     let (addr, to) = (tunnel_addr(&b), b.name.clone());
+    let full = Arc::new(AtomicUsize::new(0));
     let serve = async {
         loop {
             let tunnel::TunnelAccept { mut stream, .. } = b.streams.recv().await.unwrap();
+            let full = full.clone();
             tokio::spawn(async move {
                 if stream.read_u8().await.unwrap() == b'!' {
+                    let mut written = 0;
                     // For ever: nobody takes it.
-                    while stream.write_all(&[0; 65536]).await.is_ok() {}
+                    while stream.write_all(&[0; 65536]).await.is_ok() {
+                        written += 65536;
+                        full.fetch_add(usize::from(written == TUNNEL_WINDOW_BYTES), Ordering::Relaxed);
+                    }
                 }
                 stream.write_u8(b'.').await.unwrap();
                 stream.shutdown().await.unwrap();
@@ -339,8 +347,9 @@ async fn streams_that_nobody_reads_hold_up_no_other() {
             stream.read_u8().await.unwrap();
             unread.push(stream);
         }
-        // Time in which the windows fill.
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        while full.load(Ordering::Relaxed) < unread.len() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let mut other = a.tunnels.open(&to, addr).await.unwrap();
         other.write_u8(b'?').await.unwrap();
         assert_eq!(timeout(PATIENCE, other.read_u8()).await.expect("the others hold it up").unwrap(), b'.');

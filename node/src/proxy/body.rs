@@ -16,7 +16,6 @@ use super::retry::REPLAY_MAX_BYTES;
 use super::secure::Via;
 use super::upload::Upload;
 use super::upstream::{Driven, Sender};
-use super::windows::Windows;
 use super::{headers, http1};
 use crate::backend::InFlight;
 
@@ -236,15 +235,7 @@ pub(super) struct Relayed {
     inbound: Inbound,
     lease: Option<Lease>,
     in_flight: Option<InFlight>,
-    record: Option<Record>,
-    /// A frame was given to an HTTP/2 connection, and the next not yet asked for.
-    owes: bool,
-}
-
-impl Drop for Relayed {
-    fn drop(&mut self) {
-        self.taken();
-    }
+    record: Record,
 }
 
 impl ResponseBody {
@@ -260,7 +251,7 @@ impl ResponseBody {
         in_flight: Option<InFlight>,
         record: Record,
     ) -> Self {
-        let mut relayed = Relayed { inbound, lease, in_flight, record: Some(record), owes: false };
+        let mut relayed = Relayed { inbound, lease, in_flight, record };
         if relayed.inbound.is_end_stream() {
             relayed.complete();
         }
@@ -269,32 +260,12 @@ impl ResponseBody {
 }
 
 impl Relayed {
-    fn windows(&self) -> Option<&Windows> {
-        self.record.as_ref()?.activity()?.windows()
-    }
-
-    fn owes(&mut self) {
-        if let Some(windows) = self.windows() {
-            windows.owes();
-            self.owes = true;
-        }
-    }
-
-    fn taken(&mut self) {
-        if std::mem::take(&mut self.owes)
-            && let Some(windows) = self.windows()
-        {
-            windows.taken();
-        }
-    }
-
     fn complete(&mut self) {
         self.in_flight = None;
-        let Some(record) = self.record.as_mut() else { return };
-        let now = record.complete();
+        let now = self.record.complete();
         let sender = self.inbound.release();
         if let (Some(Lease { backend, via }), Some(sender)) = (self.lease.take(), sender) {
-            record.worker().upstreams.put(backend, sender, via, now);
+            self.record.worker().upstreams.put(backend, sender, via, now);
         }
     }
 }
@@ -308,21 +279,22 @@ impl Body for ResponseBody {
             Self::Own(bytes, record) => {
                 if let (Some(bytes), Some(record)) = (bytes.as_ref(), record.as_mut()) {
                     record.sent(bytes.len());
+                    record.owes();
                 }
                 return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
             }
             Self::Relayed(relayed) => relayed,
         };
-        relayed.taken();
+        relayed.record.taken();
         let mut frame = ready!(relayed.inbound.poll_frame(cx));
         if matches!(frame, Some(Ok(_))) {
-            relayed.owes();
+            relayed.record.owes();
         }
         match &mut frame {
             None => relayed.complete(),
             Some(Ok(frame)) => {
-                if let (Some(data), Some(record)) = (frame.data_ref(), relayed.record.as_mut()) {
-                    record.sent(data.len());
+                if let Some(data) = frame.data_ref() {
+                    relayed.record.sent(data.len());
                 }
                 clean(frame);
                 // The server does not ask again once it knows that this was the end.
@@ -330,11 +302,7 @@ impl Body for ResponseBody {
                     relayed.complete();
                 }
             }
-            Some(Err(_)) => {
-                if let Some(record) = relayed.record.as_mut() {
-                    record.end(End::UpstreamReset);
-                }
-            }
+            Some(Err(_)) => relayed.record.end(End::UpstreamReset),
         }
         Poll::Ready(frame)
     }

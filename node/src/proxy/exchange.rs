@@ -24,9 +24,9 @@ use super::secure::Via;
 use super::session::{Seat, Usher};
 use super::tunnel::near::{self, Crossing, Refusal};
 use super::upload::{Patience, Verdict};
-use super::upstream::{self, ConnectError, Driven, IDLE_FOR_ONCE, Sender, connect};
+use super::upstream::{self, ConnectError, Driven, Form, IDLE_FOR_ONCE, Sender, connect};
 use super::worker::Went;
-use super::{headers, http1};
+use super::{headers, http1, websocket};
 use crate::backend::{Evidence, InFlight};
 use crate::config::model::PoolProtocol;
 
@@ -208,12 +208,22 @@ async fn direct_try(
                 return Try::NotSent;
             }
         };
+        let switch = match &sender {
+            Sender::Driven(Driven::Http2(stream)) if outgoing.switches() => {
+                match Box::pin(websocket::admit(stream, usher, outgoing)).await {
+                    Ok(switch) => switch,
+                    Err(end) => return Try::Over(end),
+                }
+            }
+            _ => None,
+        };
         if let Some(session) = &mut seat.session {
             session.assign(worker, &pool, id);
         }
         let began = worker.measure(&pool);
         match send(usher, sender, outgoing, backend.config.address).await {
-            Sent::Answered(response) => {
+            Sent::Answered(mut response) => {
+                websocket::answered(&mut response, switch);
                 let status = response.status().as_u16();
                 if matches!(status, 502..=504) {
                     worker.measured(backend, began, Went::Wrong);
@@ -353,7 +363,7 @@ async fn send(usher: &Usher<'_>, sender: Sender, outgoing: &mut Outgoing, to: So
 }
 
 async fn send_driven(usher: &Usher<'_>, mut sender: Driven, outgoing: &mut Outgoing, to: SocketAddr) -> Sent {
-    let min_rate = outgoing.min_rate(usher.service);
+    let min_rate = outgoing.min_rate(usher.service, sender.form());
     let Some(request) = outgoing.request(sender.form(), to) else { return Sent::Broke };
     let upload = outgoing.upload();
     let mut patience = Patience::new(usher.service.timeout.response, min_rate, upload);
@@ -373,7 +383,12 @@ async fn send_driven(usher: &Usher<'_>, mut sender: Driven, outgoing: &mut Outgo
         }
     };
     match answer {
-        Ok(response) => Sent::Answered(response.map(|incoming| Inbound::Driven(incoming, Some(sender)))),
+        Ok(mut response) => {
+            if sender.form() == Form::Http1 && !headers::settle_length(response.headers_mut()) {
+                return Sent::Broke;
+            }
+            Sent::Answered(response.map(|incoming| Inbound::Driven(incoming, Some(sender))))
+        }
         Err(error) => Box::pin(unsent(error, outgoing)).await,
     }
 }

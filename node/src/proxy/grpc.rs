@@ -12,6 +12,7 @@ use super::trace::X_REQUEST_ID;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// When to try again, in milliseconds (gRFC A6).
 const GRPC_RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
@@ -22,6 +23,25 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
         .get(CONTENT_TYPE)
         .and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"))
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// How long a caller is willing to wait, where it says so: up to eight digits and a unit. Passed on as it is, for the backend is to know
+/// it too.
+pub(super) fn deadline(headers: &HeaderMap) -> Option<Duration> {
+    let (unit, digits) = headers.get(GRPC_TIMEOUT)?.as_bytes().split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    match unit {
+        b'H' => Some(Duration::from_secs(3600 * count)),
+        b'M' => Some(Duration::from_secs(60 * count)),
+        b'S' => Some(Duration::from_secs(count)),
+        b'm' => Some(Duration::from_millis(count)),
+        b'u' => Some(Duration::from_micros(count)),
+        b'n' => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
 }
 
 /// The status of an end that is answered here (google.rpc.Code).
@@ -36,12 +56,12 @@ fn status(end: End) -> u16 {
     const UNAVAILABLE: u16 = 14;
     match end {
         End::ClientGone | End::SlowClient | End::Idle => CANCELLED,
-        End::UpstreamTimeout => DEADLINE_EXCEEDED,
+        End::UpstreamTimeout | End::Deadline => DEADLINE_EXCEEDED,
         End::Denied => PERMISSION_DENIED,
         End::RateLimited => RESOURCE_EXHAUSTED,
         // No call follows a redirect; it must be made over TLS to begin with.
         End::Redirected => FAILED_PRECONDITION,
-        End::NoRoute => UNIMPLEMENTED,
+        End::NoRoute | End::NoWebSocket | End::Answered => UNIMPLEMENTED,
         // A full queue is a moment's affair of the service, no quota of the caller: it may try again.
         End::QueueFull | End::NoBackend | End::SessionRefused | End::ConnectFailed | End::UpstreamReset => {
             UNAVAILABLE
@@ -93,6 +113,29 @@ mod tests {
             assert_eq!(is_grpc(&headers), is, "{kind}");
         }
         assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_deadline_is_digits_and_a_unit() {
+        let told = |text: &'static str| {
+            deadline(&HeaderMap::from_iter([(GRPC_TIMEOUT, HeaderValue::from_static(text))]))
+        };
+        for (text, nanos) in [
+            ("1H", 3_600_000_000_000),
+            ("2M", 120_000_000_000),
+            ("3S", 3_000_000_000),
+            ("40m", 40_000_000),
+            ("5u", 5_000),
+            ("6n", 6),
+            ("0S", 0),
+            ("99999999H", 99_999_999 * 3_600_000_000_000),
+        ] {
+            assert_eq!(told(text).map(|time| time.as_nanos()), Some(nanos), "{text}");
+        }
+        for odd in ["", "S", "1", "1s", "1 S", "-1S", "+1S", "1.5S", "123456789S", "1SS"] {
+            assert_eq!(told(odd), None, "{odd}");
+        }
+        assert_eq!(deadline(&HeaderMap::new()), None);
     }
 
     #[test]

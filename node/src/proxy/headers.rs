@@ -11,8 +11,8 @@ use http::uri::{Authority, Scheme};
 use http::{Method, Request, Uri, Version};
 
 use super::fields::Fields;
-use super::grpc;
 use super::tunnel::near;
+use super::{grpc, websocket};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -135,6 +135,29 @@ pub(super) fn hide_inside(headers: &mut HeaderMap, fields: Fields, backend: Sock
     }
 }
 
+/// Whether an HTTP/1.1 answer that was read by its coding says so clearly, and leaves it one length at the most: a coding that this
+/// proxy would have to understand makes it unreadable, and where there is a coding a length says nothing (RFC 9112 §6.1, §6.3).
+pub(super) fn settle_length(headers: &mut HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let coding = codings.next();
+    if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || codings.next().is_some()
+    {
+        return false;
+    }
+    if coding.is_some() {
+        headers.remove(CONTENT_LENGTH);
+        return true;
+    }
+    // A list of the same length, over and over (RFC 9110 §8.6).
+    let told =
+        headers.get(CONTENT_LENGTH).and_then(|told| told.as_bytes().split(|byte| *byte == b',').next());
+    if let Some(Ok(first)) = told.map(|told| HeaderValue::from_bytes(told.trim_ascii())) {
+        headers.insert(CONTENT_LENGTH, first);
+    }
+    true
+}
+
 /// Removes from trailers what must not be there, for it frames, routes or authenticates the message (RFC 9110 §6.5.1).
 pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     remove_hop_by_hop(trailers, Fields::of(trailers));
@@ -152,8 +175,9 @@ pub(super) fn announce_trailers(headers: &mut HeaderMap) {
 }
 
 /// Brings a request for an HTTP/1.1 backend into HTTP/2's form: Host becomes the authority, and what concerns an
-/// HTTP/1.1 connection goes, but `TE: trailers` stays (RFC 9113 §8.2.2). `nobody` is the authority of a request without.
+/// HTTP/1.1 connection goes, but `TE: trailers` stays (RFC 9113 §8.2.2), and a switch to WebSocket becomes an extended CONNECT. `nobody` is the authority of a request without.
 pub(super) fn to_http2(head: &mut Parts, scheme: &str, nobody: SocketAddr) {
+    let switches = websocket::is_wanted(head);
     let host = head.headers.remove(HOST).filter(|host| !host.is_empty());
     let authority = match &host {
         Some(host) => Authority::try_from(host.as_bytes()).ok(),
@@ -161,6 +185,9 @@ pub(super) fn to_http2(head: &mut Parts, scheme: &str, nobody: SocketAddr) {
     };
     let authority = authority.or_else(|| Authority::try_from(nobody.to_string()).ok());
     into_http2(head, Scheme::try_from(scheme).ok(), authority);
+    if switches {
+        websocket::into_connect(head);
+    }
 }
 
 fn into_http2(head: &mut Parts, scheme: Option<Scheme>, authority: Option<Authority>) {
@@ -235,6 +262,10 @@ fn check_http2<B>(request: &mut Request<B>, fields: Fields) -> Result<(), Malfor
     }
     if request.headers().len() > FIELDS_MAX {
         return Err(Malformed::Fields);
+    }
+    // An HTTP/1.1 backend would get both, though they say the same (RFC 9110 §8.6).
+    if request.headers().get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(Malformed::Lengths);
     }
     let (authority, host) = (request.uri().authority(), request.headers().get(HOST));
     match (authority, host) {
@@ -317,13 +348,23 @@ fn to_origin_form<B>(request: &mut Request<B>) {
     *request.uri_mut() = Uri::from(path);
 }
 
-/// Letters, digits and the few signs of names, IPv6 literals and ports; no user information, no list.
+/// A name of letters, digits and few signs or an IPv6 literal in brackets, and perhaps a port; no user information, no list.
 fn is_host(host: &[u8]) -> bool {
+    let is_name =
+        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%');
+    let ends = |at: &u8| if host.first() == Some(&b'[') { *at == b']' } else { *at == b':' };
+    let (name, port) = match (host.iter().position(ends), host.strip_prefix(b"[")) {
+        (Some(end), Some(literal)) => (&literal[..end - 1], &host[end + 1..]),
+        (Some(end), None) => host.split_at(end),
+        (None, Some(_)) => return false,
+        (None, None) => (host, &[][..]),
+    };
+    let is_literal = name.len() < host.len() && host[0] == b'[';
     host.len() <= 261
-        && host.iter().all(|byte| {
-            byte.is_ascii_alphanumeric()
-                || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']' | b'~' | b'%')
-        })
+        && name.iter().all(|byte| is_name(byte) || is_literal && *byte == b':')
+        && port
+            .split_first()
+            .is_none_or(|(colon, port)| *colon == b':' && port.iter().all(u8::is_ascii_digit))
 }
 
 #[cfg(test)]

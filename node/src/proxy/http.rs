@@ -20,6 +20,7 @@ use super::accept::Slot;
 use super::acquaintance::Acquaintance;
 use super::activity::Activity;
 use super::added::Added;
+use super::addressee::{self, Addressee};
 use super::affinity;
 use super::body::ResponseBody;
 use super::choose::{Hops, Tried, forced};
@@ -100,6 +101,9 @@ impl From<End> for Refused {
 
 impl Refused {
     fn tell(self, id: Option<&HeaderValue>) -> Response<Bytes> {
+        if self.end == End::Answered {
+            return problem::nothing();
+        }
         let mut response = problem::response(self.end, self.detail, id);
         response.headers_mut().extend(self.location.map(|location| (LOCATION, location)));
         if let Some(wait) = self.wait {
@@ -125,7 +129,8 @@ pub(super) async fn serve(
     let head = request.method() == Method::HEAD;
     let calls = door.wire == Wire::Http2 && grpc::is_grpc(request.headers());
     let mut leaves = false;
-    let mut response = match answer(&door, &listener, request, &mut record, &mut trace).await {
+    let deadline = if calls { grpc::deadline(request.headers()) } else { None };
+    let mut response = match answer(&door, &listener, request, deadline, &mut record, &mut trace).await {
         Ok(ready) => deliver(ready.answer, record, ready.on_client, ready.idle),
         Err(refused) => {
             record.end(refused.end);
@@ -177,6 +182,7 @@ async fn answer(
     door: &Door,
     listener: &Listener,
     mut request: Request<Incoming>,
+    deadline: Option<Duration>,
     record: &mut Record,
     trace: &mut Option<Trace>,
 ) -> Result<Ready, Refused> {
@@ -214,6 +220,13 @@ async fn answer(
     }
     if let Err(wait) = worker.limit(&plan, service, client) {
         return Err(Refused { wait: Some(wait), ..End::RateLimited.into() });
+    }
+    match addressee::of(&mut request) {
+        Addressee::Backend => {}
+        Addressee::Node => return Err(End::Answered.into()),
+        Addressee::Nobody => {
+            return Err(Refused { detail: Some("no request is repeated here"), ..End::BadRequest.into() });
+        }
     }
 
     if connects {
@@ -256,7 +269,15 @@ async fn answer(
         local: door.local,
         request_id: Some(trace.id()),
     };
-    let exchanged = exchange(&usher, seat, &mut outgoing, &crossing).await;
+    let exchanging = exchange(&usher, seat, &mut outgoing, &crossing);
+    let exchanged = match deadline {
+        None => exchanging.await,
+        // Whoever asks for too little time is told so, and no backend is to blame.
+        Some(limit) => {
+            let bounded = Box::pin(tokio::time::timeout(limit, exchanging)).await;
+            bounded.map_err(|_| End::Deadline)?
+        }
+    };
     let mut answer = exchanged.map_err(|failure| {
         tracing::debug!(service = %service.name, request.id = ?trace.to_value(), tries = failure.tries, end = failure.end.as_str(), "no answer");
         failure.end
@@ -314,6 +335,8 @@ pub(super) fn deliver(
             .map(|bytes: Bytes| ResponseBody::own(bytes, record));
     };
     let on_backend = hyper::upgrade::on(&mut response);
+    headers::for_client(response.headers_mut(), fields, true);
+    let (head, inbound) = response.into_parts();
     tokio::task::spawn_local(async move {
         let both = async { tokio::try_join!(on_client, on_backend) };
         let Ok(Ok((client, backend))) = tokio::time::timeout(UPGRADE, both).await else {
@@ -323,10 +346,10 @@ pub(super) fn deliver(
         let (end, bytes) = relay(TokioIo::new(client), TokioIo::new(backend), idle, &clock).await;
         record.sent(usize::try_from(bytes).unwrap_or(usize::MAX));
         record.end(relayed_end(&end));
-        drop(in_flight);
+        // Over HTTP/2 it held a place on the connection until now.
+        drop((in_flight, inbound));
     });
-    headers::for_client(response.headers_mut(), fields, true);
-    response.map(|_| ResponseBody::Own(None, None))
+    Response::from_parts(head, ResponseBody::Own(None, None))
 }
 
 /// The end that a relay's end amounts to; its first stream is the client's.

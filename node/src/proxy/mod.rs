@@ -10,8 +10,8 @@
 //!              │                                └ opening, activity, windows, acquaintance   what it speaks, how long it waits, what is known
 //!              ├ proxy_protocol           whom a connection is for; what backends are told of it
 //!              ├ http ── fields ── headers ── trace ── forwarded ── added ── websocket, grpc
-//!              │    ├ route ── limit ── affinity ── session ── choose ── keys ── pick
-//!              │    ├ outgoing ── exchange ── admission ── upstream ── http1, multiplex ── gather ── retry ── body ── upload
+//!              │    ├ route ── limit ── addressee ── affinity ── session ── choose ── keys ── pick
+//!              │    ├ outgoing ── exchange ── admission ── upstream ── http1, multiplex ── settings ── gather ── retry ── body ── upload
 //!              │    └ disguise ── record ── outcome ── log
 //!              ├ tcp ── hello ── sni ── relay ── sockets ── pipe
 //!              └ tunnel/{preface, near, far}
@@ -21,6 +21,7 @@ mod accept;
 mod acquaintance;
 mod activity;
 mod added;
+mod addressee;
 mod admission;
 mod affinity;
 mod bind;
@@ -61,6 +62,7 @@ mod retry;
 mod route;
 mod secure;
 mod session;
+mod settings;
 mod sni;
 mod sockets;
 mod store;

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use super::body::RequestBody;
 use super::connection::OnWorker;
 use super::secure::{Via, same};
+use super::settings::Announced;
 use super::upstream::{ConnectError, Form, connect_tcp};
 use crate::config::model::PoolProtocol;
 
@@ -63,6 +64,8 @@ struct Shared {
     form: Form,
     streams: Cell<usize>,
     streams_max: Rc<Cell<usize>>,
+    /// Whether the backend takes an extended CONNECT; `None` until it has said so.
+    connects: watch::Receiver<Option<bool>>,
     idle_since: Cell<Instant>,
     clock: Clock,
 }
@@ -97,6 +100,13 @@ impl Stream {
     /// The form that its requests have.
     pub(super) fn form(&self) -> Form {
         self.shared.form
+    }
+
+    /// Whether the backend takes an extended CONNECT (RFC 8441 §3). A new connection waits for its word, at most for `limit`.
+    pub(super) async fn takes_connect(&self, limit: Duration) -> bool {
+        let mut connects = self.shared.connects.clone();
+        let told = tokio::time::timeout(limit, connects.wait_for(Option::is_some)).await;
+        matches!(told, Ok(Ok(said)) if *said == Some(true))
     }
 
     /// Sends the request.
@@ -258,6 +268,7 @@ async fn handshake<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let (stream, connects) = Announced::new(stream);
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     let streams_max = Rc::new(Cell::new(STREAMS_MAX));
     let limit = streams_max.clone();
@@ -273,7 +284,7 @@ where
         }
     });
     let idle_since = Cell::new(clock.now());
-    Ok(Shared { sender, via, form, streams: Cell::new(0), streams_max, idle_since, clock })
+    Ok(Shared { sender, via, form, streams: Cell::new(0), streams_max, connects, idle_since, clock })
 }
 
 fn cause(error: &hyper::Error) -> Option<&h2::Error> {

@@ -262,7 +262,9 @@ fn is_named(line: &[u8], name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -278,6 +280,31 @@ mod tests {
         assert!(!both(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n"));
         assert!(both(b"\r\n\r\nPOST / HTTP/1.1\nContent-Length: 3\nTransfer-Encoding: chunked\n\n"));
         assert!(!both(b"GET / HTTP/1.1\r\nx-transfer-encoding: y\r\nx-content-length: 3\r\n\r\n"));
+    }
+
+    /// What is handed on of a client's first bytes, read in these pieces, and what was seen of HTTP/2.
+    async fn opened(pieces: &[&[u8]]) -> (Vec<u8>, Option<Vec<u8>>) {
+        let seen = Arc::new(Seen::default());
+        let activity = Arc::new(Activity::new(gossip::clock::Clock::system().now()));
+        let (mut client, io) = tokio::io::duplex(1024);
+        let mut opening = Opening::new(io, activity, seen.clone(), true);
+        let mut read = Vec::new();
+        for piece in pieces {
+            client.write_all(piece).await.unwrap();
+            // A read that waits has taken all there is.
+            while opening.read_buf(&mut read).now_or_never().is_some() {}
+        }
+        (read, seen.http2().map(<[u8]>::to_vec))
+    }
+
+    #[tokio::test]
+    async fn the_first_bytes_in_pieces() {
+        let pieces: [&[u8]; 4] = [b"P", b"R", b"OPFIND / HT", b"TP/1.1\r\n\r\n"];
+        assert_eq!(opened(&pieces).await, (pieces.concat(), None));
+        assert_eq!(opened(&[b"G", b"ET /"]).await, (b"GET /".to_vec(), None));
+        assert_eq!(opened(&[b"P", b"R"]).await, (Vec::new(), None), "it may be either");
+        let (read, seen) = opened(&[b"PR", b"I * HTTP/2.0\r\n\r\nS"]).await;
+        assert_eq!((read, seen), (Vec::new(), Some(b"PRI * HTTP/2.0\r\n\r\nS".to_vec())));
     }
 
     proptest! {

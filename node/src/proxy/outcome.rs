@@ -44,6 +44,10 @@ reasons! {
         UpstreamReset = "upstream_reset",
         /// The backend did not begin its answer in time.
         UpstreamTimeout = "upstream_timeout",
+        /// The caller's own deadline (grpc-timeout) passed before the backend began its answer.
+        Deadline = "deadline",
+        /// The backend speaks HTTP/2 and takes no WebSocket over it (RFC 8441).
+        NoWebSocket = "no_websocket",
         /// The session's backend is gone and the service refuses others.
         SessionRefused = "session_refused",
         /// The request is malformed or asks for what no proxy does.
@@ -56,6 +60,8 @@ reasons! {
         Idle = "idle",
         /// The client was sent to the https listener.
         Redirected = "redirected",
+        /// It asked something of the node itself, which answered.
+        Answered = "answered",
     }
 }
 

@@ -130,13 +130,21 @@ impl Outgoing {
         }
     }
 
-    /// The slowest that a streamed body may come. Messages of gRPC come when there is something to say.
-    pub(super) fn min_rate(&self, service: &Service) -> u32 {
+    /// Whether it asks to switch protocols.
+    pub(super) fn switches(&self) -> bool {
+        self.switches
+    }
+
+    /// Its head, and whether that is all of it.
+    pub(super) fn head(&self) -> Option<(&Parts, bool)> {
+        Some((self.head.as_ref()?, matches!(self.body, Payload::Empty)))
+    }
+
+    /// The slowest that a streamed body may come. Messages of gRPC come when they come, where they hold no connection.
+    pub(super) fn min_rate(&self, service: &Service, form: Form) -> u32 {
         let streamed = self.head.as_ref().filter(|_| self.upload().is_some());
-        match streamed {
-            Some(head) if !grpc::is_grpc(&head.headers) => service.min_body_rate,
-            _ => 0,
-        }
+        let may_rest = |head: &&Parts| form != Form::Http1 && grpc::is_grpc(&head.headers);
+        streamed.filter(|head| !may_rest(head)).map_or(0, |_| service.min_body_rate)
     }
 
     pub(super) fn upload(&self) -> Option<&Upload> {

@@ -23,10 +23,13 @@ pub(super) fn status(end: End) -> (StatusCode, &'static str) {
         ),
         End::ConnectFailed => (StatusCode::BAD_GATEWAY, "the service could not be reached"),
         End::UpstreamReset => (StatusCode::BAD_GATEWAY, "the service broke off before it answered"),
+        End::Deadline => (StatusCode::GATEWAY_TIMEOUT, "the deadline of the call passed"),
+        End::NoWebSocket => (StatusCode::NOT_IMPLEMENTED, "the service takes no WebSocket"),
         End::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time"),
         End::ClientGone | End::SlowClient | End::Idle => {
             (StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time")
         }
+        End::Answered => (StatusCode::NO_CONTENT, "the node answers for itself"),
         End::Redirected => (StatusCode::PERMANENT_REDIRECT, "this is served over https"),
         End::BadRequest | End::BadProxyHeader | End::BadClientHello => {
             (StatusCode::BAD_REQUEST, "the request is malformed")
@@ -54,6 +57,13 @@ pub(super) fn response(end: End, detail: Option<&'static str>, id: Option<&Heade
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
+    response
+}
+
+/// The answer to who asks whether the node is there: yes, and nothing more. Which methods are allowed is for each resource to say.
+pub(super) fn nothing() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = status(End::Answered).0;
     response
 }
 

@@ -26,6 +26,8 @@ pub(super) struct Record {
     sent_bytes: u64,
     end: Option<End>,
     ended: Option<Instant>,
+    /// A frame was given to an HTTP/2 connection, and the next not yet asked for.
+    owes: bool,
     /// The near end of a tunnel counts and logs, the far end does not.
     far: bool,
     _busy: Busy,
@@ -68,6 +70,7 @@ impl Record {
             sent_bytes: 0,
             end: None,
             ended: None,
+            owes: false,
             far: false,
             _busy: worker.enter(),
         }
@@ -84,14 +87,27 @@ impl Record {
             sent_bytes: 0,
             end: None,
             ended: None,
+            owes: false,
             far: true,
             _busy: worker.enter(),
         }
     }
 
-    /// The client's connection.
-    pub(super) fn activity(&self) -> Option<&Activity> {
-        self.activity.as_deref()
+    /// The answer gave a frame to the client's connection.
+    pub(super) fn owes(&mut self) {
+        if let Some(windows) = self.activity.as_deref().and_then(Activity::windows) {
+            windows.owes();
+            self.owes = true;
+        }
+    }
+
+    /// The connection asks for the next, or gives up.
+    pub(super) fn taken(&mut self) {
+        if std::mem::take(&mut self.owes)
+            && let Some(windows) = self.activity.as_deref().and_then(Activity::windows)
+        {
+            windows.taken();
+        }
     }
 
     pub(super) fn worker(&self) -> &Rc<Worker> {
@@ -166,6 +182,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        self.taken();
         let shared = &self.worker.shared;
         if self.far {
             return;

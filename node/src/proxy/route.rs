@@ -85,6 +85,10 @@ impl Paths {
     }
 
     fn find(&self, path: &str) -> Option<&Arc<Service>> {
+        if path == "*" {
+            // Of the server as a whole: the most general service speaks for it.
+            return self.0.last().map(|(_, service)| service);
+        }
         self.0.iter().find(|(prefix, _)| covers(prefix, path)).map(|(_, service)| service)
     }
 }
@@ -206,7 +210,7 @@ mod tests {
         assert_eq!(found(&table, "x", "/apix"), Some("root"));
         assert_eq!(found(&table, "x", "/api/v2"), Some("api"));
         assert_eq!(found(&table, "x", "/api/v2/"), Some("v2"));
-        assert_eq!(found(&table, "x", "*"), None);
+        assert_eq!(found(&table, "x", "*"), Some("root"), "the most general one speaks for all");
     }
 
     #[test]

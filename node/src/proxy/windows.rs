@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const LOOKS: u32 = 60;
 
 /// The answers of one connection. Written by one thread; atomics only because the connection may travel.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Windows {
+    looks_max: u32,
     owed: AtomicU32,
     taken: AtomicU32,
     /// Looks in a row at which an answer owed, and what had been taken at the first.
@@ -20,7 +21,20 @@ pub(super) struct Windows {
     taken_at_first: AtomicU32,
 }
 
+impl Default for Windows {
+    fn default() -> Self {
+        // Tests of the whole do not wait for five minutes.
+        Self::within(if cfg!(test) { 2 } else { LOOKS })
+    }
+}
+
 impl Windows {
+    /// For so many looks in a row answers may owe.
+    fn within(looks_max: u32) -> Self {
+        let [owed, taken, looks, taken_at_first] = Default::default();
+        Self { looks_max, owed, taken, looks, taken_at_first }
+    }
+
     /// An answer gave a frame.
     pub(super) fn owes(&self) {
         change(&self.owed, |owed| owed.saturating_add(1));
@@ -43,7 +57,7 @@ impl Windows {
         if looks == 0 {
             self.taken_at_first.store(taken, Ordering::Relaxed);
         }
-        let over = looks >= LOOKS;
+        let over = looks >= self.looks_max;
         self.looks.store(if over { 0 } else { looks + 1 }, Ordering::Relaxed);
         over && taken.wrapping_sub(self.taken_at_first.load(Ordering::Relaxed)) < owed
     }
@@ -59,7 +73,7 @@ mod tests {
 
     /// At which look the connection is cut, if answers `owe` and so many frames are taken between two looks.
     fn cut_at(owe: u32, taken_a_look: u32) -> Option<u32> {
-        let windows = Windows::default();
+        let windows = Windows::within(LOOKS);
         (0..owe).for_each(|_| windows.owes());
         (1..1000).find(|_| {
             for _ in 0..taken_a_look {
@@ -86,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_pause_in_between_begins_anew() {
-        let windows = Windows::default();
+        let windows = Windows::within(LOOKS);
         for _ in 0..20 {
             windows.owes();
             assert!((0..LOOKS).all(|_| !windows.look()));

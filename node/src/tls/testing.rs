@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SignatureAlgorithm};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
@@ -34,16 +34,11 @@ impl Authority {
     }
 
     pub(crate) fn sign_with(&self, names: &[&str], algorithm: &'static SignatureAlgorithm) -> Signed {
-        let key = KeyPair::generate_for(algorithm).unwrap();
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.use_authority_key_identifier_extension = true;
-        self.finish(params, key)
+        self.finish(params(names), KeyPair::generate_for(algorithm).unwrap())
     }
 
     pub(crate) fn sign_expired(&self, names: &[&str]) -> Signed {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
+        let mut params = params(names);
         params.not_after = rcgen::date_time_ymd(2001, 1, 1);
         params.not_before = rcgen::date_time_ymd(2000, 1, 1);
         self.finish(params, KeyPair::generate().unwrap())
@@ -70,8 +65,8 @@ impl Authority {
 
     /// The same, showing a certificate.
     pub(crate) fn client_as(&self, own: &Signed) -> ClientConfig {
-        let key = PrivateKeyDer::try_from(own.key.serialize_der()).unwrap();
-        self.builder(rustls::DEFAULT_VERSIONS).with_client_auth_cert(vec![own.cert.clone()], key).unwrap()
+        let (chain, key) = own.chain_and_key();
+        self.builder(rustls::DEFAULT_VERSIONS).with_client_auth_cert(chain, key).unwrap()
     }
 
     /// A client that takes only RSA signatures, from any authority: this one's own is ECDSA.
@@ -87,22 +82,36 @@ impl Authority {
     ) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
-        ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots)
     }
 }
 
+fn params(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.use_authority_key_identifier_extension = true;
+    params
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
 impl Signed {
+    fn chain_and_key(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        (vec![self.cert.clone()], PrivateKeyDer::try_from(self.key.serialize_der()).unwrap())
+    }
+
     /// A server that shows it and agrees on one of these protocols; on none without any.
     pub(crate) fn server(&self, alpn: &[&[u8]]) -> ServerConfig {
-        let key = PrivateKeyDer::try_from(self.key.serialize_der()).unwrap();
-        let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let (chain, key) = self.chain_and_key();
+        let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(rustls::DEFAULT_VERSIONS)
             .unwrap();
-        let mut config =
-            builder.with_no_client_auth().with_single_cert(vec![self.cert.clone()], key).unwrap();
+        let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config
     }

@@ -1,6 +1,7 @@
 //! HTTP/1.1's corners with curl as the user and nginx as the backend: HEAD, 100-continue, CONNECT, and bodies far larger than
 //! the node may grow.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -11,10 +12,14 @@ use tests::prove;
 use tests::services::{Entry, Services, TCP_CHECK};
 use tests::stage::Stage;
 use tests::wait::secs;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 const LARGE_BYTES: u64 = 512 << 20;
 /// The same through a tunnel, where all is encrypted once more.
 const FAR_BYTES: u64 = 128 << 20;
+/// What the whole must bear when somebody asks for it.
+const HUGE_BYTES: u64 = 10 << 30;
 /// What a node may grow by while such bodies pass, slow users among them.
 const GROWTH_MAX_KIB: u64 = 48 << 10;
 
@@ -104,6 +109,73 @@ fn they_do_so_through_another_region() {
         mesh.apply("eu-1", &web(entry)).await?;
         mesh.healthy().await?;
         pass(stage, &mut mesh, &["eu-1", "us-1"], FAR_BYTES).await?;
+        origin.must_run()
+    });
+}
+
+/// A backend that takes a body of [`HUGE_BYTES`] and says how much of it came.
+async fn sink(address: SocketAddr) -> Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 1 << 18];
+                let (mut head, mut bytes) = (Vec::new(), 0);
+                while bytes < HUGE_BYTES {
+                    let read = stream.read(&mut buffer).await?;
+                    if read == 0 {
+                        break;
+                    }
+                    if bytes > 0 {
+                        bytes += read as u64;
+                        continue;
+                    }
+                    head.extend_from_slice(&buffer[..read]);
+                    let end = head.windows(4).position(|end| end == b"\r\n\r\n");
+                    bytes = end.map_or(0, |end| (head.len() - end - 4) as u64);
+                }
+                let said = bytes.to_string();
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{said}", said.len());
+                stream.write_all(answer.as_bytes()).await
+            });
+        }
+    });
+    Ok(())
+}
+
+#[test]
+#[ignore = "moves 40 GiB: cargo test --test proofs -- --ignored ten_gibibytes"]
+fn ten_gibibytes_pass_both_ways_with_flat_memory() {
+    let Some([_, nginx]) = peer::all(["curl", "nginx"]) else { return };
+    prove!(Light, secs(1800), async |stage| {
+        let (mut origin, entry) = origin(stage, &nginx, "eu", HUGE_BYTES)?;
+        let upload = SocketAddr::from((stage.net.backend(2), 8084));
+        sink(upload).await?;
+        let mut mesh = Cluster::of(stage, &[("eu", 1)]).await?;
+        let services = web(entry).service("sink", "sink = 1", "paths = [\"/sink\"]").pool(
+            "sink",
+            TCP_CHECK,
+            [Entry { address: upload, region: "eu".into(), weight: 100 }],
+        );
+        mesh.apply("eu-1", &services).await?;
+        mesh.healthy().await?;
+        let target = mesh.node("eu-1").http();
+        let at = |path: &str| format!("http://{target}{path}");
+        said("curl", &curl(&[&at("/said")])).await?;
+        let before = peak_kib(mesh.node_mut("eu-1").process()?)?;
+        let large = stage.folder().join("large").display().to_string();
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            let common = ["-sS", "--max-time", "800", version];
+            let (from, to) = (at("/large"), at("/sink"));
+            let download = ["-o", "/dev/null", "-w", "%{http_code} %{size_download}", &from];
+            let told = said("curl", &[&common[..], &download].concat()).await?;
+            ensure!(told == format!("200 {HUGE_BYTES}"), "{version}: {told}");
+            let told = said("curl", &[&common[..], &["-T", &large, &to]].concat()).await?;
+            ensure!(told == HUGE_BYTES.to_string(), "{version}: {told}");
+        }
+        let grown = peak_kib(mesh.node_mut("eu-1").process()?)?.saturating_sub(before);
+        eprintln!("{grown} KiB more at the highest");
+        ensure!(grown <= GROWTH_MAX_KIB, "it grew by {grown} KiB");
         origin.must_run()
     });
 }

@@ -31,6 +31,7 @@ mod proxy_protocol;
 mod rescue;
 mod seed_list;
 mod shopper;
+mod shut_windows;
 mod split;
 mod tcp;
 mod terminate;

@@ -73,6 +73,36 @@ fn a_chat_stays_on_its_backend_and_every_frame_passes() {
 }
 
 #[test]
+fn a_chat_passes_to_a_backend_that_speaks_http2() {
+    let Some([haproxy]) = peer::all(["haproxy"]) else { return };
+    prove!(Heavy, secs(150), async |stage| {
+        if !peer::has_python_module("websockets", "websockets").await {
+            return Ok(());
+        }
+        // HAProxy takes extended CONNECTs and makes upgrades of them, which is all that the servers behind it know.
+        let (mut processes, entries) = servers(stage, "us", 1)?;
+        let (front, behind) = (stage.net.backend(9), entries[0].address);
+        let sections = format!(
+            "frontend chat\n  mode http\n  bind {front}:{PORT} proto h2\n  default_backend servers\n\
+             backend servers\n  mode http\n  server a {behind}\n"
+        );
+        processes.push(peer::haproxy(stage, &haproxy, &sections)?);
+        let entry = Entry { address: (front, PORT).into(), region: "us".to_owned(), weight: 100 };
+        let mesh = Cluster::of(stage, &[("eu", 1), ("us", 1)]).await?;
+        let services = Services::new().http_listener().service("chat", "chat = 1", STICKY_COOKIE).pool(
+            "chat",
+            &format!("protocol = \"http2\"\n{HTTP_CHECK}"),
+            [entry],
+        );
+        mesh.apply("eu-1", &services).await?;
+        mesh.healthy().await?;
+        talk(&mesh, "us-1", 1).await?;
+        talk(&mesh, "eu-1", 1).await?;
+        processes.iter_mut().try_for_each(Process::must_run)
+    });
+}
+
+#[test]
 fn a_chat_passes_through_another_region() {
     prove!(Heavy, secs(150), async |stage| {
         if !peer::has_python_module("websockets", "websockets").await {

@@ -89,6 +89,40 @@ fn a_request_needs_one_host() {
 }
 
 #[test]
+fn a_host_is_a_name_or_a_literal_and_perhaps_a_port() {
+    for host in ["a", "a.b-c_d~e%20", "a:", "a:80", "127.0.0.1:80", "[::1]", "[::1]:", "[fe80::1%25e]:80", ""]
+    {
+        assert!(is_host(host.as_bytes()), "{host}");
+    }
+    let long = "a".repeat(262);
+    for host in [
+        "a:80:90", "a:b", "::1", "[::1", "[::1]80", "[::1]:x", "a]", "[[::1]]", "a,b", "a b", "a/b", "u@a",
+        "a\0", &long,
+    ] {
+        assert!(!is_host(host.as_bytes()), "{host}");
+    }
+}
+
+#[test]
+fn an_answer_keeps_one_length_and_no_coding_but_chunks() {
+    let settled = |lines: &[(&str, &str)]| {
+        let (mut head, ()) = request(lines).into_parts();
+        let clear = settle_length(&mut head.headers);
+        clear.then(|| head.headers.get("content-length").map(|length| length.to_str().unwrap().to_owned()))
+    };
+    let five = Some(Some("5".to_owned()));
+    assert_eq!(settled(&[("content-length", "5")]), five);
+    assert_eq!(settled(&[("content-length", "5, 5")]), five);
+    assert_eq!(settled(&[("content-length", "5"), ("content-length", "5")]), five);
+    assert_eq!(settled(&[("content-length", "5"), ("transfer-encoding", "Chunked")]), Some(None));
+    assert_eq!(settled(&[]), Some(None));
+    for coding in ["gzip, chunked", "identity", "gzip", ""] {
+        assert_eq!(settled(&[("transfer-encoding", coding)]), None, "{coding}");
+    }
+    assert_eq!(settled(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]), None);
+}
+
+#[test]
 fn the_form_of_connect_is_connects_alone() {
     let mut request = request(&[("host", "a")]);
     *request.uri_mut() = Uri::from_static("evil:80");

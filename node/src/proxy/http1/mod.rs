@@ -32,7 +32,7 @@ use tokio::time::Sleep;
 use super::added::Added;
 pub(super) use body::Body;
 pub(super) use request::write_field;
-use response::{Framing, HEAD_MAX_BYTES, Head};
+use response::{Framing, HEAD_MAX_BYTES, Head, INTERIM_MAX};
 
 /// What a read takes at least, and at most.
 const READ_MIN_BYTES: usize = 8 * 1024;
@@ -56,6 +56,8 @@ pub(super) struct Connection {
     buf: BytesMut,
     /// What the next read takes: more when the last one was full.
     read_bytes: usize,
+    /// Interim answers that may still come before the final one.
+    interim: u32,
     /// Ends the wait for an answer. It is kept, since moving a timer on costs less than setting one.
     deadline: Pin<Box<Sleep>>,
 }
@@ -75,7 +77,7 @@ impl Connection {
     /// Over a stream on which nothing was said yet.
     pub(super) fn new(io: Box<dyn Io>) -> Self {
         let deadline = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Self { io, buf: BytesMut::new(), read_bytes: READ_MIN_BYTES, deadline }
+        Self { io, buf: BytesMut::new(), read_bytes: READ_MIN_BYTES, interim: INTERIM_MAX, deadline }
     }
 
     /// The stream, for another way to speak over it.
@@ -100,6 +102,7 @@ impl Connection {
         until: Instant,
     ) -> Result<Response<Body>, Failure> {
         self.deadline.as_mut().reset(until.into());
+        self.interim = INTERIM_MAX;
         let mut sending = Sending::default();
         let read = std::future::poll_fn(|cx| {
             if sending.is_new() {
@@ -132,16 +135,12 @@ impl Connection {
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(Err(Failure::Broke(io::ErrorKind::UnexpectedEof.into())));
                 }
-                // A backend that never stops saying that it is at it would else never be given up.
-                Poll::Ready(Ok(_)) if self.deadline.is_elapsed() => {
-                    return Poll::Ready(Err(Failure::TimedOut));
-                }
                 Poll::Ready(Ok(_)) => {}
             }
             // A head that drips in is not read again for each drop.
             let ends_line = memchr::memchr(b'\n', &self.buf[before..]).is_some();
             if (ends_line || self.buf.len() >= HEAD_MAX_BYTES)
-                && let Some(head) = response::take(&mut self.buf, method).map_err(broke)?
+                && let Some(head) = response::take(&mut self.buf, method, &mut self.interim).map_err(broke)?
             {
                 return Poll::Ready(Ok(head));
             }

@@ -14,6 +14,8 @@ use hyper::ext::ReasonPhrase;
 /// Bytes of a head, at most.
 pub(super) const HEAD_MAX_BYTES: usize = 64 * 1024;
 const FIELDS_MAX: usize = 100;
+/// Interim answers before the final one. Without an end to them, a backend could keep its reader busy beyond every deadline.
+pub(super) const INTERIM_MAX: u32 = 100;
 
 /// The head of a final answer.
 #[derive(Debug)]
@@ -47,6 +49,9 @@ pub(super) enum Malformed {
     /// Nobody asked to switch protocols.
     #[error("a switch of protocols that nobody asked for")]
     Switched,
+    /// Interim answers without end.
+    #[error("more interim answers than are taken")]
+    Endless,
     /// Two lengths, or one that is no number.
     #[error("the length is not clear")]
     Length,
@@ -56,8 +61,12 @@ pub(super) enum Malformed {
 }
 
 /// Takes the head of the final answer to `method` off the buffer; interim ones (1xx) before it are dropped. `None`: there
-/// is more to come.
-pub(super) fn take(buf: &mut BytesMut, method: &Method) -> Result<Option<Head>, Malformed> {
+/// is more to come. `interim` says how many of these are still borne.
+pub(super) fn take(
+    buf: &mut BytesMut,
+    method: &Method,
+    interim: &mut u32,
+) -> Result<Option<Head>, Malformed> {
     loop {
         match buf.first() {
             None => return Ok(None),
@@ -76,7 +85,10 @@ pub(super) fn take(buf: &mut BytesMut, method: &Method) -> Result<Option<Head>, 
         let code = read.code.unwrap_or_default();
         let head = match code {
             101 => return Err(Malformed::Switched),
-            100..=199 => None,
+            100..=199 => {
+                *interim = interim.checked_sub(1).ok_or(Malformed::Endless)?;
+                None
+            }
             _ => Some(head(&read, code, method)?),
         };
         buf.advance(bytes);
@@ -173,6 +185,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn take(buf: &mut BytesMut, method: &Method) -> Result<Option<Head>, Malformed> {
+        super::take(buf, method, &mut INTERIM_MAX.clone())
+    }
+
+    #[test]
+    fn interim_answers_have_an_end() {
+        let interim = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+        let last = "HTTP/1.1 200 OK\r\n\r\n";
+        let most = format!("{}{last}", interim.repeat(INTERIM_MAX as usize));
+        assert_eq!(get(&most).response.status(), StatusCode::OK);
+        assert_eq!(read(&format!("{interim}{most}"), &Method::GET).unwrap_err(), Malformed::Endless);
+    }
 
     fn read(text: &str, method: &Method) -> Result<Option<Head>, Malformed> {
         take(&mut BytesMut::from(text), method)

@@ -87,6 +87,37 @@ async fn errors_made_here_are_small_and_name_nothing_of_the_inside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_the_server_as_a_whole_is_answered_by_the_node() {
+    let (_world, node, addr) = two_backends().await;
+    node.change(|snapshot| change_service(snapshot, |service| service.paths = vec!["/shop".into()]));
+    let asked = |line: &str| format!("{line} HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n\r\n");
+    let mut said = raw(addr, asked("OPTIONS *").as_bytes()).await;
+    assert_eq!((said.status, said.body.as_str()), (204, ""), "{said:?}");
+    assert_eq!((said.header("x-backend"), said.header("content-length")), (None, None), "{said:?}");
+    said = raw(addr, asked("OPTIONS /shop").as_bytes()).await;
+    assert!(said.status == 200 && said.body.starts_with("OPTIONS /shop\n"), "{said:?}");
+    let counted = |line: &str, left: u32| {
+        asked(line).replace("connection", &format!("max-forwards: {left}\r\nconnection"))
+    };
+    said = raw(addr, counted("OPTIONS /shop", 1).as_bytes()).await;
+    assert!(said.status == 200 && said.body.contains("max-forwards: 0\n"), "{said:?}");
+    assert_eq!(raw(addr, counted("OPTIONS /shop", 0).as_bytes()).await.status, 204);
+    assert_eq!(raw(addr, counted("TRACE /shop", 0).as_bytes()).await.status, 400);
+    assert_eq!(raw(addr, asked("GET *").as_bytes()).await.status, 400, "no resource has this name");
+    until(|| node.handle.counters().ends(End::Answered) == 2).await;
+    node.change(|snapshot| {
+        change_service(snapshot, |service| {
+            service.deny = ["127.0.0.0/8".parse().unwrap()].into_iter().collect()
+        });
+    });
+    assert_eq!(
+        raw(addr, asked("OPTIONS *").as_bytes()).await.status,
+        403,
+        "who may not come in may not knock"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lists_let_in_and_keep_out() {
     let (_world, node, addr) = two_backends().await;
     node.change(|snapshot| {
@@ -277,8 +308,9 @@ async fn what_clients_do_is_no_evidence_against_backends() {
     for _ in 0..6 {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         stream.write_all(stalled.as_bytes()).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        until(|| node.handle.in_flight() == 1).await;
         drop(stream);
+        until(|| node.handle.in_flight() == 0).await;
         assert_eq!(raw(addr, malformed.as_bytes()).await.status, 400);
         assert_eq!(raw(addr, stalled.as_bytes()).await.status, 408);
     }

@@ -244,11 +244,12 @@ async fn cookies_in_several_fields_become_one_and_connect_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_callers_are_told_in_grpc_what_went_wrong_here() {
-    let (_world, node, addr, _) = serving(PoolProtocol::Http2).await;
+    let (_world, mut node, addr, _) = serving(PoolProtocol::Http2).await;
     let mut client = http2_client(addr).await;
     let mut ask = async |path: &str, kind: &str| {
         let mut request = over_http2(Method::POST, path, full("x"));
         request.headers_mut().insert("content-type", HeaderValue::from_str(kind).unwrap());
+        request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("300m"));
         let response = client.send_request(request).await.unwrap();
         let said = |name| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         let told = (response.status().as_u16(), said("grpc-status"), said("grpc-message"));
@@ -269,9 +270,17 @@ async fn grpc_callers_are_told_in_grpc_what_went_wrong_here() {
     // Everybody else reads HTTP's own words.
     let (told, body, _) = ask("/slow", "application/grpc-web").await;
     assert!(told == (504, None, None) && body.contains(words), "{told:?} {body}");
+    // A caller's own deadline, where it is the shorter one, and no backend is to blame for it.
+    service(|service| service.timeout.response = Duration::from_secs(30));
+    for _ in 0..6 {
+        let (told, _, _) = ask("/slow", "application/grpc+proto").await;
+        assert_eq!(told, (200, Some("4".to_owned()), Some("the deadline of the call passed".to_owned())));
+    }
+    assert_eq!(node.handle.counters().ends(End::Deadline), 6);
     service(|service| service.deny = ["127.0.0.0/8".parse::<ipnet::IpNet>().unwrap()].into_iter().collect());
     let denied = async { while ask("/", "application/grpc").await.0.1.as_deref() != Some("7") {} };
     tokio::time::timeout(Duration::from_secs(10), denied).await.expect("it is not denied");
+    assert!(node.seen.try_recv().is_err(), "callers made health doubt a backend");
 }
 
 /// Frames by hand, for what no decent client sends.
@@ -307,6 +316,22 @@ fn goaway(mut answer: &[u8]) -> Option<u32> {
         answer = answer.get(9 + length..)?;
     }
     None
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_as_a_whole_is_asked_over_http2_too() {
+    let (_world, node, addr, _) = serving(PoolProtocol::Http2).await;
+    // OPTIONS, http, *, shop.example; then a goodbye.
+    let block = b"\x42\x07OPTIONS\x86\x44\x01*\x41\x0cshop.example";
+    let mut asked = vec![0, 0, block.len() as u8, 1, 5, 0, 0, 0, 1];
+    asked.extend(block);
+    asked.extend([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let answer = frames(addr, &asked).await;
+    // :status 204 in the static table, END_HEADERS and END_STREAM.
+    let head = answer.windows(6).find(|head| head[0] == 1 && head[2..] == [0, 0, 0, 1]);
+    assert_eq!(head.map(|head| head[1]), Some(5), "{answer:x?}");
+    assert!(answer.contains(&0x89), "{answer:x?}");
+    until(|| node.handle.counters().ends(End::Answered) == 1).await;
 }
 
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -491,27 +516,4 @@ async fn head_and_continue_are_understood() {
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("body: 5 bytes"), "{answer}");
         assert!(!answer.contains("expect:"), "{answer}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_old_first_bytes_in_pieces() {
-    let (_world, _node, addr, _) = serving(PoolProtocol::Http1).await;
-    let mut stream = TcpStream::connect(addr).await.unwrap();
-    for piece in ["P", "R", "OPFIND / HT", "TP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"] {
-        stream.write_all(piece.as_bytes()).await.unwrap();
-        stream.flush().await.unwrap();
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.contains("PROPFIND / "), "{answer}");
-
-    let mut stream = TcpStream::connect(addr).await.unwrap();
-    for piece in ["PR", "I * HTTP/2.0\r\n\r\nS", "M\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
-        stream.write_all(piece.as_bytes()).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let mut settings = [0; 9];
-    stream.read_exact(&mut settings).await.unwrap();
-    assert_eq!(settings[3], 4, "the server's settings");
 }

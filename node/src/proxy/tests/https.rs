@@ -74,10 +74,8 @@ async fn ask(stream: &mut TlsStream<TcpStream>, path: &str) -> io::Result<Said> 
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Ok(Said { status, head: head.to_owned(), body: body.to_owned() })
+    let said = Said::parse(&answer);
+    if said.status == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(said) }
 }
 
 /// One request over a connection that stays.

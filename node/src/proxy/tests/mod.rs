@@ -14,6 +14,8 @@ mod sticky;
 mod tcp;
 mod tls;
 mod tunnel;
+mod websocket;
+mod windows;
 
 use std::collections::HashMap;
 use std::io;
@@ -287,6 +289,13 @@ pub(super) struct Said {
 }
 
 impl Said {
+    pub(super) fn parse(answer: &[u8]) -> Self {
+        let answer = String::from_utf8_lossy(answer);
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Self { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (own, value) = line.split_once(':')?;
@@ -315,10 +324,7 @@ pub(super) async fn raw(addr: SocketAddr, bytes: &[u8]) -> Said {
         answer
     };
     let answer = tokio::time::timeout(Duration::from_secs(20), exchange).await.expect("no answer in time");
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    Said { status, head: head.to_owned(), body: body.to_owned() }
+    Said::parse(&answer)
 }
 
 pub(super) async fn get(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Said {

@@ -215,6 +215,33 @@ async fn no_answer_becomes_two() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_has_one_length_and_is_no_shorter_for_a_second() {
+    let get = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    // A body that streams is sent by another way.
+    let post = get.replace("GET", "POST").replace("connection", "transfer-encoding: chunked\r\nconnection");
+    let post = format!("{post}3\r\nabc\r\n0\r\n\r\n");
+    for (answer, length, status) in [
+        (&b"HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\nhello"[..], Some("5"), 200),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", None, 200),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 9\r\n\r\n5\r\nhello\r\n0\r\n\r\n", None, 200),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", None, 502),
+    ] {
+        let (backend, _) = recorder(answer).await;
+        let world = World::new();
+        let node = world.node("eu-1", web(&[(backend, "eu")]));
+        for request in [get, &post] {
+            let said = raw(node.addr("http"), request.as_bytes()).await;
+            let shown = String::from_utf8_lossy(answer);
+            assert_eq!(said.status, status, "{request:?} {shown:?} ─▶ {said:?}");
+            if status == 200 {
+                assert_eq!(said.header("content-length"), length, "{request:?} {shown:?} ─▶ {said:?}");
+                assert!(said.body.contains("hello"), "{request:?} {shown:?} ─▶ {said:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_backend_says_unasked_is_nobodys_answer() {
     let poison =
         b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nEVIL";
@@ -311,6 +338,7 @@ async fn what_http2_lets_a_client_say_is_no_second_request_in_http1() {
         (with(&[("transfer-encoding", "chunked")]), ended.as_str()),
         (with(&[("content-length", "0")]), HIDDEN),
         (with(&[("content-length", "0"), ("content-length", "33")]), HIDDEN),
+        (with(&[("content-length", "33"), ("content-length", "33")]), HIDDEN),
         (with(&[("content-length", "1000")]), HIDDEN),
         (with(&[("connection", "transfer-encoding"), ("transfer-encoding", "chunked")]), &ended),
         (with(&[("x", "a\r\ntransfer-encoding: chunked")]), &ended),
