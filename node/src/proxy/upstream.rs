@@ -228,3 +228,72 @@ pub(super) async fn drive(builder: &Builder, stream: impl Io + 'static) -> Resul
     });
     Ok(Driven::Http1(sender))
 }
+
+#[cfg(test)]
+mod tests {
+    use gossip::clock::Wall;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    const BACKEND: BackendId = BackendId(7);
+
+    /// Keeps a connection that was used last so long after `at`; returns its far end.
+    fn keep(upstreams: &Upstreams, at: Instant, later: u64) -> DuplexStream {
+        let (near, far) = duplex(64);
+        let sender = Sender::Http1(Connection::new(Box::new(near)));
+        upstreams.put(BACKEND, sender, None, at + Duration::from_secs(later));
+        far
+    }
+
+    fn count(upstreams: &Upstreams) -> usize {
+        upstreams.idle.borrow().values().map(Vec::len).sum()
+    }
+
+    #[tokio::test]
+    async fn a_connection_waits_a_minute_for_its_next_request() {
+        let (upstreams, now) = (Upstreams::new(), Clock::system().now());
+        let _far = (keep(&upstreams, now, 0), keep(&upstreams, now, 10));
+        upstreams.sweep(now + Duration::from_secs(59), |_| true);
+        assert_eq!(count(&upstreams), 2);
+        upstreams.sweep(now + Duration::from_secs(61), |_| true);
+        assert_eq!(count(&upstreams), 1);
+        upstreams.sweep(now + Duration::from_secs(62), |backend| backend != BACKEND);
+        assert_eq!(count(&upstreams), 0, "its backend is not wanted any more");
+    }
+
+    #[tokio::test]
+    async fn the_warmest_one_that_still_stands_is_taken() {
+        let clock = Clock::simulated(Wall::from_millis(0));
+        let (upstreams, now) = (Upstreams::new(), clock.now());
+        let mut colder = keep(&upstreams, now, 0);
+        let warmer = keep(&upstreams, now, 1);
+        let said = keep(&upstreams, now, 2);
+        let gone = keep(&upstreams, now, 3);
+        drop(gone);
+        let mut said = said;
+        said.write_all(b"unasked").await.unwrap();
+        clock.advance(Duration::from_secs(10));
+        let once = Some(Duration::from_secs(5));
+        assert!(upstreams.take(BACKEND, &None, once, &clock).is_none(), "too cold for what is sent once");
+        let Some(Sender::Http1(taken)) = upstreams.take(BACKEND, &None, None, &clock) else { panic!() };
+        drop(taken);
+        drop(warmer);
+        colder.write_all(b"x").await.unwrap();
+        assert!(
+            upstreams.take(BACKEND, &None, None, &clock).is_none(),
+            "the last one said what nobody asked"
+        );
+        assert_eq!(count(&upstreams), 0);
+    }
+
+    #[tokio::test]
+    async fn no_more_are_kept_than_the_bound() {
+        let (upstreams, now) = (Upstreams::new(), Clock::system().now());
+        let far: Vec<_> = (0..IDLE_MAX as u64 + 5).map(|later| keep(&upstreams, now, later)).collect();
+        assert_eq!(count(&upstreams), IDLE_MAX);
+        drop(far);
+        upstreams.sweep(now, |_| true);
+        assert_eq!(count(&upstreams), 0, "what the backend closed goes at once");
+    }
+}
