@@ -318,6 +318,7 @@ async fn crossing_try(
 }
 
 /// What became of one request on one connection.
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment, and a box would cost every request")]
 enum Sent {
     Answered(Response<Inbound>),
     Unsent,

@@ -1,7 +1,7 @@
 use super::http::web;
 use super::*;
-use crate::config::model::{Rate, RateLimit};
-use crate::proxy::End;
+use crate::config::model::{PoolProtocol, Rate, RateLimit};
+use crate::proxy::{Cut, End};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_asks_too_often_is_told_when_to_come_back() {
@@ -114,6 +114,44 @@ async fn a_backend_with_room_is_taken_before_anybody_waits() {
     }
     assert_eq!(other.requests(), 20);
     drop(full);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_and_streams_have_their_bounds() {
+    let world = World::new();
+    // A backend that takes more than a user may send.
+    let backend = http2::backend(PoolProtocol::Http1, Arc::default()).await;
+    let node = world.node("eu-1", web(&[(backend, "eu")]));
+    let addr = node.addr("http");
+    let with = |fields: &str| format!("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{fields}\r\n");
+    let fields = |count: usize| (0..count).map(|at| format!("x-{at}: y\r\n")).collect::<String>();
+    assert_eq!(raw(addr, with(&fields(98)).as_bytes()).await.status, 200);
+    assert_eq!(raw(addr, with(&fields(99)).as_bytes()).await.status, 431);
+    assert_eq!(raw(addr, with(&format!("x: {}\r\n", "y".repeat(65_000))).as_bytes()).await.status, 200);
+    assert_eq!(raw(addr, with(&format!("x: {}\r\n", "y".repeat(66_000))).as_bytes()).await.status, 431);
+    until(|| node.handle.counters().cut(Cut::Malformed) == 2).await;
+
+    // 130 requests that last, though 128 are allowed.
+    let block = b"\x82\x86\x44\x05/slow\x41\x0cshop.example";
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    for stream in (1..260u32).step_by(2) {
+        bytes.extend([0, 0, block.len() as u8, 1, 5]);
+        bytes.extend(stream.to_be_bytes());
+        bytes.extend(block);
+    }
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    until(|| node.handle.in_flight() == 128).await;
+    let mut said = Vec::new();
+    // RST_STREAM, REFUSED_STREAM: the client may try them again.
+    let refusals = |said: &[u8]| {
+        let reset = |at: &&[u8]| at[..5] == [0, 0, 4, 3, 0] && at[9..] == [0, 0, 0, 7];
+        said.windows(13).filter(reset).count()
+    };
+    while refusals(&said) < 2 {
+        assert!(stream.read_buf(&mut said).await.unwrap() > 0);
+    }
+    assert_eq!((refusals(&said), node.handle.in_flight()), (2, 128));
 }
 
 #[tokio::test(flavor = "multi_thread")]

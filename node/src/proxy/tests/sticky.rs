@@ -198,6 +198,22 @@ async fn a_draining_backend_keeps_its_sessions_and_gets_no_new_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn maintenance_moves_sessions_and_they_stay_where_they_went() {
+    let backends = three_backends().await;
+    let world = World::new();
+    let node = world.node("eu-1", sticky_web(&backends, |_| {}));
+    let first = get(node.addr("http"), "/", &[]).await;
+    node.change(|snapshot| set_state(snapshot, index(first.backend()), BackendState::Maintenance));
+    let moved = get(node.addr("http"), "/", &[("cookie", &first.cookie().unwrap())]).await;
+    assert_ne!(moved.backend(), first.backend());
+    until(|| node.handle.counters().affinity(Affinity::Moved) == 1).await;
+    for _ in 0..10 {
+        let kept = get(node.addr("http"), "/", &[("cookie", &moved.cookie().unwrap())]).await;
+        assert_eq!(kept.backend(), moved.backend());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_forged_or_foreign_cookie_makes_a_new_session() {
     let backends = three_backends().await;
     let world = World::new();

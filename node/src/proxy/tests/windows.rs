@@ -124,18 +124,20 @@ async fn a_trickle_that_holds_a_connection_is_given_up_whatever_it_calls_itself(
     let mut snapshot = web(&[(shut().await, "eu")]);
     http2_pool(&mut snapshot);
     let two = world.node("eu-2", snapshot);
-    let send = async |node: &Node, kind: &'static str| {
-        let mut client = http2_client(node.addr("http")).await;
-        let mut request = over_http2(Method::POST, "/", trickle());
-        request.headers_mut().insert("content-type", HeaderValue::from_static(kind));
-        tokio::spawn(async move { client.send_request(request).await.unwrap().status().as_u16() })
+    let send = |node: &Node, kind: &'static str| {
+        let addr = node.addr("http");
+        tokio::spawn(async move {
+            let mut request = over_http2(Method::POST, "/", trickle());
+            request.headers_mut().insert("content-type", HeaderValue::from_static(kind));
+            http2_client(addr).await.send_request(request).await.unwrap().status().as_u16()
+        })
     };
     let mut answers = Vec::new();
     for kind in ["text/plain", "application/grpc"] {
-        answers.push(send(&one, kind).await);
+        answers.push(send(&one, kind));
     }
     // gRPC's messages hold a stream there, not a connection.
-    let call = send(&two, "application/grpc").await;
+    let call = send(&two, "application/grpc");
     let slow = async {
         while one.handle.counters().ends(End::SlowClient) < 2 {
             tokio::task::yield_now().await
