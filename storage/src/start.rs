@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::cookie::Cookies;
 use crate::disk::{self, DiskError, Shelves};
+use crate::ends::{self, Ends};
 use crate::intents::Intents;
 use crate::placement::Placement;
 use crate::replica::Counters;
@@ -144,6 +145,7 @@ impl Storage {
             writer: writer.clone(),
             home: Tag::of(region.as_str()),
         });
+        tasks.spawn(ends::follow(shared.clone(), intents.watch(), stopped.clone()));
         let (orders_tx, orders) = mpsc::channel(COMMANDS_MAX);
         let sessions = Sessions::new(shared.clone(), orders_tx);
         let survey = Survey::new(shared.clone(), network.clone());
@@ -176,6 +178,11 @@ impl Storage {
     /// The operators' runtime orders.
     pub fn intents(&self) -> Intents {
         self.intents.clone()
+    }
+
+    /// Which sessions operators have ended.
+    pub fn ends(&self) -> Ends {
+        self.intents.ends()
     }
 
     /// Stops the tasks and returns when all is on disk, at the latest after 5 s.

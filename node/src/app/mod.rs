@@ -225,6 +225,7 @@ impl App {
             changes: registry.changes(),
             sessions: Arc::new(storage.sessions()),
             cookies: storage.cookies(),
+            ends: storage.ends(),
             source_key: source_key(&keyring),
             tunnels: Arc::new(gossip.tunnels()),
             tunnel_accepts: gossip.take_tunnel_accepts().unwrap_or_else(|| mpsc::channel(1).1),

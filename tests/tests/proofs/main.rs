@@ -34,6 +34,7 @@ mod shopper;
 mod shut_windows;
 mod split;
 mod tcp;
+mod sessions_end;
 mod terminate;
 mod two_nodes;
 mod unreachable_seed;

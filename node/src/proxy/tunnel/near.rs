@@ -13,8 +13,8 @@ use super::TunnelIo;
 use super::preface::{Kind, Preface, Verdict};
 use crate::backend::{PoolView, TunnelNode};
 use crate::proxy::outcome::End;
-use crate::proxy::session::Usher;
 use crate::proxy::upstream::{ConnectError, Driven};
+use crate::proxy::usher::Usher;
 use crate::proxy::worker::Worker;
 use crate::proxy::{multiplex, upstream};
 
