@@ -101,6 +101,8 @@ pub struct Backend {
     pub weight: u32,
     /// Requests it is working on.
     pub in_flight: u64,
+    /// Sessions that stay there.
+    pub sessions: u64,
     /// Why it is in that state.
     pub reason: Option<String>,
 }

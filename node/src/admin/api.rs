@@ -95,6 +95,9 @@ pub(crate) struct BackendStatus {
     pub in_flight: u32,
     /// Requests ever, over the nodes that answered.
     pub requests: u64,
+    /// Sessions that stay there, over the nodes that answered: what is left while it drains.
+    #[serde(default)]
+    pub sessions: u64,
     /// Why it is in that state.
     pub reason: String,
 }

@@ -65,7 +65,8 @@ async fn ready(State(context): Shared) -> Result<&'static str, Refusal> {
 }
 
 async fn whole(State(context): Shared) -> Json<Status> {
-    let (reports, count) = tokio::join!(context.reports.collect(), context.sessions.count_mesh());
+    let (reports, sessions) = tokio::join!(context.reports.collect(), context.survey.glance());
+    let sessions = sessions.found;
     let snapshot = context.snapshot.borrow().clone();
     let view = context.view.borrow().clone();
     let stats = context.sessions.stats();
@@ -78,8 +79,8 @@ async fn whole(State(context): Shared) -> Json<Status> {
         members: status::members(&view),
         intents: spell(context.intents.list().iter().filter(|((target, _), _)| !is_session(target))),
         revision: status::revision(&view, snapshot.revision),
-        pools: status::pools(&snapshot, &reports.loads),
-        sessions: SessionStatus { count, held_here: stats.held },
+        pools: status::pools(&snapshot, &reports.loads, &sessions),
+        sessions: SessionStatus { count: sessions.values().sum(), held_here: stats.held },
         counters: counters(&context, stats.degraded),
     })
 }
@@ -115,9 +116,9 @@ async fn members(State(context): Shared) -> Json<Vec<MemberStatus>> {
 }
 
 async fn pools(State(context): Shared) -> Json<Vec<PoolStatus>> {
-    let reports = context.reports.collect().await;
+    let (reports, sessions) = tokio::join!(context.reports.collect(), context.survey.glance());
     let snapshot = context.snapshot.borrow().clone();
-    Json(status::pools(&snapshot, &reports.loads))
+    Json(status::pools(&snapshot, &reports.loads, &sessions.found))
 }
 
 #[derive(Deserialize)]
