@@ -1,6 +1,7 @@
 //! The face of the store that the proxy sees.
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -217,6 +218,11 @@ impl Sessions {
             hinted: hinted.load(Ordering::Relaxed),
             disk_behind: self.shared.writer.is_behind(),
         }
+    }
+
+    /// Where a damaged store was set aside in this life of the node, as long as the folder is there.
+    pub fn set_aside(&self) -> Option<PathBuf> {
+        self.shared.writer.aside()
     }
 
     /// A full queue or a task that has ended drops the waiter, which tells its owner.

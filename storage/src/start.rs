@@ -223,18 +223,18 @@ async fn open(data: &Path, table: &Arc<Table>, clock: &Clock) -> Result<(Writer,
     let (folder, records, now) = (data.to_path_buf(), table.clone(), clock.mesh_wall());
     let opened = tokio::task::spawn_blocking(move || disk::open(&folder, &records, now));
     let opened = opened.await.map_err(|error| io_error(io::Error::other(error)))?;
-    let (store, shelves, all) = match opened {
+    let (store, shelves, aside) = match opened {
         Ok(opened) => {
             if let Some((aside, why)) = &opened.set_aside {
                 tracing::error!(aside = %aside.display(), why, "the store is damaged and was set aside; peers refill it");
             }
-            (Some(opened.store), opened.shelves, opened.set_aside.is_some())
+            (Some(opened.store), opened.shelves, opened.set_aside.map(|(aside, _)| aside))
         }
         Err(DiskError::InUse) => return Err(StartError::InUse(data.join("store"))),
         Err(DiskError::Io(source)) => return Err(io_error(source)),
         Err(error @ (DiskError::Full | DiskError::Damaged(_))) => {
             tracing::error!(%error, "starting without a store; peers know the sessions, will try again");
-            (None, Shelves::default(), false)
+            (None, Shelves::default(), None)
         }
     };
     let config = WriterConfig {
@@ -243,7 +243,10 @@ async fn open(data: &Path, table: &Arc<Table>, clock: &Clock) -> Result<(Writer,
         clock: clock.clone(),
         max_bytes: STORE_MAX_BYTES,
     };
-    let writer = Writer::start(config, store, all).map_err(io_error)?;
+    let writer = Writer::start(config, store, aside.is_some()).map_err(io_error)?;
+    if let Some(aside) = aside {
+        writer.note_aside(aside);
+    }
     Ok((writer, shelves))
 }
 

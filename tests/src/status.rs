@@ -20,6 +20,8 @@ pub struct Status {
     pub sessions: Sessions,
     /// What the node that answered counted.
     pub counters: Counters,
+    /// What needs attention, in words.
+    pub problems: Vec<String>,
 }
 
 /// What a node counted since it started, by name.

@@ -250,6 +250,13 @@ impl App {
                 let text = "the store on disk lags behind; sessions are safe in memory and on other nodes";
                 problems.push(text.into());
             }
+            if let Some(aside) = sessions.set_aside() {
+                let aside = aside.display();
+                problems.push(format!(
+                    "the store on disk was damaged and lies in {aside} now; sessions came back from other nodes: delete \
+                     that folder when you have seen it"
+                ));
+            }
             problems
         });
         let reports = Reports::start(gossip.mesh(), gossip.view(), registry.changes(), problems);
