@@ -22,6 +22,7 @@ mod http;
 mod http2;
 mod https;
 mod keys;
+mod killed_in_turn;
 mod least_busy;
 mod limits;
 mod listener_moves;
