@@ -28,6 +28,7 @@ mod limits;
 mod listener_moves;
 mod names_and_ports;
 mod nearest_region;
+mod on_down;
 mod policies;
 mod proxy_protocol;
 mod rescue;
