@@ -24,6 +24,7 @@ pub mod replica;
 pub mod revision;
 pub mod revisions;
 pub mod sessions;
+mod settling;
 mod start;
 pub mod survey;
 pub mod table;

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use crate::pin::{Assignment, Pin};
 use crate::placement::bucket_of;
 use crate::replica::{Command, Counters, Mates, WAIT_MAX};
+use crate::settling::Settling;
 use crate::table::{Record, Table};
 use crate::task::{Order, Waiter};
 use crate::writer::Writer;
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) table: Arc<Table>,
     pub(crate) mates: ArcSwap<Mates>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) settling: Settling,
     pub(crate) clock: Clock,
     pub(crate) writer: Arc<Writer>,
     /// This node's region.
@@ -120,14 +122,18 @@ impl Sessions {
         }
     }
 
-    /// The pin as its home's replicas know it: this node's own copy when it is one of them, else the first answer.
-    /// At most 250 ms; `None` when nobody who answered has it.
+    /// The pin as its home's replicas know it: this node's own copy when it is one of them and has missed nothing lately,
+    /// else what the first answer adds to it. At most 250 ms, and as much before a node that has just started knows
+    /// anybody; `None` when nobody who answered has it.
     pub async fn find(&self, home: &RegionName, id: SessionId) -> Option<Pin> {
+        let Shared { table, clock, mates, settling, .. } = &*self.shared;
         let home = Tag::of(home.as_str());
-        let own = self.shared.table.find(home, &id, self.shared.clock.mesh_wall());
-        if own.is_some() && self.shared.mates.load().is_mine(home, bucket_of(&id)) {
+        let own = table.find(home, &id, clock.mesh_wall());
+        let now = clock.now();
+        if own.is_some() && settling.is_over(now) && mates.load().is_mine(home, bucket_of(&id)) {
             return own;
         }
+        settling.met(now, WAIT_MAX).await;
         let (waiter, found) = oneshot::channel();
         self.order(Command::Find(home, id), Waiter::Find(waiter));
         match timeout(WAIT_MAX, found).await {

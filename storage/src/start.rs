@@ -22,6 +22,7 @@ use crate::placement::Placement;
 use crate::replica::Counters;
 use crate::revisions::{self, RevisionTask, RevisionTaskConfig, Revisions};
 use crate::sessions::{Sessions, Shared};
+use crate::settling::Settling;
 use crate::survey::Survey;
 use crate::table::Table;
 use crate::task::{self, COMMANDS_MAX, Driver};
@@ -139,6 +140,7 @@ impl Storage {
         let mates = task::mates(&view.borrow(), &me, &region, &Placement::default());
         let shared = Arc::new(Shared {
             table,
+            settling: Settling::new(&mates, clock.now()),
             mates: ArcSwap::from_pointee(mates),
             counters: Arc::new(Counters::default()),
             clock,

@@ -104,10 +104,7 @@ impl Usher<'_> {
         let id = source_session(&shared.source_key, &self.service.name, client);
         let home = self.plan.snapshot.region.clone();
         let now = shared.clock.wall();
-        let pin = match shared.sessions.local(&id) {
-            Some(pin) => Some(pin),
-            None => shared.sessions.find(&home, id).await,
-        };
+        let pin = shared.sessions.find(&home, id).await;
         let pin = pin.filter(|pin| u64::from(pin.expires) > now.seconds());
         if let Some(pin) = pin {
             // A new assignment must be later than the one, or the end, that it takes the place of.

@@ -435,6 +435,31 @@ async fn orders_reach_all_merge_and_survive() {
 }
 
 #[tokio::test]
+async fn a_replica_that_comes_back_does_not_believe_its_old_copies() {
+    let mut nodes = Nodes::start(&["eu-1", "eu-2", "eu-3"]).await;
+    let eu = RegionName::new("eu").unwrap();
+    let pins: Vec<_> = (0..50).map(|n| nodes.pin(n, 1)).collect();
+    for pin in &pins {
+        assert_eq!(nodes.at(0).sessions().commit(&eu, *pin).await, Committed::Acknowledged);
+    }
+    nodes.at(0).writer.flush().await;
+    nodes.kill(0);
+    nodes.agree();
+    for pin in &pins {
+        let mut moved = *pin;
+        moved.assignment =
+            Assignment { hlc: nodes.clock.hlc(), backend: Some(BackendId(2)), ..pin.assignment };
+        let repinned = nodes.at(1).sessions().repin(&eu, moved, pin.assignment.hlc).await;
+        assert!(matches!(repinned, Repinned::Committed(_)), "{repinned:?}");
+    }
+    nodes.restart(0).await;
+    for pin in &pins {
+        let found = nodes.at(0).sessions().find(&eu, pin.id).await.unwrap();
+        assert_eq!(found.assignment.backend, Some(BackendId(2)));
+    }
+}
+
+#[tokio::test]
 async fn sessions_that_an_operator_ends_are_known_to_have_ended_everywhere() {
     use crate::ends::Stay;
     let mut nodes = Nodes::start(&["eu-1", "eu-2", "eu-3", "us-1"]).await;
