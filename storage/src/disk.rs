@@ -298,6 +298,12 @@ impl Store {
         Ok(())
     }
 
+    /// Whether the files that are written to still have their name. Somebody who deletes the folder takes nothing from a
+    /// process that has them open, until it ends.
+    pub(crate) fn is_there(data: &Path) -> bool {
+        data.join("store").join("db").exists()
+    }
+
     /// Its size.
     ///
     /// # Errors
@@ -315,11 +321,30 @@ impl Store {
         self.sync()?;
         drop(self);
         let aside = set_aside(data, "oversized", now)?;
-        let store = Self::open(&data.join("store"))?;
+        Ok((Self::fill(data, &shelves)?, aside))
+    }
+
+    /// The same for a store whose files were deleted: there is nothing to set aside, and large values may be gone.
+    ///
+    /// # Errors
+    /// When no new one can be made.
+    pub(crate) fn restore(self, data: &Path) -> Result<Self, DiskError> {
+        let shelf = |tree| caught(|| all(tree)).unwrap_or_default();
+        let shelves = Shelves { revisions: shelf(&self.revisions), intents: shelf(&self.intents) };
+        drop(self);
+        match std::fs::remove_dir_all(data.join("store")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DiskError::Io(error)),
+            _ => Self::fill(data, &shelves),
+        }
+    }
+
+    /// A fresh store that holds the shelves.
+    fn fill(data: &Path, shelves: &Shelves) -> Result<Self, DiskError> {
+        let store = Self::open_patiently(&data.join("store"))?;
         for (shelf, items) in [(Shelf::Revisions, &shelves.revisions), (Shelf::Intents, &shelves.intents)] {
             items.iter().try_for_each(|(key, value)| store.keep(shelf, key, Some(value)))?;
         }
-        Ok((store, aside))
+        Ok(store)
     }
 }
 

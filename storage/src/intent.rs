@@ -2,7 +2,8 @@
 //!
 //! For each target and aspect the entry with the greater `(hlc, node)` wins; taking an order back leaves an entry
 //! without one (a *mark*), so that an old copy of the order does not come back. Marks are dropped after
-//! [`MARK_LIFE`]; a node that was away for longer may bring back an order that was taken back meanwhile.
+//! [`MARK_LIFE`]; a node that was away for longer may bring back an order that was taken back meanwhile. The end of
+//! sessions is an order too, which nobody takes back: it lapses when none of those sessions can come again.
 //!
 //! Entries travel and lie on disk as `version 1 ‖ bincode of the mirror types below`, fixed-width, little endian.
 
@@ -12,8 +13,10 @@ use std::time::Duration;
 
 use bincode::Options;
 use gossip::clock::{HLC_MAX_AHEAD, Hlc, Wall};
-use gossip::id::{NodeName, PoolName, RegionName, ServiceName};
+use gossip::id::{NodeName, PoolName, RegionName, ServiceName, SessionId};
 use serde::{Deserialize, Serialize};
+
+use crate::pin::LIFE_MAX_SECONDS;
 
 /// How long the mark of an order that was taken back is kept.
 pub const MARK_LIFE: Duration = Duration::from_secs(7 * 86_400);
@@ -23,6 +26,9 @@ pub const MAP_MAX_BYTES: usize = 512 * 1024;
 
 /// The most pools in a split.
 pub const SPLIT_MAX: usize = 64;
+
+/// The longest that an end of sessions stands: no seal opens after that.
+pub const END_LIFE_MAX: Duration = Duration::from_secs(LIFE_MAX_SECONDS as u64);
 
 const ENTRY_MAX_BYTES: u64 = 8 * 1024;
 const VERSION: u8 = 1;
@@ -40,6 +46,8 @@ pub enum Target {
     Backend(PoolName, SocketAddr),
     /// A service.
     Service(ServiceName),
+    /// One session.
+    Session(SessionId),
 }
 
 /// What is ordered.
@@ -56,6 +64,11 @@ pub enum Order {
     Weight(u32),
     /// These shares of the pools instead of the file's.
     Split(Vec<(PoolName, u32)>),
+    /// The target's sessions of before the order have ended.
+    End {
+        /// When it lapses, since none of them can come again.
+        until: Wall,
+    },
 }
 
 /// Which of a target's properties an order sets. One order of each aspect can hold for one target.
@@ -67,6 +80,8 @@ pub enum Aspect {
     Weight,
     /// Split.
     Split,
+    /// The end of sessions.
+    End,
 }
 
 impl Order {
@@ -76,6 +91,7 @@ impl Order {
             Self::Drain { .. } | Self::Maintenance => Aspect::State,
             Self::Weight(_) => Aspect::Weight,
             Self::Split(_) => Aspect::Split,
+            Self::End { .. } => Aspect::End,
         }
     }
 }
@@ -136,7 +152,8 @@ pub struct Entries {
 impl Entries {
     /// Takes an entry in.
     pub fn merge(&mut self, entry: Entry, now: Wall) -> Told {
-        if entry.at.wall().since(now) > HLC_MAX_AHEAD || is_stale(&entry, now) {
+        let ahead = entry.at.wall().since(now) > HLC_MAX_AHEAD || is_endless(&entry, now);
+        if ahead || is_stale(&entry, now) {
             return Told::Ignored;
         }
         let key = (entry.target.clone(), entry.aspect);
@@ -161,7 +178,7 @@ impl Entries {
         Told::News
     }
 
-    /// Drops marks that are past their life; returns their keys.
+    /// Drops marks and ends that are past their life; returns their keys.
     pub fn sweep(&mut self, now: Wall) -> Vec<(Target, Aspect)> {
         let stale = self.entries.iter().filter(|(_, (entry, _))| is_stale(entry, now));
         let stale: Vec<_> = stale.map(|(key, _)| key.clone()).collect();
@@ -200,7 +217,15 @@ impl Entries {
 }
 
 fn is_stale(entry: &Entry, now: Wall) -> bool {
-    entry.order.is_none() && now.since(entry.at.wall()) > MARK_LIFE
+    match &entry.order {
+        None => now.since(entry.at.wall()) > MARK_LIFE,
+        Some(Order::End { until }) => *until <= now,
+        Some(_) => false,
+    }
+}
+
+fn is_endless(entry: &Entry, now: Wall) -> bool {
+    matches!(&entry.order, Some(Order::End { until }) if until.since(now) > END_LIFE_MAX + HLC_MAX_AHEAD)
 }
 
 fn hash(bytes: &[u8]) -> u64 {
@@ -259,6 +284,7 @@ enum TargetV1 {
     Pool(PoolName),
     Backend(PoolName, SocketAddr),
     Service(ServiceName),
+    Session(SessionId),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -266,6 +292,7 @@ enum AspectV1 {
     State,
     Weight,
     Split,
+    End,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -274,6 +301,7 @@ enum OrderV1 {
     Maintenance,
     Weight(u32),
     Split(Vec<(PoolName, u32)>),
+    End(u64),
 }
 
 impl From<&Entry> for EntryV1 {
@@ -284,17 +312,20 @@ impl From<&Entry> for EntryV1 {
             Target::Pool(name) => TargetV1::Pool(name),
             Target::Backend(pool, address) => TargetV1::Backend(pool, address),
             Target::Service(name) => TargetV1::Service(name),
+            Target::Session(id) => TargetV1::Session(id),
         };
         let aspect = match entry.aspect {
             Aspect::State => AspectV1::State,
             Aspect::Weight => AspectV1::Weight,
             Aspect::Split => AspectV1::Split,
+            Aspect::End => AspectV1::End,
         };
         let order = entry.order.clone().map(|order| match order {
             Order::Drain { deadline } => OrderV1::Drain(deadline.map(|deadline| deadline.0)),
             Order::Maintenance => OrderV1::Maintenance,
             Order::Weight(weight) => OrderV1::Weight(weight),
             Order::Split(pools) => OrderV1::Split(pools),
+            Order::End { until } => OrderV1::End(until.0),
         });
         Self { target, aspect, order, at: entry.at.0, by: entry.by.clone() }
     }
@@ -308,17 +339,20 @@ impl From<EntryV1> for Entry {
             TargetV1::Pool(name) => Target::Pool(name),
             TargetV1::Backend(pool, address) => Target::Backend(pool, address),
             TargetV1::Service(name) => Target::Service(name),
+            TargetV1::Session(id) => Target::Session(id),
         };
         let aspect = match wire.aspect {
             AspectV1::State => Aspect::State,
             AspectV1::Weight => Aspect::Weight,
             AspectV1::Split => Aspect::Split,
+            AspectV1::End => Aspect::End,
         };
         let order = wire.order.map(|order| match order {
             OrderV1::Drain(deadline) => Order::Drain { deadline: deadline.map(Wall) },
             OrderV1::Maintenance => Order::Maintenance,
             OrderV1::Weight(weight) => Order::Weight(weight),
             OrderV1::Split(pools) => Order::Split(pools),
+            OrderV1::End(until) => Order::End { until: Wall(until) },
         });
         Self { target, aspect, order, at: Hlc(wire.at), by: wire.by }
     }
@@ -343,15 +377,17 @@ mod tests {
                 .prop_map(|deadline| Some(Order::Drain { deadline })),
             (0u32..3).prop_map(|weight| Some(Order::Weight(weight))),
             (1u32..3).prop_map(|share| Some(Order::Split(vec![(PoolName::new("p").unwrap(), share)]))),
+            (1u64..3).prop_map(|until| Some(Order::End { until: Wall(NOW.0 + until) })),
             Just(None),
         ];
-        (0u8..5, order, 0u64..4, 0u8..2).prop_map(|(target, order, at, by)| {
+        (0u8..6, order, 0u64..4, 0u8..2).prop_map(|(target, order, at, by)| {
             let target = match target {
                 0 => Target::Node(node("x")),
                 1 => Target::Region(RegionName::new("x").unwrap()),
                 2 => Target::Pool(PoolName::new("x").unwrap()),
                 3 => Target::Backend(PoolName::new("x").unwrap(), "[::1]:80".parse().unwrap()),
-                _ => Target::Service(ServiceName::new("x").unwrap()),
+                4 => Target::Service(ServiceName::new("x").unwrap()),
+                _ => Target::Session(SessionId([7; 16])),
             };
             let aspect = order.as_ref().map_or(Aspect::State, Order::aspect);
             let by = node(if by == 0 { "a" } else { "b" });
@@ -405,6 +441,30 @@ mod tests {
             0, 1, 0, 0, 0, 0, 0, 0, 0, b'a',
         ];
         assert_eq!(entry.encode(), golden);
+        let target = Target::Session(SessionId([9; 16]));
+        let end = Some(Order::End { until: Wall(6) });
+        let entry = Entry { target, aspect: Aspect::End, order: end, at: Hlc(5), by: node("a") };
+        let golden = [
+            &[1, 5, 0, 0, 0][..],
+            &[9; 16],
+            &[3, 0, 0, 0, 1, 4, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0],
+            &[0, 1, 0, 0, 0, 0, 0, 0, 0, b'a'],
+        ];
+        assert_eq!(entry.encode(), golden.concat());
+    }
+
+    #[test]
+    fn an_end_of_sessions_lapses() {
+        let mut entries = Entries::default();
+        let until = |seconds| Some(Order::End { until: NOW.plus(Duration::from_secs(seconds)) });
+        let end = |at, seconds| Entry { aspect: Aspect::End, ..drain(at, until(seconds)) };
+        assert_eq!(entries.merge(end(NOW.0, 60), NOW), Told::News);
+        let later = NOW.plus(Duration::from_secs(60));
+        assert_eq!(entries.sweep(NOW), []);
+        assert_eq!(entries.sweep(later).len(), 1);
+        assert_eq!(entries.merge(end(NOW.0, 60), later), Told::Ignored);
+        assert_eq!(entries.merge(end(NOW.0, 500 * 86_400), NOW), Told::Ignored);
+        assert_eq!((entries.digest(), entries.bytes), (0, 0));
     }
 
     #[test]

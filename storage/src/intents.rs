@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   set, clear ─▶ merged here ─▶ watch      message to all peers ─▶ merged there
+//!   end ──────▶ the same                    exchange with all living peers, each acknowledges
 //!   every 5 s with one peer at random: digests; where they differ, all entries one way and what is newer back
 //! ```
 
@@ -11,12 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gossip::clock::Clock;
+use gossip::clock::{Clock, Wall};
 use gossip::id::NodeName;
 use gossip::state::ClusterView;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::disk::Shelf;
+use crate::ends::Ends;
 pub use crate::intent::{Aspect, Intent, IntentMap, Order, Target};
 use crate::intent::{Entries, Entry, SPLIT_MAX, Told};
 use crate::transport::{INTENTS, Network};
@@ -25,12 +28,23 @@ use crate::writer::Writer;
 /// How long an order waits for the disk: what is longer is written when the disk is well again.
 const DISK_WAIT: Duration = Duration::from_secs(1);
 
+/// The most ends of sessions that stand at once.
+pub const ENDS_MAX: usize = 1024;
+
+/// How long a peer may take to acknowledge the end of sessions.
+const TELL_WAIT: Duration = Duration::from_secs(1);
+
 /// Why an order was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IntentError {
     /// The map is full: clear orders that are no longer needed.
     #[error("too many orders are in force; clear some with --reset")]
     Full,
+    /// There is no room for more ends of sessions until some lapse.
+    #[error(
+        "{ENDS_MAX} ends of sessions stand already, and each stands until its sessions cannot come again; end all sessions of a backend, a pool or a service at once"
+    )]
+    Ends,
     /// A split of no pools, or of more than 64.
     #[error("a split names 1 to 64 pools")]
     Split,
@@ -51,6 +65,7 @@ pub(crate) struct Inner {
     pub(crate) writer: Arc<Writer>,
     entries: Mutex<Entries>,
     current: watch::Sender<Arc<IntentMap>>,
+    ends: Ends,
     stopped: AtomicBool,
 }
 
@@ -74,9 +89,12 @@ impl Intents {
                 Err(error) => tracing::warn!(%error, "an intent on disk cannot be read"),
             }
         }
-        let current = watch::Sender::new(Arc::new(entries.in_force()));
+        let in_force = Arc::new(entries.in_force());
+        let ends = Ends::default();
+        ends.set(&in_force);
+        let current = watch::Sender::new(in_force);
         let (entries, stopped) = (Mutex::new(entries), AtomicBool::new(false));
-        Self(Arc::new(Inner { me, clock, network, view, writer, entries, current, stopped }))
+        Self(Arc::new(Inner { me, clock, network, view, writer, entries, current, ends, stopped }))
     }
 
     /// Gives an order; it replaces the target's order of the same aspect. Returns when this node holds it; the others
@@ -104,6 +122,58 @@ impl Intents {
             self.tell(target, aspect, None).await?;
         }
         Ok(there)
+    }
+
+    /// Ends the sessions of these targets that stand now, until `until` at least, when none of them can come again.
+    /// Returns when this node and all that answer in a second know of it, and names those that do not: they get it by
+    /// repair. Nothing takes it back.
+    ///
+    /// # Errors
+    /// See [`IntentError`]; nothing has changed then.
+    pub async fn end(&self, targets: &[Target], until: Wall) -> Result<Vec<NodeName>, IntentError> {
+        let Inner { me, clock, network, view, writer, .. } = &*self.0;
+        if self.0.stopped.load(Ordering::Relaxed) {
+            return Err(IntentError::Stopped);
+        }
+        let present = self.list();
+        let standing = |target: &Target| present.get(&(target.clone(), Aspect::End));
+        let ends = present.keys().filter(|(_, aspect)| *aspect == Aspect::End).count();
+        let new = targets.iter().filter(|target| standing(target).is_none()).count();
+        if ends + new > ENDS_MAX {
+            return Err(IntentError::Ends);
+        }
+        let at = clock.hlc();
+        let entry = |target: &Target| {
+            // One that stands for longer covers sessions that this one may not know the age of.
+            let until = match standing(target).map(|intent| &intent.order) {
+                Some(Order::End { until: before }) => until.max(*before),
+                _ => until,
+            };
+            let order = Some(Order::End { until });
+            Entry { target: target.clone(), aspect: Aspect::End, order, at, by: me.clone() }
+        };
+        let entries: Vec<Entry> = targets.iter().map(entry).collect();
+        let message = task::put(&entries);
+        if self.0.merge(entries).full {
+            return Err(IntentError::Full);
+        }
+        let mut told = JoinSet::new();
+        let peers: Vec<_> =
+            view.borrow().members.values().filter(|member| member.counts()).cloned().collect();
+        for peer in peers.iter().map(|peer| peer.record.name.clone()).filter(|name| name != me) {
+            let answer = network.ask(&peer, INTENTS, message.clone(), TELL_WAIT);
+            told.spawn(async move { (peer, answer.await.is_some()) });
+        }
+        let _ = tokio::time::timeout(DISK_WAIT, writer.flush()).await;
+        let told = told.join_all().await;
+        let mut silent: Vec<_> = told.into_iter().filter(|(_, heard)| !heard).map(|(name, _)| name).collect();
+        silent.sort();
+        Ok(silent)
+    }
+
+    /// The ends of sessions that stand.
+    pub fn ends(&self) -> Ends {
+        self.0.ends.clone()
     }
 
     /// The orders in force.
@@ -165,13 +235,26 @@ impl Inner {
             }
         }
         if news {
-            self.current.send_replace(Arc::new(entries.in_force()));
+            self.publish(&entries);
         }
         outcome
     }
 
+    fn publish(&self, entries: &Entries) {
+        let in_force = Arc::new(entries.in_force());
+        self.ends.set(&in_force);
+        self.current.send_replace(in_force);
+    }
+
     fn sweep(&self) {
-        let stale = self.lock().sweep(self.clock.mesh_wall());
+        let stale = {
+            let mut entries = self.lock();
+            let stale = entries.sweep(self.clock.mesh_wall());
+            if stale.iter().any(|(_, aspect)| *aspect == Aspect::End) {
+                self.publish(&entries);
+            }
+            stale
+        };
         for (target, aspect) in stale {
             self.writer.keep(Shelf::Intents, shelf_key(&target, aspect), None);
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   proxy            admin, app                       pure: cookie  pin  placement  wire  digest
-//!     │ Sessions       │ Revisions, Intents                   replica/  revision  intent
+//!     │ Sessions, Ends │ Revisions, Intents                   replica/  revision  intent
 //!     ▼                ▼
 //!   task ── replica ── table (RAM, the authority) ──▶ disk (sled, a warm copy; one writer thread)
 //!     │                                      ▲
@@ -14,6 +14,7 @@
 pub mod cookie;
 pub mod digest;
 mod disk;
+pub mod ends;
 pub mod intent;
 pub mod intents;
 pub mod pin;
@@ -23,6 +24,7 @@ pub mod replica;
 pub mod revision;
 pub mod revisions;
 pub mod sessions;
+mod settling;
 mod start;
 pub mod survey;
 pub mod table;

@@ -1,6 +1,7 @@
 //! The face of the store that the proxy sees.
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,6 +14,7 @@ use tokio::time::timeout;
 use crate::pin::{Assignment, Pin};
 use crate::placement::bucket_of;
 use crate::replica::{Command, Counters, Mates, WAIT_MAX};
+use crate::settling::Settling;
 use crate::table::{Record, Table};
 use crate::task::{Order, Waiter};
 use crate::writer::Writer;
@@ -32,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) table: Arc<Table>,
     pub(crate) mates: ArcSwap<Mates>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) settling: Settling,
     pub(crate) clock: Clock,
     pub(crate) writer: Arc<Writer>,
     /// This node's region.
@@ -119,14 +122,18 @@ impl Sessions {
         }
     }
 
-    /// The pin as its home's replicas know it: this node's own copy when it is one of them, else the first answer.
-    /// At most 250 ms; `None` when nobody who answered has it.
+    /// The pin as its home's replicas know it: this node's own copy when it is one of them and has missed nothing lately,
+    /// else what the first answer adds to it. At most 250 ms, and as much before a node that has just started knows
+    /// anybody; `None` when nobody who answered has it.
     pub async fn find(&self, home: &RegionName, id: SessionId) -> Option<Pin> {
+        let Shared { table, clock, mates, settling, .. } = &*self.shared;
         let home = Tag::of(home.as_str());
-        let own = self.shared.table.find(home, &id, self.shared.clock.mesh_wall());
-        if own.is_some() && self.shared.mates.load().is_mine(home, bucket_of(&id)) {
+        let own = table.find(home, &id, clock.mesh_wall());
+        let now = clock.now();
+        if own.is_some() && settling.is_over(now) && mates.load().is_mine(home, bucket_of(&id)) {
             return own;
         }
+        settling.met(now, WAIT_MAX).await;
         let (waiter, found) = oneshot::channel();
         self.order(Command::Find(home, id), Waiter::Find(waiter));
         match timeout(WAIT_MAX, found).await {
@@ -217,6 +224,11 @@ impl Sessions {
             hinted: hinted.load(Ordering::Relaxed),
             disk_behind: self.shared.writer.is_behind(),
         }
+    }
+
+    /// Where a damaged store was set aside in this life of the node, as long as the folder is there.
+    pub fn set_aside(&self) -> Option<PathBuf> {
+        self.shared.writer.aside()
     }
 
     /// A full queue or a task that has ended drops the waiter, which tells its owner.

@@ -16,11 +16,13 @@ use tokio::task::JoinSet;
 
 use crate::cookie::Cookies;
 use crate::disk::{self, DiskError, Shelves};
+use crate::ends::{self, Ends};
 use crate::intents::Intents;
 use crate::placement::Placement;
 use crate::replica::Counters;
 use crate::revisions::{self, RevisionTask, RevisionTaskConfig, Revisions};
 use crate::sessions::{Sessions, Shared};
+use crate::settling::Settling;
 use crate::survey::Survey;
 use crate::table::Table;
 use crate::task::{self, COMMANDS_MAX, Driver};
@@ -138,12 +140,14 @@ impl Storage {
         let mates = task::mates(&view.borrow(), &me, &region, &Placement::default());
         let shared = Arc::new(Shared {
             table,
+            settling: Settling::new(&mates, clock.now()),
             mates: ArcSwap::from_pointee(mates),
             counters: Arc::new(Counters::default()),
             clock,
             writer: writer.clone(),
             home: Tag::of(region.as_str()),
         });
+        tasks.spawn(ends::follow(shared.clone(), intents.watch(), stopped.clone()));
         let (orders_tx, orders) = mpsc::channel(COMMANDS_MAX);
         let sessions = Sessions::new(shared.clone(), orders_tx);
         let survey = Survey::new(shared.clone(), network.clone());
@@ -176,6 +180,11 @@ impl Storage {
     /// The operators' runtime orders.
     pub fn intents(&self) -> Intents {
         self.intents.clone()
+    }
+
+    /// Which sessions operators have ended.
+    pub fn ends(&self) -> Ends {
+        self.intents.ends()
     }
 
     /// Stops the tasks and returns when all is on disk, at the latest after 5 s.
@@ -216,18 +225,18 @@ async fn open(data: &Path, table: &Arc<Table>, clock: &Clock) -> Result<(Writer,
     let (folder, records, now) = (data.to_path_buf(), table.clone(), clock.mesh_wall());
     let opened = tokio::task::spawn_blocking(move || disk::open(&folder, &records, now));
     let opened = opened.await.map_err(|error| io_error(io::Error::other(error)))?;
-    let (store, shelves, all) = match opened {
+    let (store, shelves, aside) = match opened {
         Ok(opened) => {
             if let Some((aside, why)) = &opened.set_aside {
                 tracing::error!(aside = %aside.display(), why, "the store is damaged and was set aside; peers refill it");
             }
-            (Some(opened.store), opened.shelves, opened.set_aside.is_some())
+            (Some(opened.store), opened.shelves, opened.set_aside.map(|(aside, _)| aside))
         }
         Err(DiskError::InUse) => return Err(StartError::InUse(data.join("store"))),
         Err(DiskError::Io(source)) => return Err(io_error(source)),
         Err(error @ (DiskError::Full | DiskError::Damaged(_))) => {
             tracing::error!(%error, "starting without a store; peers know the sessions, will try again");
-            (None, Shelves::default(), false)
+            (None, Shelves::default(), None)
         }
     };
     let config = WriterConfig {
@@ -236,7 +245,10 @@ async fn open(data: &Path, table: &Arc<Table>, clock: &Clock) -> Result<(Writer,
         clock: clock.clone(),
         max_bytes: STORE_MAX_BYTES,
     };
-    let writer = Writer::start(config, store, all).map_err(io_error)?;
+    let writer = Writer::start(config, store, aside.is_some()).map_err(io_error)?;
+    if let Some(aside) = aside {
+        writer.note_aside(aside);
+    }
     Ok((writer, shelves))
 }
 

@@ -10,8 +10,8 @@
 //! A node that does not answer in [`TIMEOUT`] is named: a sum without it is not the whole.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bincode::Options;
 use bytes::Bytes;
@@ -30,8 +30,15 @@ use crate::transport::{Incoming, Network, SURVEY};
 /// How long a node may take to answer.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a node may take to answer where many ask often.
+pub const TIMEOUT_SHORT: Duration = Duration::from_millis(500);
+
 /// The most sessions one node lists.
 pub const LIST_MAX: usize = 10_000;
+
+/// What was counted is told again until so many times the time has passed that counting took: at a million sessions about a
+/// second, and never more than a twentieth of a core, however many ask.
+const TALLY_REST: u32 = 20;
 
 const VERSION: u8 = 1;
 const MESSAGE_MAX_BYTES: u64 = SURVEY.max_bytes as u64;
@@ -41,6 +48,15 @@ const MESSAGE_MAX_BYTES: u64 = SURVEY.max_bytes as u64;
 pub struct Survey {
     shared: Arc<Shared>,
     network: Network,
+    tally: Arc<Mutex<Option<Tally>>>,
+}
+
+/// What this node counted last.
+#[derive(Debug)]
+struct Tally {
+    ended: Instant,
+    took: Duration,
+    counts: Vec<(u64, u64)>,
 }
 
 /// An answer of the mesh.
@@ -87,7 +103,15 @@ pub struct Consistency {
     pub differ: Vec<Disagreement>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+/// Which of the other nodes are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whom {
+    All,
+    /// All but suspects.
+    Living,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum Question {
     Counts,
     Find([u8; 16]),
@@ -122,12 +146,21 @@ impl Survey {
     }
 
     pub(crate) fn new(shared: Arc<Shared>, network: Network) -> Self {
-        Self { shared, network }
+        Self { shared, network, tally: Arc::default() }
     }
 
     /// The sessions of the mesh by backend; those that were ended are not counted.
     pub async fn counts(&self) -> Surveyed<BTreeMap<BackendId, u64>> {
-        let Surveyed { found, silent } = self.ask(&Question::Counts).await;
+        self.counts_within(TIMEOUT, Whom::All).await
+    }
+
+    /// The same for what many look at often: suspects are not asked, and [`TIMEOUT_SHORT`] is the bound.
+    pub async fn glance(&self) -> Surveyed<BTreeMap<BackendId, u64>> {
+        self.counts_within(TIMEOUT_SHORT, Whom::Living).await
+    }
+
+    async fn counts_within(&self, timeout: Duration, whom: Whom) -> Surveyed<BTreeMap<BackendId, u64>> {
+        let Surveyed { found, silent } = self.ask_within(&Question::Counts, timeout, whom).await;
         let mut sum = BTreeMap::new();
         for (backend, count) in found.into_iter().flat_map(|(_, answer)| answer.counts) {
             *sum.entry(BackendId(backend)).or_default() += count;
@@ -207,15 +240,26 @@ impl Survey {
     }
 
     async fn ask(&self, question: &Question) -> Surveyed<Vec<(NodeName, Answer)>> {
+        self.ask_within(question, TIMEOUT, Whom::All).await
+    }
+
+    async fn ask_within(
+        &self,
+        question: &Question,
+        timeout: Duration,
+        whom: Whom,
+    ) -> Surveyed<Vec<(NodeName, Answer)>> {
         let mates = self.shared.mates.load_full();
         let bytes = encode(question);
         let mut asked = JoinSet::new();
-        for node in mates.peers.keys().cloned() {
-            let answer = self.network.ask(&node, SURVEY, bytes.clone(), TIMEOUT);
+        let peers = mates.peers.iter().filter(|(_, peer)| peer.alive || whom == Whom::All);
+        for node in peers.map(|(node, _)| node.clone()) {
+            let answer = self.network.ask(&node, SURVEY, bytes.clone(), timeout);
             asked.spawn(async move { (node, answer.await.and_then(|bytes| decode::<Answer>(&bytes))) });
         }
-        let mut surveyed =
-            Surveyed { found: vec![(mates.me.clone(), self.own(question))], silent: Vec::new() };
+        let (survey, own) = (self.clone(), *question);
+        let own = tokio::task::spawn_blocking(move || survey.own(&own)).await.unwrap_or_default();
+        let mut surveyed = Surveyed { found: vec![(mates.me.clone(), own)], silent: Vec::new() };
         // A task that asks neither panics nor is aborted.
         while let Some(Ok((node, answer))) = asked.join_next().await {
             match answer {
@@ -245,15 +289,7 @@ impl Survey {
         let first = || table.buckets().into_iter().filter(|(home, bucket)| mates.is_first(*home, *bucket));
         let mut answer = Answer::default();
         match question {
-            Question::Counts => {
-                let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
-                for (home, bucket) in first() {
-                    let pins = table.pins(home, bucket, now);
-                    let backends = pins.iter().filter_map(|pin| pin.assignment.backend);
-                    backends.for_each(|backend| *counts.entry(backend.0).or_default() += 1);
-                }
-                answer.counts = counts.into_iter().collect();
-            }
+            Question::Counts => answer.counts = self.tally(),
             Question::Find(id) => {
                 let records = table.find_all(&SessionId(*id), now);
                 answer.records = records.iter().map(spell).collect();
@@ -276,12 +312,37 @@ impl Survey {
                 };
                 let mine = table.buckets().into_iter().filter(|(home, bucket)| mates.is_mine(*home, *bucket));
                 answer.fingerprints = mine.map(of).collect();
-                let differ = counters.differ.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let differ = counters.differ.lock().unwrap_or_else(PoisonError::into_inner);
                 answer.differ =
                     differ.iter().map(|((node, home), at)| (home.0, node.clone(), at.0)).collect();
             }
         }
         answer
+    }
+
+    /// The sessions this node answers for, by backend. Who asks while somebody counts waits for that.
+    fn tally(&self) -> Vec<(u64, u64)> {
+        let Shared { table, clock, mates, .. } = &*self.shared;
+        let mut last = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = clock.now();
+        if let Some(tally) = &*last
+            && began.saturating_duration_since(tally.ended) < tally.took * TALLY_REST
+        {
+            return tally.counts.clone();
+        }
+        let (mates, now) = (mates.load_full(), clock.mesh_wall());
+        let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+        let buckets = table.buckets().into_iter();
+        for (home, bucket) in buckets.filter(|(home, bucket)| mates.is_first(*home, *bucket)) {
+            let pins = table.pins(home, bucket, now);
+            let backends = pins.iter().filter_map(|pin| pin.assignment.backend);
+            backends.for_each(|backend| *counts.entry(backend.0).or_default() += 1);
+        }
+        let counts: Vec<_> = counts.into_iter().collect();
+        let ended = clock.now();
+        let took = ended.saturating_duration_since(began);
+        *last = Some(Tally { ended, took, counts: counts.clone() });
+        counts
     }
 }
 

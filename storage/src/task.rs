@@ -87,9 +87,10 @@ impl Driver {
 
     fn look(&mut self, work: &mut Work) {
         let view = self.view.borrow_and_update().clone();
-        let before = self.shared.mates.load();
+        let before = self.shared.mates.load_full();
         let mates = Arc::new(mates(&view, &before.me, &self.region, &before.placement));
         self.shared.mates.store(mates.clone());
+        self.shared.settling.meet(&before, &mates, self.shared.clock.now());
         let now = work.now();
         work.replica.meet(mates, now);
     }

@@ -47,6 +47,7 @@ struct Shared {
     waiting: Mutex<Waiting>,
     changed: Condvar,
     behind: AtomicBool,
+    aside: Mutex<Option<PathBuf>>,
 }
 
 #[derive(Debug, Default)]
@@ -123,6 +124,16 @@ impl Writer {
     /// Whether the last attempt to write failed.
     pub(crate) fn is_behind(&self) -> bool {
         self.shared.behind.load(Ordering::Relaxed)
+    }
+
+    /// A damaged store was set aside there.
+    pub(crate) fn note_aside(&self, aside: PathBuf) {
+        *lock(&self.shared.aside) = Some(aside);
+    }
+
+    /// Where a damaged store lies, as long as nobody has taken it away.
+    pub(crate) fn aside(&self) -> Option<PathBuf> {
+        lock(&self.shared.aside).clone().filter(|path| path.exists())
     }
 
     /// Writes what waits, once, and ends the thread. Blocks.
@@ -261,6 +272,9 @@ impl Thread {
     }
 
     fn write(&mut self, batch: &Batch) -> Result<(), DiskError> {
+        if self.store.is_some() && !Store::is_there(&self.config.data) {
+            self.restore()?;
+        }
         let WriterConfig { data, table, clock, .. } = &self.config;
         let now = clock.mesh_wall();
         let store = match &self.store {
@@ -293,10 +307,23 @@ impl Thread {
                 self.store = None;
                 let aside = disk::set_aside(&self.config.data, "corrupt", now)?;
                 tracing::error!(aside = %aside.display(), why, "the store is damaged and was set aside");
+                *lock(&self.shared.aside) = Some(aside);
                 Err(DiskError::Damaged(why))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Somebody has deleted the files. What was on the shelves can still be read; the sessions are in RAM.
+    fn restore(&mut self) -> Result<(), DiskError> {
+        let Some(store) = self.store.take() else {
+            return Ok(());
+        };
+        let data = &self.config.data;
+        self.store = Some(disk::caught(|| store.restore(data))?);
+        tracing::error!(store = %data.join("store").display(), "the store was deleted and is written anew");
+        lock(&self.shared.waiting).buckets.extend(self.config.table.buckets());
+        Ok(())
     }
 
     fn replace(&mut self) -> Result<(), DiskError> {

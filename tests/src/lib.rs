@@ -24,6 +24,7 @@ pub mod net;
 pub mod peer;
 pub mod process;
 pub mod services;
+pub mod sessions;
 pub mod siege;
 pub mod stage;
 pub mod status;

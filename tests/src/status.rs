@@ -20,6 +20,8 @@ pub struct Status {
     pub sessions: Sessions,
     /// What the node that answered counted.
     pub counters: Counters,
+    /// What needs attention, in words.
+    pub problems: Vec<String>,
 }
 
 /// What a node counted since it started, by name.
@@ -101,6 +103,8 @@ pub struct Backend {
     pub weight: u32,
     /// Requests it is working on.
     pub in_flight: u64,
+    /// Sessions that stay there.
+    pub sessions: u64,
     /// Why it is in that state.
     pub reason: Option<String>,
 }

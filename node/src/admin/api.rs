@@ -95,6 +95,9 @@ pub(crate) struct BackendStatus {
     pub in_flight: u32,
     /// Requests ever, over the nodes that answered.
     pub requests: u64,
+    /// Sessions that stay there, over the nodes that answered: what is left while it drains.
+    #[serde(default)]
+    pub sessions: u64,
     /// Why it is in that state.
     pub reason: String,
 }
@@ -184,11 +187,11 @@ pub(crate) struct Problem {
 /// An operator's order, as `GET /v1/intents` lists it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct IntentStatus {
-    /// `node backend region pool`.
+    /// `node backend region pool service session`.
     pub kind: String,
     /// Of what.
     pub name: String,
-    /// `drain maintenance`.
+    /// In words: `drain`, `maintenance` ...
     pub order: String,
     /// The node that took it.
     pub by: String,
@@ -259,6 +262,25 @@ pub(crate) struct CopyStatus {
     pub newest: bool,
     /// The record.
     pub session: SessionEntry,
+}
+
+/// The answer to `POST /v1/sessions/ends`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SessionsEnded {
+    /// `session backend pool service`.
+    pub kind: String,
+    /// Of what.
+    pub name: String,
+    /// How many sessions stood, over the nodes that answered.
+    pub sessions: u64,
+    /// Pools of the service that serve others too. The sessions there have ended like all others, but their records, which
+    /// do not say whose they are, are neither counted here nor gone before they expire.
+    #[serde(default)]
+    pub shared: Vec<String>,
+    /// Until when every node keeps this in mind: no session of before can come again then. RFC 3339.
+    pub until: String,
+    /// Nodes that did not answer. They learn of it when they do.
+    pub silent: Vec<String>,
 }
 
 /// `GET /v1/consistency`: whether all replicas hold the same.

@@ -11,6 +11,7 @@
 mod access;
 pub(crate) mod api;
 mod doorkeeper;
+mod endings;
 mod events;
 mod problem;
 mod reports;

@@ -13,13 +13,13 @@ use gossip::clock::Wall;
 use http::header::{ETAG, IF_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
-use storage::intents::{Aspect, IntentMap, Order, Target};
+use storage::intents::{Aspect, Intent, Order, Target};
 use storage::revisions::{Expected, Revision};
 
 use super::api::{Applied, Counters, IntentStatus, MemberStatus, PoolStatus, SessionStatus, Status};
 use super::events::Event;
 use super::problem::{Refusal, findings, invalid, problem};
-use super::{Context, sessions, status};
+use super::{Context, endings, sessions, status};
 use crate::backend::Snapshot;
 use crate::config::services;
 use crate::proxy::{Affinity, Cut, End};
@@ -42,6 +42,7 @@ pub(super) fn router(context: Arc<Context>) -> Router {
         .route("/v1/pools", get(pools))
         .route("/v1/events", get(events))
         .route("/v1/sessions", get(sessions::list))
+        .route("/v1/sessions/ends", post(endings::end))
         .route("/v1/sessions/{id}", get(sessions::one))
         .route("/v1/consistency", get(sessions::consistency))
         .route("/v1/intents", get(intents))
@@ -64,7 +65,8 @@ async fn ready(State(context): Shared) -> Result<&'static str, Refusal> {
 }
 
 async fn whole(State(context): Shared) -> Json<Status> {
-    let (reports, count) = tokio::join!(context.reports.collect(), context.sessions.count_mesh());
+    let (reports, sessions) = tokio::join!(context.reports.collect(), context.survey.glance());
+    let sessions = sessions.found;
     let snapshot = context.snapshot.borrow().clone();
     let view = context.view.borrow().clone();
     let stats = context.sessions.stats();
@@ -75,10 +77,10 @@ async fn whole(State(context): Shared) -> Json<Status> {
         degraded: !problems.is_empty(),
         problems,
         members: status::members(&view),
-        intents: spell(&context.intents.list()),
+        intents: spell(context.intents.list().iter().filter(|((target, _), _)| !is_session(target))),
         revision: status::revision(&view, snapshot.revision),
-        pools: status::pools(&snapshot, &reports.loads),
-        sessions: SessionStatus { count, held_here: stats.held },
+        pools: status::pools(&snapshot, &reports.loads, &sessions),
+        sessions: SessionStatus { count: sessions.values().sum(), held_here: stats.held },
         counters: counters(&context, stats.degraded),
     })
 }
@@ -114,9 +116,9 @@ async fn members(State(context): Shared) -> Json<Vec<MemberStatus>> {
 }
 
 async fn pools(State(context): Shared) -> Json<Vec<PoolStatus>> {
-    let reports = context.reports.collect().await;
+    let (reports, sessions) = tokio::join!(context.reports.collect(), context.survey.glance());
     let snapshot = context.snapshot.borrow().clone();
-    Json(status::pools(&snapshot, &reports.loads))
+    Json(status::pools(&snapshot, &reports.loads, &sessions.found))
 }
 
 #[derive(Deserialize)]
@@ -182,7 +184,12 @@ fn expected(headers: &HeaderMap) -> Result<Expected, Refusal> {
 }
 
 async fn intents(State(context): Shared) -> Json<Vec<IntentStatus>> {
-    Json(spell(&context.intents.list()))
+    Json(spell(context.intents.list().iter()))
+}
+
+/// There may be a thousand of them: they are listed where they are asked for.
+fn is_session(target: &Target) -> bool {
+    matches!(target, Target::Session(_))
 }
 
 #[derive(Deserialize)]
@@ -262,7 +269,7 @@ fn targets(context: &Context, kind: &str, name: &str) -> Result<Vec<Target>, Ref
 }
 
 /// What there is instead, as far as it can be read at a glance.
-fn there_are(known: Vec<&str>) -> String {
+pub(super) fn there_are(known: Vec<&str>) -> String {
     let known = std::collections::BTreeSet::from_iter(known);
     match known.len() {
         1..=12 => format!("; there is {}", Vec::from_iter(known).join(", ")),
@@ -271,7 +278,7 @@ fn there_are(known: Vec<&str>) -> String {
 }
 
 /// The backends that an `ADDRESS` or `POOL/ADDRESS` names.
-fn backends(snapshot: &Snapshot, name: &str) -> Vec<Target> {
+pub(super) fn backends(snapshot: &Snapshot, name: &str) -> Vec<Target> {
     let (pool, address) = match name.split_once('/') {
         Some((pool, address)) => (Some(pool), address),
         None => (None, name),
@@ -284,8 +291,8 @@ fn backends(snapshot: &Snapshot, name: &str) -> Vec<Target> {
         .collect()
 }
 
-fn spell(map: &IntentMap) -> Vec<IntentStatus> {
-    map.iter()
+fn spell<'a>(intents: impl Iterator<Item = (&'a (Target, Aspect), &'a Intent)>) -> Vec<IntentStatus> {
+    intents
         .map(|((target, _), intent)| {
             let (kind, name) = match target {
                 Target::Node(name) => ("node", name.to_string()),
@@ -293,11 +300,13 @@ fn spell(map: &IntentMap) -> Vec<IntentStatus> {
                 Target::Pool(name) => ("pool", name.to_string()),
                 Target::Backend(pool, address) => ("backend", format!("{pool}/{address}")),
                 Target::Service(name) => ("service", name.to_string()),
+                Target::Session(id) => ("session", sessions::spell_id(id)),
             };
             let order = match &intent.order {
                 Order::Drain { deadline: None } => "drain".to_owned(),
                 Order::Drain { deadline: Some(deadline) } => format!("drain until {}", rfc3339(*deadline)),
                 Order::Maintenance => "maintenance".to_owned(),
+                Order::End { until } => format!("sessions ended, kept in mind until {}", rfc3339(*until)),
                 Order::Weight(weight) => format!("weight {weight}"),
                 Order::Split(shares) => {
                     let shares: BTreeMap<_, _> =
@@ -311,6 +320,6 @@ fn spell(map: &IntentMap) -> Vec<IntentStatus> {
         .collect()
 }
 
-fn rfc3339(at: Wall) -> String {
+pub(super) fn rfc3339(at: Wall) -> String {
     humantime::format_rfc3339_seconds(at.system_time()).to_string()
 }

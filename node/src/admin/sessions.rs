@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use gossip::clock::{Clock, Wall};
+use gossip::clock::Clock;
 use gossip::id::{BackendId, SessionId, Tag};
 use http::StatusCode;
 use serde::Deserialize;
@@ -19,6 +19,7 @@ use super::api::{
     SessionList,
 };
 use super::problem::{Refusal, problem};
+use super::routes::rfc3339;
 use crate::backend::Snapshot;
 
 /// Sessions listed at once unless more are asked for.
@@ -63,22 +64,14 @@ pub(super) async fn one(
     State(context): State<Arc<Context>>,
     Path(id): Path<String>,
 ) -> Result<Json<SessionCopies>, Refusal> {
-    let detail = "a session's id has 32 hexadecimal digits: see 'meridian sessions'";
-    let id = read_id(&id).ok_or_else(|| problem(StatusCode::BAD_REQUEST, detail))?;
+    let id = known_id(&id)?;
     let names = Names::new(&context);
     let surveyed = context.survey.find(id).await;
     let (copies, lacking) = surveyed.found;
     let silent: Vec<_> = surveyed.silent.iter().map(ToString::to_string).collect();
     let Some(newest) = copies.iter().map(|copy| copy.record).max_by_key(|record| record.pin.assignment)
     else {
-        let detail = match silent.is_empty() {
-            true => "no node holds a session of this id: it has ended, or never was".to_owned(),
-            false => format!(
-                "no node that answered holds a session of this id; {} did not answer",
-                silent.join(", ")
-            ),
-        };
-        return Err(problem(StatusCode::NOT_FOUND, detail));
+        return Err(nowhere(&silent));
     };
     let agree = lacking.is_empty() && copies.iter().all(|copy| copy.record == newest);
     let copy = |copy: &storage::survey::Copy| CopyStatus {
@@ -94,6 +87,23 @@ pub(super) async fn one(
         lacking: lacking.iter().map(ToString::to_string).collect(),
         silent,
     }))
+}
+
+/// The id that an operator names.
+pub(super) fn known_id(id: &str) -> Result<SessionId, Refusal> {
+    let detail = "a session's id has 32 hexadecimal digits: see 'meridian sessions'";
+    read_id(id).ok_or_else(|| problem(StatusCode::BAD_REQUEST, detail))
+}
+
+/// A session of which no node that answered has a record.
+pub(super) fn nowhere(silent: &[String]) -> Refusal {
+    let detail = match silent.is_empty() {
+        true => "no node holds a session of this id: it has ended, or never was".to_owned(),
+        false => {
+            format!("no node that answered holds a session of this id; {} did not answer", silent.join(", "))
+        }
+    };
+    problem(StatusCode::NOT_FOUND, detail)
 }
 
 pub(super) async fn consistency(State(context): State<Arc<Context>>) -> Json<ConsistencyStatus> {
@@ -129,7 +139,7 @@ impl Names {
         let Pin { id, assignment, expires } = record.pin;
         let left = u64::from(expires).saturating_sub(self.clock.mesh_wall().seconds());
         SessionEntry {
-            id: id.0.iter().map(|byte| format!("{byte:02x}")).collect(),
+            id: spell_id(&id),
             home: self.region(record.home),
             backend: match (assignment.backend, assignment.forwarded) {
                 (Some(backend), _) => self.of(backend),
@@ -176,15 +186,16 @@ impl Names {
     }
 }
 
-fn read_id(text: &str) -> Option<SessionId> {
+/// 32 hexadecimal digits.
+pub(super) fn spell_id(id: &SessionId) -> String {
+    id.0.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn read_id(text: &str) -> Option<SessionId> {
     let digits: Vec<u32> = text.chars().map(|c| c.to_digit(16)).collect::<Option<_>>()?;
     let bytes: Vec<u8> =
         digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | *digit as u8)).collect();
     (digits.len() == 32).then(|| bytes.try_into().ok().map(SessionId)).flatten()
-}
-
-fn rfc3339(at: Wall) -> String {
-    humantime::format_rfc3339_seconds(at.system_time()).to_string()
 }
 
 #[cfg(test)]
@@ -194,7 +205,7 @@ mod tests {
     #[test]
     fn an_id_is_read_as_it_is_shown() {
         let id = SessionId(std::array::from_fn(|at| at as u8 * 16 + 3));
-        let shown: String = id.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let shown = spell_id(&id);
         assert_eq!(read_id(&shown), Some(id));
         for wrong in [
             "",

@@ -51,12 +51,20 @@ pub(super) fn revision(view: &ClusterView, current: Option<RevisionId>) -> Optio
     })
 }
 
-/// All pools with what the nodes that answered count.
-pub(super) fn pools(snapshot: &Snapshot, loads: &BTreeMap<BackendId, Load>) -> Vec<PoolStatus> {
-    snapshot.pools.values().map(|view| pool(view, loads)).collect()
+/// All pools with what the nodes that answered count: their load, and the sessions that stay.
+pub(super) fn pools(
+    snapshot: &Snapshot,
+    loads: &BTreeMap<BackendId, Load>,
+    sessions: &BTreeMap<BackendId, u64>,
+) -> Vec<PoolStatus> {
+    snapshot.pools.values().map(|view| pool(view, loads, sessions)).collect()
 }
 
-fn pool(view: &PoolView, loads: &BTreeMap<BackendId, Load>) -> PoolStatus {
+fn pool(
+    view: &PoolView,
+    loads: &BTreeMap<BackendId, Load>,
+    sessions: &BTreeMap<BackendId, u64>,
+) -> PoolStatus {
     // The data plane keeps them by id; people look for them by place.
     let mut sorted: Vec<_> = view.backends.iter().collect();
     sorted.sort_by_key(|backend| (&backend.config.region, backend.config.address));
@@ -71,6 +79,7 @@ fn pool(view: &PoolView, loads: &BTreeMap<BackendId, Load>) -> PoolStatus {
             weight: backend.weight,
             in_flight: load.in_flight,
             requests: load.requests,
+            sessions: sessions.get(&backend.config.id).copied().unwrap_or_default(),
             reason: backend.reason.clone(),
         }
     });

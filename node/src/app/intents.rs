@@ -7,7 +7,7 @@ use storage::intents::{IntentMap, Order, Target};
 use crate::registry::Orders;
 
 /// The orders in force at `now` (of the mesh's clock), and when a deadline next changes them. Orders about services
-/// belong to the splits of a later room and are left out.
+/// belong to the splits of a later room and are left out, and the ends of sessions are known to the store itself.
 pub(super) fn orders(map: &IntentMap, now: Wall) -> (Orders, Option<Wall>) {
     let mut orders = Orders::default();
     let mut next: Option<Wall> = None;
@@ -25,7 +25,7 @@ pub(super) fn orders(map: &IntentMap, now: Wall) -> (Orders, Option<Wall>) {
                 }
                 continue;
             }
-            Order::Split(_) => continue,
+            Order::Split(_) | Order::End { .. } => continue,
         };
         lay(&mut orders, target, drained);
     }
@@ -47,7 +47,7 @@ fn lay(orders: &mut Orders, target: &Target, drained: bool) {
         (Target::Backend(pool, address), false) => {
             orders.maintenance_backends.insert(BackendId::of(pool, *address));
         }
-        (Target::Service(_), _) => {}
+        (Target::Service(_) | Target::Session(_), _) => {}
     }
 }
 

@@ -225,6 +225,7 @@ impl App {
             changes: registry.changes(),
             sessions: Arc::new(storage.sessions()),
             cookies: storage.cookies(),
+            ends: storage.ends(),
             source_key: source_key(&keyring),
             tunnels: Arc::new(gossip.tunnels()),
             tunnel_accepts: gossip.take_tunnel_accepts().unwrap_or_else(|| mpsc::channel(1).1),
@@ -248,6 +249,13 @@ impl App {
             if sessions.stats().disk_behind {
                 let text = "the store on disk lags behind; sessions are safe in memory and on other nodes";
                 problems.push(text.into());
+            }
+            if let Some(aside) = sessions.set_aside() {
+                let aside = aside.display();
+                problems.push(format!(
+                    "the store on disk was damaged and lies in {aside} now; sessions came back from other nodes: delete \
+                     that folder when you have seen it"
+                ));
             }
             problems
         });

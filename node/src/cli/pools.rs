@@ -43,7 +43,7 @@ pub(super) fn print(pools: &[PoolStatus]) {
         return;
     }
     table(
-        &["pool", "backend", "region", "state", "weight", "in flight", "requests", "reason"],
+        &["pool", "backend", "region", "state", "weight", "in flight", "sessions", "requests", "reason"],
         pools.iter().flat_map(|pool| {
             pool.backends.iter().map(|backend| {
                 vec![
@@ -56,6 +56,7 @@ pub(super) fn print(pools: &[PoolStatus]) {
                     backend.state.clone(),
                     backend.weight.to_string(),
                     backend.in_flight.to_string(),
+                    backend.sessions.to_string(),
                     backend.requests.to_string(),
                     backend.reason.clone(),
                 ]

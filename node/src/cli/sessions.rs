@@ -1,16 +1,19 @@
-//! `meridian sessions [ID]` and `meridian consistency`
+//! `meridian sessions [ID]`, `meridian sessions end` and `meridian consistency`
 
-use clap::Args;
+use clap::{ArgGroup, Args, Subcommand};
 use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::exit::{CliError, Exit};
 use super::output::{aside, hint, json, line, or_dash, table};
 use super::{Format, Global};
-use crate::admin::api::{ConsistencyStatus, SessionCopies, SessionEntry, SessionList};
+use crate::admin::api::{ConsistencyStatus, SessionCopies, SessionEntry, SessionList, SessionsEnded};
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct SessionsArgs {
+    #[command(subcommand)]
+    command: Option<SessionsCommand>,
     /// Only this session: where its copies lie, and whether they agree.
     id: Option<String>,
     /// Only sessions on this backend: ADDRESS or POOL/ADDRESS.
@@ -21,12 +24,74 @@ pub(super) struct SessionsArgs {
     limit: usize,
 }
 
+#[derive(Debug, Subcommand)]
+enum SessionsCommand {
+    /// End sessions: their users begin anew with their next request. What is in flight is not cut.
+    End(EndArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whose").required(true).multiple(true))]
+struct EndArgs {
+    /// This session.
+    #[arg(group = "whose", conflicts_with_all = ["backend", "pool", "service"])]
+    id: Option<String>,
+    /// All sessions on this backend: ADDRESS or POOL/ADDRESS.
+    #[arg(long, group = "whose", value_name = "BACKEND", conflicts_with = "service")]
+    backend: Option<String>,
+    /// All sessions on this pool or, with --backend, on that backend of it alone.
+    #[arg(long, group = "whose", conflicts_with = "service")]
+    pool: Option<String>,
+    /// All sessions of this service.
+    #[arg(long, group = "whose")]
+    service: Option<String>,
+}
+
 /// `meridian sessions`
 pub(super) async fn run(global: &Global, args: SessionsArgs) -> Result<(), CliError> {
-    match &args.id {
-        Some(id) => one(global, id).await,
-        None => list(global, &args).await,
+    match (&args.command, &args.id) {
+        (Some(SessionsCommand::End(whose)), _) => end(global, whose).await,
+        (None, Some(id)) => one(global, id).await,
+        (None, None) => list(global, &args).await,
     }
+}
+
+async fn end(global: &Global, args: &EndArgs) -> Result<(), CliError> {
+    let EndArgs { id, backend, pool, service } = args;
+    let whose = [("session", id), ("backend", backend), ("pool", pool), ("service", service)];
+    let query: Vec<String> = whose
+        .iter()
+        .filter_map(|(key, value)| {
+            Some(format!("{key}={}", utf8_percent_encode(value.as_deref()?, NON_ALPHANUMERIC)))
+        })
+        .collect();
+    let path = format!("/v1/sessions/ends?{}", query.join("&"));
+    let ended: SessionsEnded = global.client()?.json(Method::POST, &path).await?;
+    if global.output == Format::Json {
+        return json(&ended);
+    }
+    let SessionsEnded { kind, name, sessions, .. } = &ended;
+    match (kind.as_str(), sessions) {
+        ("session", 0) => line("the session had ended already"),
+        ("session", _) => line("ended the session: its user begins anew with the next request"),
+        (_, 1) => line(format_args!("ended 1 session of {kind} {name}: its user begins anew")),
+        _ => line(format_args!("ended {sessions} sessions of {kind} {name}: their users begin anew")),
+    }
+    for pool in &ended.shared {
+        aside(format_args!(
+            "pool {pool} serves other services too: what ended there is not counted, and stays listed until it expires"
+        ));
+    }
+    if !ended.silent.is_empty() {
+        aside(format_args!("not yet known to {}: they did not answer", ended.silent.join(", ")));
+    }
+    match kind.as_str() {
+        "backend" => hint(format_args!(
+            "new sessions may go there again; meridian drain backend {name}  keeps them off"
+        )),
+        _ => hint("what is in flight goes on; meridian sessions  shows the sessions that stand"),
+    }
+    Ok(())
 }
 
 async fn list(global: &Global, args: &SessionsArgs) -> Result<(), CliError> {

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use super::choose::{Place, Tried};
 use super::outcome::End;
-use super::session::{Seat, Session, Usher};
+use super::session::Session;
+use super::usher::{Seat, Usher};
 use crate::backend::InFlight;
 use crate::queue::Queue;
 

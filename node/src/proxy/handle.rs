@@ -12,6 +12,7 @@ use gossip::clock::Clock;
 use gossip::id::{BackendId, ListenerName, NodeName, Tag};
 use gossip::mesh::tunnel::TunnelAccept;
 use storage::cookie::Cookies;
+use storage::ends::Ends;
 use tokio::sync::{mpsc, watch};
 
 use super::bind::{BindError, BindProblem};
@@ -64,6 +65,8 @@ pub struct ProxyConfig<A = TunnelAccept> {
     pub sessions: Arc<dyn SessionStore>,
     /// Seals and opens cookies.
     pub cookies: Cookies,
+    /// Which sessions operators have ended.
+    pub ends: Ends,
     /// The key of source-address session ids: the first of `keyring.derive("meridian source address v1")`, the same on
     /// all nodes.
     pub source_key: [u8; 32],
@@ -117,6 +120,7 @@ pub fn start<A: Into<InboundTunnel> + Send + 'static>(
         routes: RouteCache::default(),
         sessions: config.sessions,
         cookies: config.cookies,
+        ends: config.ends,
         source_key: config.source_key,
         tunnels: config.tunnels,
         evidence: config.evidence,

@@ -10,7 +10,7 @@
 //!              │                                └ opening, activity, windows, acquaintance   what it speaks, how long it waits, what is known
 //!              ├ proxy_protocol           whom a connection is for; what backends are told of it
 //!              ├ http ── fields ── headers ── trace ── forwarded ── added ── websocket, grpc
-//!              │    ├ route ── limit ── addressee ── affinity ── session ── choose ── keys ── pick
+//!              │    ├ route ── limit ── addressee ── affinity ── usher ── session ── choose ── keys ── pick
 //!              │    ├ outgoing ── exchange ── admission ── upstream ── http1, multiplex ── settings ── gather ── retry ── body ── upload
 //!              │    └ disguise ── record ── outcome ── log
 //!              ├ tcp ── hello ── sni ── relay ── sockets ── pipe
@@ -74,6 +74,7 @@ mod trace;
 mod tunnel;
 mod upload;
 mod upstream;
+mod usher;
 mod websocket;
 mod windows;
 mod worker;

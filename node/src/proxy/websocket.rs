@@ -16,7 +16,7 @@ use hyper::ext::Protocol;
 use super::multiplex::Stream;
 use super::outcome::End;
 use super::outgoing::Outgoing;
-use super::session::Usher;
+use super::usher::Usher;
 
 const NAME: &str = "websocket";
 const WEBSOCKET: HeaderValue = HeaderValue::from_static(NAME);

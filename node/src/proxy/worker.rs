@@ -13,6 +13,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rustc_hash::FxHashMap;
 use storage::cookie::Cookies;
+use storage::ends::Ends;
 use tokio::sync::mpsc;
 
 use super::choose::{Hops, Place, Tried, place};
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     pub(super) routes: RouteCache,
     pub(super) sessions: Arc<dyn SessionStore>,
     pub(super) cookies: Cookies,
+    pub(super) ends: Ends,
     pub(super) source_key: [u8; 32],
     pub(super) tunnels: Arc<dyn TunnelDial>,
     pub(super) evidence: mpsc::Sender<(BackendId, Evidence)>,

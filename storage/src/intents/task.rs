@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   message   version 1 │ 1 put  │ (length 4 │ entry)*
+//!   exchange  the same             ─▶ nothing, as the acknowledgement
 //!   exchange  version 1 │ 2 sync │ digest 8      ─▶ nothing when it is the same, else (length 4 │ entry)*: all
 //! ```
 
@@ -79,8 +80,11 @@ fn receive(inner: &Inner, Incoming { from, bytes, reply }: Incoming) {
     let put = bytes.strip_prefix(&[VERSION, PUT]).and_then(read);
     let digest = bytes.strip_prefix(&[VERSION, SYNC]).and_then(|digest| digest.try_into().ok());
     match (put, digest.map(u64::from_le_bytes), reply) {
-        (Some(entries), None, None) => {
-            inner.merge(entries);
+        (Some(entries), None, reply) => {
+            // Dropping the other end refuses: what there was no room for is not acknowledged.
+            if let (false, Some(reply)) = (inner.merge(entries).full, reply) {
+                reply(Bytes::new());
+            }
         }
         (None, Some(theirs), Some(reply)) => {
             let entries = inner.lock();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   commit   Put to the replicas      one acknowledges ─▶ Acknowledged      all fail or max(20 ms, 1.5 RTT) ─▶ Degraded
-//!   find     own copy, else Get       first copy ─▶ it                      all lack it or 250 ms ─▶ None
+//!   find     Get from the replicas    first copy, merged with the own ─▶ it    all lack it or 250 ms ─▶ the own, or None
 //!   count    Count to all             all have answered or 250 ms ─▶ the sum
 //! ```
 //!
@@ -143,8 +143,8 @@ impl Replica {
     fn find(&mut self, op: OpId, home: Tag, id: SessionId, now: Now) {
         let own = self.table.find(home, &id, now.wall);
         let others = self.others(home, bucket_of(&id));
-        let enough = own.is_some() && self.mates.is_mine(home, bucket_of(&id));
-        if enough || others.is_empty() || self.ops.len() >= OPS_MAX {
+        // The own copy may be an old one; who knows that it is not does not ask.
+        if others.is_empty() || self.ops.len() >= OPS_MAX {
             return self.done(op, Outcome::Found(own));
         }
         self.pend(op, now.instant + WAIT_MAX, Kind::Find { home, own, waiting: others.len() });

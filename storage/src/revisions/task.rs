@@ -6,8 +6,8 @@
 //!   message   version 1 │ 3 have │ epoch 8 │ hash 32
 //! ```
 //!
-//! It may be stopped at any point: what is current is on disk. One fetch is under way at a time; a fetch that fails is
-//! tried with the next node that has the revision, after a pause.
+//! It may be stopped at any point: what is current is on disk, or could not be written there, and then peers have it. One
+//! fetch is under way at a time; a fetch that fails is tried with the next node that has the revision, after a pause.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -34,6 +34,8 @@ const LIST: u8 = 2;
 const HAVE: u8 = 3;
 const ID_BYTES: usize = 40;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a file that could not be written is tried again.
+const REWRITE_EVERY: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(500);
 const REFUSED_MAX: usize = 1000;
 
@@ -63,6 +65,8 @@ pub(crate) struct RevisionTask {
     lacks_past: bool,
     fetches: JoinSet<Fetched>,
     failures: usize,
+    /// The current revision is in force, but its file could not be written.
+    unwritten: bool,
 }
 
 enum Fetched {
@@ -92,6 +96,7 @@ impl RevisionTask {
             lacks_past,
             fetches: JoinSet::new(),
             failures: 0,
+            unwritten: false,
         };
         (task, face)
     }
@@ -100,6 +105,7 @@ impl RevisionTask {
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut inbox = self.config.network.listen(REVISIONS);
         let mut paused = false;
+        let mut rewrite = tokio::time::interval(REWRITE_EVERY);
         loop {
             if !paused {
                 self.fetch();
@@ -115,6 +121,7 @@ impl RevisionTask {
                     paused = !good;
                 }
                 () = tokio::time::sleep(PAUSE), if paused => paused = false,
+                _ = rewrite.tick(), if self.unwritten => self.write_again().await,
             }
         }
     }
@@ -169,17 +176,36 @@ impl RevisionTask {
 
     /// Writes and syncs, then publishes (I12).
     async fn make_current(&mut self, revision: Arc<Revision>) -> std::io::Result<()> {
+        self.write(&revision).await?;
+        self.publish(revision);
+        Ok(())
+    }
+
+    async fn write(&mut self, revision: &Arc<Revision>) -> std::io::Result<()> {
         let (data, written) = (self.config.data.clone(), revision.clone());
         tokio::task::spawn_blocking(move || files::write(&data, &written))
             .await
             .map_err(std::io::Error::other)??;
+        self.unwritten = false;
+        Ok(())
+    }
+
+    async fn write_again(&mut self) {
+        let current = self.current.borrow().clone();
+        if let Some(current) = current
+            && self.write(&current).await.is_ok()
+        {
+            tracing::info!(revision = %current.id, "the current revision's file is written");
+        }
+    }
+
+    fn publish(&mut self, revision: Arc<Revision>) {
         self.keep(revision.clone());
         {
             let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
             self.lacks_past |= lacks_parent(&history, &revision);
         }
         self.current.send_replace(Some(revision));
-        Ok(())
     }
 
     fn keep(&mut self, revision: Arc<Revision>) {
@@ -310,9 +336,12 @@ impl RevisionTask {
             self.refused.insert(id);
             return true;
         }
-        if let Err(error) = self.make_current(revision).await {
-            tracing::error!(revision = %id, %error, "cannot write a peer's revision; will try again");
-            return false;
+        if let Err(error) = self.make_current(revision.clone()).await {
+            // The others serve it and have it on disk: a full disk here must not keep this node behind them (I1).
+            if !std::mem::replace(&mut self.unwritten, true) {
+                tracing::error!(revision = %id, %error, "a peer's revision is in force, but cannot be written; will try again");
+            }
+            self.publish(revision);
         }
         match current {
             Some(old) if old.id.epoch == id.epoch => {

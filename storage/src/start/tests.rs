@@ -435,6 +435,92 @@ async fn orders_reach_all_merge_and_survive() {
 }
 
 #[tokio::test]
+async fn a_replica_that_comes_back_does_not_believe_its_old_copies() {
+    let mut nodes = Nodes::start(&["eu-1", "eu-2", "eu-3"]).await;
+    let eu = RegionName::new("eu").unwrap();
+    let pins: Vec<_> = (0..50).map(|n| nodes.pin(n, 1)).collect();
+    for pin in &pins {
+        assert_eq!(nodes.at(0).sessions().commit(&eu, *pin).await, Committed::Acknowledged);
+    }
+    nodes.at(0).writer.flush().await;
+    nodes.kill(0);
+    nodes.agree();
+    for pin in &pins {
+        let mut moved = *pin;
+        moved.assignment =
+            Assignment { hlc: nodes.clock.hlc(), backend: Some(BackendId(2)), ..pin.assignment };
+        let repinned = nodes.at(1).sessions().repin(&eu, moved, pin.assignment.hlc).await;
+        assert!(matches!(repinned, Repinned::Committed(_)), "{repinned:?}");
+    }
+    nodes.restart(0).await;
+    for pin in &pins {
+        let found = nodes.at(0).sessions().find(&eu, pin.id).await.unwrap();
+        assert_eq!(found.assignment.backend, Some(BackendId(2)));
+    }
+}
+
+#[tokio::test]
+async fn sessions_that_an_operator_ends_are_known_to_have_ended_everywhere() {
+    use crate::ends::Stay;
+    let mut nodes = Nodes::start(&["eu-1", "eu-2", "eu-3", "us-1"]).await;
+    let eu = RegionName::new("eu").unwrap();
+    let pool = gossip::id::PoolName::new("web").unwrap();
+    let address = "10.0.0.1:80".parse().unwrap();
+    let service = gossip::id::ServiceName::new("web").unwrap();
+    let one = BackendId::of(&pool, address);
+    let pins: Vec<_> = (0..20).map(|n| nodes.pin(n, if n % 2 == 0 { one.0 } else { 7 })).collect();
+    for pin in &pins {
+        assert_eq!(nodes.at(0).sessions().commit(&eu, *pin).await, Committed::Acknowledged);
+    }
+    let stay = |pin: &Pin| Stay {
+        service: &service,
+        id: pin.id,
+        pool: pin.assignment.pool,
+        backend: pin.assignment.backend.unwrap(),
+        assigned: pin.assignment.hlc,
+        began: Some(1),
+    };
+    let until = nodes.clock.mesh_wall().plus(Duration::from_secs(60));
+    let targets = [Target::Backend(pool, address), Target::Session(pins[1].id)];
+    nodes.kill(2);
+    assert_eq!(nodes.at(3).intents().end(&targets, until).await, Ok(vec![nodes.nodes[2].name.clone()]));
+    // Who has acknowledged knows.
+    for node in [0, 1, 3] {
+        let ended = pins.iter().filter(|pin| nodes.at(node).ends().has_ended(&stay(pin))).count();
+        assert_eq!(ended, 11, "{node}");
+    }
+    nodes.agree();
+    wait_for("honest counts", || async {
+        nodes.at(3).survey().counts().await.found == BTreeMap::from([(BackendId(7), 9)])
+    })
+    .await;
+    // Nothing that still believes in an ended session brings it back.
+    let mut moved = pins[0];
+    moved.assignment = Assignment { hlc: nodes.clock.hlc(), backend: Some(BackendId(9)), ..moved.assignment };
+    let repinned = nodes.at(1).sessions().repin(&eu, moved, pins[0].assignment.hlc).await;
+    assert!(
+        matches!(repinned, Repinned::Superseded(pin) if pin.assignment.backend.is_none()),
+        "{repinned:?}"
+    );
+    // Who was away hears of it, and who took the order has it on disk.
+    nodes.restart(2).await;
+    nodes.kill(3);
+    nodes.restart(3).await;
+    assert!(nodes.at(3).ends().has_ended(&stay(&pins[0])));
+    wait_for("the ends", || async { nodes.at(2).ends().has_ended(&stay(&pins[0])) }).await;
+    wait_for("the marks", || async {
+        nodes.at(2).sessions().local(&pins[1].id).is_none_or(|pin| pin.assignment.backend.is_none())
+    })
+    .await;
+    // Ends are few.
+    let many: Vec<_> = (0..crate::intents::ENDS_MAX)
+        .map(|n| Target::Session(SessionId([(n % 251) as u8 + 1; 16].map(|byte| byte ^ (n / 251) as u8))))
+        .collect();
+    assert!(nodes.at(0).intents().end(&many, until).await.is_err());
+    assert_eq!(nodes.at(0).intents().list().len(), 2);
+}
+
+#[tokio::test]
 async fn a_data_folder_that_is_none_is_said() {
     let nodes = Nodes::start(&["eu-1"]).await;
     let clock = Clock::system();

@@ -146,6 +146,23 @@ async fn a_damaged_store_is_set_aside_and_written_anew() {
 }
 
 #[tokio::test]
+async fn a_store_that_was_deleted_under_the_writer_is_written_anew() {
+    let (data, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let node = start(data.path(), NOW, u64::MAX);
+    (0..2000).for_each(|n| node.put(record(n, 600)));
+    node.writer.keep(Shelf::Intents, vec![1], Some(vec![2]));
+    node.writer.flush().await;
+    std::fs::remove_dir_all(data.path().join("store")).unwrap();
+    node.put(record(2000, 600));
+    node.writer.flush().await;
+    copy(data.path(), killed.path());
+    let again = start(killed.path(), NOW, u64::MAX);
+    assert_eq!(again.table.held(), 2001);
+    assert_eq!((again.set_aside, again.shelves.intents), (None, vec![(vec![1], vec![2])]));
+    assert_eq!(node.writer.aside(), None);
+}
+
+#[tokio::test]
 async fn an_oversized_store_is_written_anew_from_memory() {
     let data = tempfile::tempdir().unwrap();
     let node = start(data.path(), NOW, 1);

@@ -47,7 +47,7 @@ fn what_is_drained_keeps_its_users_and_gets_no_new_ones() {
         })
         .await?;
         told(&mesh, "no longer names eu-1", "eu", &[b]).await?;
-        Browser::new().visit(http).await?;
+        let passer_by = Browser::new().visit(http).await?;
         cli.expect(code::OK, &["undrain", "node", "eu-1"]).await?;
         mesh.agree().await?;
         eventually("eu-1 is named again", SPREADS, async || {
@@ -59,11 +59,16 @@ fn what_is_drained_keeps_its_users_and_gets_no_new_ones() {
 
         // A backend: its sessions stay, new ones go elsewhere, and a new revision does not undo it.
         let drained = &backends[0];
-        cli.expect(code::OK, &["drain", "backend", &drained.address().to_string()]).await?;
+        let all = first.iter().chain([&passer_by]);
+        let met = all.filter(|seen| seen.backend == drained.id()).count() as u64;
+        let said = cli.expect(code::OK, &["drain", "backend", &drained.address().to_string()]).await?;
+        said.must_say(&format!("sessions left there: {met}"))?;
         mesh.apply("eu-2", &services.and("# something else")).await?;
         mesh.each_sees("the backend drains", SPREADS, |status| {
             let state = &status.backend(drained.address())?.state;
             ensure!(state == "draining", "it is {state}");
+            let left = status.backend(drained.address())?.sessions;
+            ensure!(left == met, "{left} sessions are left, not {met}");
             Ok(())
         })
         .await?;
@@ -85,5 +90,56 @@ fn what_is_drained_keeps_its_users_and_gets_no_new_ones() {
         let unknown = cli.run(&["drain", "node", "eu-9"]).await?;
         ensure!(unknown.code == code::FAILURE, "{}: {}", unknown.code, unknown.said());
         unknown.must_say("eu-9")
+    });
+}
+
+#[test]
+fn who_drains_is_told_when_the_last_session_has_gone() {
+    prove!(Heavy, secs(120), async |stage| {
+        let backends = http_backends(&stage.net, &[("eu", 2)]).await?;
+        let mesh = Cluster::of(stage, &[("eu", 2)]).await?;
+        mesh.apply("eu-1", &Services::shop(&stage.net, &backends)).await?;
+        mesh.healthy().await?;
+        let mut users: Vec<Browser> = (0..40).map(|_| Browser::new().closing()).collect();
+        let first = all_visit(&mut users, mesh.node("eu-1").http(), 8).await?;
+        let drained = &backends[0];
+        let address = drained.address().to_string();
+        let met = first.iter().filter(|seen| seen.backend == drained.id()).count();
+        ensure!(met > 5, "only {met} sessions are on {}", drained.id());
+
+        let cli = mesh.node("eu-2").cli();
+        let order = ["drain", "backend", &address, "--wait"];
+        let waiting = cli.run(&order);
+        let ending = async {
+            mesh.each_sees("the backend drains", SPREADS, |status| {
+                let backend = status.backend(drained.address())?;
+                ensure!(backend.state == "draining" && backend.sessions == met as u64, "{backend:?}");
+                Ok(())
+            })
+            .await?;
+            mesh.node("eu-1").cli().end_sessions(&["--backend", &address]).await
+        };
+        let (ran, ended) = futures_util::future::join(waiting, ending).await;
+        let (ran, ended) = (ran?, ended?);
+        ensure!(ended.sessions == met as u64, "{ended:?}");
+        ensure!(ran.code == code::OK, "{}: {}", ran.code, ran.said());
+        ran.must_say(&format!("sessions left: {met}"))?;
+        ran.must_say("no session is left there")?;
+        // Those users are served elsewhere now, as new ones.
+        let again = all_visit(&mut users, mesh.node("eu-1").http(), 8).await?;
+        ensure!(again.iter().all(|seen| seen.backend != drained.id()), "a draining backend got a session");
+
+        // With a deadline it ends when that has passed: those who are left move when they come.
+        cli.expect(code::OK, &["undrain", "backend", &address]).await?;
+        mesh.healthy().await?;
+        let other = backends[1].address().to_string();
+        let ran = cli.expect(code::OK, &["drain", "backend", &other, "--wait", "--deadline", "2s"]).await?;
+        ran.must_say("the deadline has passed: 40 sessions")?;
+        let moved = all_visit(&mut users, mesh.node("eu-1").http(), 8).await?;
+        ensure!(
+            moved.iter().all(|seen| seen.backend == drained.id()),
+            "a session stayed beyond the deadline"
+        );
+        cli.expect(code::USAGE, &["drain", "node", "eu-1", "--wait"]).await.map(drop)
     });
 }

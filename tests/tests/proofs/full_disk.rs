@@ -1,4 +1,4 @@
-//! A disk that is full takes nothing from users, and tells the operator.
+//! A disk that is full takes nothing from users, and tells the operator. A node starts on one, too.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,12 +12,22 @@ use tests::cluster::Cluster;
 use tests::prove;
 use tests::services::Services;
 use tests::stage::{Stage, skip};
-use tests::wait::secs;
+use tests::wait::{eventually, secs};
 
 /// Runs `start` in a mount namespace of its own in which `data` is a small disk. Works for root and, where the
 /// kernel allows user namespaces, for everybody.
 fn on_a_small_disk(start: &Command, data: &str, megabytes: u32) -> Command {
-    let script = format!("mount -t tmpfs -o size={megabytes}m none \"$0\" && exec \"$@\"");
+    on_a_disk(start, data, &format!("mount -t tmpfs -o size={megabytes}m none \"$0\""))
+}
+
+/// The same with a disk on which nothing can be written any more.
+fn on_a_full_disk(start: &Command, data: &str) -> Command {
+    let fill = "{ dd if=/dev/zero of=\"$0/filler\" bs=4k 2>/dev/null || true; }";
+    on_a_disk(start, data, &format!("mount -t tmpfs -o size=24m none \"$0\" && {fill}"))
+}
+
+fn on_a_disk(start: &Command, data: &str, mount: &str) -> Command {
+    let script = format!("{mount} && exec \"$@\"");
     let mut command = Command::new("unshare");
     command.args(["--map-root-user", "--mount", "sh", "-c", &script, data]);
     command.arg(start.get_program()).args(start.get_args());
@@ -98,5 +108,50 @@ fn with_a_full_disk_users_are_served_and_the_operator_is_told() {
         mesh.apply("eu-1", &long).await?;
         ensure!(user.visit(target).await?.backend == first, "the session moved after the disk was freed");
         mesh.node_mut("eu-1").process()?.must_run()
+    });
+}
+
+#[test]
+fn a_node_starts_on_a_full_disk_with_what_its_peers_know() {
+    prove!(Light, secs(120), async |stage| {
+        if !can_mount(stage).await? {
+            skip("no small disk can be mounted here: neither root nor user namespaces");
+            return Ok(());
+        }
+        let backends = http_backends(&stage.net, &[("eu", 2)]).await?;
+        let mut mesh = Cluster::of(stage, &[("eu", 1)]).await?;
+        mesh.apply("eu-1", &Services::shop(&stage.net, &backends)).await?;
+        mesh.healthy().await?;
+        let mut users: Vec<Browser> = (0..40).map(|_| Browser::new().closing()).collect();
+        let first = tests::load::all_visit(&mut users, mesh.node("eu-1").http(), 8).await?;
+
+        let node = mesh.place("eu");
+        let (data, start) = (node.data(), node.command()?);
+        std::fs::create_dir_all(&data)?;
+        node.launch_as(on_a_full_disk(&start, text(&data)?))?;
+        node.ready().await?;
+        let inside = format!("/proc/{}/root{}", node.process()?.id(), text(&data)?);
+        mesh.agree().await?;
+        let late = mesh.node("eu-2");
+        eventually("the node without a disk serves", secs(20), async || {
+            Ok(tokio::net::TcpStream::connect(late.http()).await.map(drop)?)
+        })
+        .await?;
+        mesh.healthy().await?;
+        let again = tests::load::all_visit(&mut users, late.http(), 8).await?;
+        let moved = first.iter().zip(&again).filter(|(was, is)| was.backend != is.backend).count();
+        ensure!(moved == 0, "{moved} sessions moved");
+        let lags = |problems: &[String]| problems.iter().any(|problem| problem.contains("lags behind"));
+        let problems = mesh.node("eu-1").cli().status().await?.problems;
+        ensure!(lags(&problems), "nobody is told: {problems:?}");
+
+        std::fs::remove_file(format!("{inside}/filler"))?;
+        eventually("the disk is in use", secs(60), async || {
+            let problems = late.cli().status().await?.problems;
+            ensure!(!lags(&problems), "{problems:?}");
+            Ok(())
+        })
+        .await?;
+        mesh.node_mut("eu-2").process()?.must_run()
     });
 }

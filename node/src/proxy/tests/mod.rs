@@ -36,6 +36,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use storage::cookie::Cookies;
+use storage::ends::Ends;
 use storage::pin::Pin;
 use storage::sessions::{Committed, Repinned};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -62,6 +63,21 @@ pub(super) struct FakeStore {
     pub(super) commit_takes: Duration,
     /// Whether every node is a replica of every session.
     pub(super) held_here: bool,
+}
+
+impl FakeStore {
+    /// As an operator's order does.
+    pub(super) fn end_all(&self, at: Hlc) {
+        for pin in self.pins.lock().unwrap().values_mut() {
+            pin.assignment.hlc = at;
+            pin.assignment.backend = None;
+        }
+    }
+
+    /// Sessions that have not ended.
+    pub(super) fn standing(&self) -> usize {
+        self.pins.lock().unwrap().values().filter(|pin| pin.assignment.backend.is_some()).count()
+    }
 }
 
 impl SessionStore for FakeStore {
@@ -124,6 +140,7 @@ impl TunnelDial for FakeTunnels {
 pub(super) struct World {
     pub(super) store: Arc<FakeStore>,
     pub(super) tunnels: Arc<FakeTunnels>,
+    pub(super) ends: Ends,
     keyring: Keyring,
     clock: Clock,
 }
@@ -137,6 +154,7 @@ impl World {
         Self {
             store: Arc::new(store),
             tunnels: Arc::default(),
+            ends: Ends::default(),
             keyring: Keyring::generate(),
             clock: Clock::system(),
         }
@@ -164,6 +182,7 @@ impl World {
             changes: changed,
             sessions: self.store.clone(),
             cookies: Cookies::new(&self.keyring),
+            ends: self.ends.clone(),
             source_key: [7; 32],
             tunnels: self.tunnels.clone(),
             tunnel_accepts,

@@ -286,3 +286,60 @@ async fn a_user_stays_on_the_version_first_met_until_it_is_gone() {
         assert_eq!(said.backend(), "v2");
     }
 }
+
+fn end(world: &World, target: storage::intents::Target) {
+    use storage::intents::{Intent, IntentMap, Order};
+    let (at, by) = (world.hlc(), NodeName::new("eu-9").unwrap());
+    let intent = Intent { order: Order::End { until: at.wall() }, at, by };
+    world.ends.set(&IntentMap::from([((target, intent.order.aspect()), intent)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_an_operator_ended_is_followed_by_a_new_one() {
+    use storage::intents::Target;
+    let backends = three_backends().await;
+    let world = World::new();
+    let node = world.node("eu-1", sticky_web(&backends, |_| {}));
+    let addr = node.addr("http");
+    let pool = node.snapshot.load().pools.keys().next().unwrap().clone();
+    let service = node.snapshot.load().services.services.keys().next().unwrap().clone();
+    let mut commits = 0;
+    for name in ["backend", "pool", "service"] {
+        let first = get(addr, "/", &[]).await;
+        let cookie = first.cookie().unwrap();
+        assert_eq!(get(addr, "/", &[("cookie", &cookie)]).await.cookie(), None);
+        end(
+            &world,
+            match name {
+                "backend" => Target::Backend(pool.clone(), backends[index(first.backend())].0),
+                "pool" => Target::Pool(pool.clone()),
+                _ => Target::Service(service.clone()),
+            },
+        );
+        let after = get(addr, "/", &[("cookie", &cookie)]).await;
+        assert_eq!(after.status, 200);
+        let fresh = after.cookie().unwrap();
+        let again = get(addr, "/", &[("cookie", &fresh)]).await;
+        assert_eq!((again.cookie(), again.backend()), (None, after.backend()), "{name}");
+        commits += 2;
+        assert_eq!(world.store.commits.load(Ordering::Relaxed), commits);
+    }
+    until(|| node.handle.counters().affinity(Affinity::Expired) == 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_does_not_bring_back_a_session_whose_record_says_that_it_ended() {
+    let backends = three_backends().await;
+    let world = World::new();
+    let node = world.node("eu-1", sticky_web(&backends, |_| {}));
+    let first = get(node.addr("http"), "/", &[]).await;
+    let cookie = first.cookie().unwrap();
+    world.store.end_all(world.hlc());
+    // Its backend broke off, so the store is asked.
+    let gone = index(first.backend());
+    node.change(|snapshot| set_state(snapshot, gone, BackendState::Down));
+    let after = get(node.addr("http"), "/", &[("cookie", &cookie)]).await;
+    assert_eq!(after.status, 200);
+    assert!(after.cookie().is_some());
+    assert_eq!((world.store.standing(), world.store.commits.load(Ordering::Relaxed)), (1, 2));
+}

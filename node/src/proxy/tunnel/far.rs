@@ -32,7 +32,7 @@ use crate::proxy::multiplex::CROSSING_WINDOW_BYTES;
 use crate::proxy::outgoing::Outgoing;
 use crate::proxy::plan::{Plan, Reach, position};
 use crate::proxy::record::Record;
-use crate::proxy::session::{Seat, Usher};
+use crate::proxy::usher::{Seat, Usher};
 use crate::proxy::worker::Worker;
 use crate::proxy::{headers, http as front, problem, tcp};
 

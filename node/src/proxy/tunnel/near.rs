@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use gossip::id::{BackendId, RegionName};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use rand::RngExt;
@@ -13,15 +14,16 @@ use super::TunnelIo;
 use super::preface::{Kind, Preface, Verdict};
 use crate::backend::{PoolView, TunnelNode};
 use crate::proxy::outcome::End;
-use crate::proxy::session::Usher;
 use crate::proxy::upstream::{ConnectError, Driven};
+use crate::proxy::usher::Usher;
 use crate::proxy::worker::Worker;
 use crate::proxy::{multiplex, upstream};
 
-/// Without a word from the far end for max(3 × RTT, this) the try counts as a failed connect.
+/// Without a word from the far end for max(3 × RTT, this) the next node is asked too, and after the last one the try
+/// counts as a failed connect.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// Nodes of one region that are tried.
-const NODES: usize = 2;
+/// Nodes of one region that are tried: one may have died, another just come back, and a session would move for it.
+const NODES: usize = 4;
 
 /// Which backend answered; between the two ends only, never shown to users.
 pub(in crate::proxy) const BACKEND: HeaderName = HeaderName::from_static("meridian-tunnel-backend");
@@ -45,7 +47,8 @@ pub(in crate::proxy) struct Crossing<'a> {
 #[derive(Debug)]
 pub(in crate::proxy) struct Refusal;
 
-/// Opens a stream to some node of `region` that accepts to serve `pool`, by `wanted` when it is given.
+/// Opens a stream to some node of `region` that accepts to serve `pool`, by `wanted` when it is given. One that is slow is
+/// not given up while another is asked: the first word counts.
 pub(in crate::proxy) async fn open(
     usher: &Usher<'_>,
     pool: &PoolView,
@@ -66,22 +69,37 @@ pub(in crate::proxy) async fn open(
     .encode();
     let nodes = usher.plan.snapshot.regions.get(region).map_or(&[][..], |view| &view.nodes);
     let first = usher.worker.random(|rng| rng.random_range(0..nodes.len().max(1)));
-    for node in nodes.iter().cycle().skip(first).take(nodes.len().min(NODES)) {
-        match tokio::time::timeout(patience(usher, node), ask(usher, node, &preface)).await {
-            Ok(Ok((stream, Verdict::Accepted))) => {
+    let mut rest = nodes.iter().cycle().skip(first).take(nodes.len().min(NODES));
+    let mut asked = FuturesUnordered::new();
+    let mut next = rest.next();
+    let mut wait = PATIENCE;
+    let mut last_word = false;
+    loop {
+        if let Some(node) = next {
+            wait = patience(usher, node);
+            let preface = &preface;
+            asked.push(async move { (node, ask(usher, node, preface).await) });
+        } else if asked.is_empty() || last_word {
+            return Err(Refusal);
+        } else {
+            last_word = true;
+        }
+        match tokio::time::timeout(wait, asked.next()).await {
+            Ok(Some((_, Ok((stream, Verdict::Accepted))))) => {
                 shared.counters.tunnels_out.fetch_add(1, Ordering::Relaxed);
                 return Ok(stream);
             }
             // Its backends are as good or bad for every node of the region.
-            Ok(Ok((_, Verdict::Unavailable))) => return Err(Refusal),
-            Ok(Ok((_, Verdict::Unknown))) => {
+            Ok(Some((_, Ok((_, Verdict::Unavailable))))) => return Err(Refusal),
+            Ok(Some((node, Ok((_, Verdict::Unknown))))) => {
                 tracing::debug!(peer = %node.name, "the far end knows no such service yet");
             }
-            Ok(Err(error)) => tracing::debug!(peer = %node.name, %error, "no tunnel"),
-            Err(_) => tracing::debug!(peer = %node.name, "the far end did not answer in time"),
+            Ok(Some((node, Err(error)))) => tracing::debug!(peer = %node.name, %error, "no tunnel"),
+            Ok(None) => {}
+            Err(_) => tracing::debug!(%region, "the far end has not answered yet"),
         }
+        next = rest.next();
     }
-    Err(Refusal)
 }
 
 fn patience(usher: &Usher<'_>, node: &TunnelNode) -> Duration {
