@@ -274,7 +274,7 @@ impl Read {
 pub(crate) fn ask_bytes(responder: &Responder, query: &[u8], transport: Transport) -> Option<Read> {
     let mut out = Vec::new();
     let from: SocketAddr = RESOLVER.parse().unwrap();
-    match responder.respond(query, from, transport, start(), &mut out) {
+    match responder.clerk().respond(query, from, transport, start(), &mut out) {
         Verdict::Drop => None,
         Verdict::Reply(rcode) => {
             let read = Read::new(out);

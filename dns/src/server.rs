@@ -45,6 +45,8 @@ pub struct ServerConfig {
 pub struct TcpLimits {
     /// Connections at once on one address; further ones are closed at once. Default 1,024.
     pub connections: usize,
+    /// Of these, how many one client may hold: an IPv4 address or an IPv6 /64. Default 128.
+    pub per_client: usize,
     /// A connection that asks nothing for so long is closed. Default 10 s.
     pub idle: Duration,
     /// The longest time a query may take to arrive or an answer to leave. Default 5 s.
@@ -53,7 +55,12 @@ pub struct TcpLimits {
 
 impl Default for TcpLimits {
     fn default() -> Self {
-        Self { connections: 1024, idle: Duration::from_secs(10), transfer: Duration::from_secs(5) }
+        Self {
+            connections: 1024,
+            per_client: 128,
+            idle: Duration::from_secs(10),
+            transfer: Duration::from_secs(5),
+        }
     }
 }
 
@@ -120,13 +127,9 @@ impl DnsServer {
         };
         for bound in bound {
             for socket in bound.udp {
-                let worker = udp::Worker::new(
-                    socket,
-                    Arc::clone(&responder),
-                    Arc::clone(&config.clock),
-                    Arc::clone(&server.stop),
-                )
-                .map_err(BindError::Threads)?;
+                let (clock, stop) = (Arc::clone(&config.clock), Arc::clone(&server.stop));
+                let worker =
+                    udp::Worker::new(socket, responder.clerk(), clock, stop).map_err(BindError::Threads)?;
                 let thread = std::thread::Builder::new()
                     .name("dns-udp".to_owned())
                     .spawn(move || worker.run())

@@ -169,6 +169,31 @@ fn connections_have_a_cap() {
 }
 
 #[test]
+fn one_client_cannot_hold_all_connections() {
+    let running = serve(&["127.0.0.1:0"], |config| config.tcp.per_client = 2);
+    let server = running.server.local_addrs()[0];
+    let from = |client: [u8; 4]| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.bind(&SocketAddr::from((client, 0)).into()).unwrap();
+        socket.connect(&server.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    let answers = |stream: &mut TcpStream| {
+        stream.write_all(&frame(&query())).and_then(|()| read_framed(stream)).is_ok()
+    };
+    let mut held: Vec<TcpStream> = (0..2).map(|_| from([127, 0, 0, 2])).collect();
+    assert!(held.iter_mut().all(answers));
+    assert!(!answers(&mut from([127, 0, 0, 2])), "a third of the same client");
+    assert!(answers(&mut from([127, 0, 0, 3])), "another client");
+    assert_eq!(running.responder.counters().snapshot().tcp_refused, 1);
+    // A place that is given back can be taken again, as soon as the server has noticed.
+    held.clear();
+    while !answers(&mut from([127, 0, 0, 2])) {}
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let runtime = runtime();
     let try_bind = |address: SocketAddr| {

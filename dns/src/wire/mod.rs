@@ -1,10 +1,11 @@
-//! Messages on the wire and values in presentation format: the only folder that names hickory.
+//! Messages on the wire and values in presentation format.
 //!
-//! The rest of the crate speaks of names as [`Name`] and of data as bytes, so that a later encoder can
-//! copy prepared answers without any of this.
+//! Questions are read and answers written in place, without a library and without an allocation; what happens rarely
+//! (values of rarer types, answers read back for people, the client) is hickory's, which only this folder names.
 
 mod client;
 mod query;
+mod read_back;
 mod reply;
 mod text;
 
@@ -14,7 +15,8 @@ use hickory_proto::rr::Name as HickoryName;
 
 pub use client::addresses;
 pub(crate) use query::{Question, Request, decode};
-pub(crate) use reply::{Reply, RrSet, encode};
+pub(crate) use read_back::{ask, read_back};
+pub(crate) use reply::{Owner, Reply, Section};
 pub(crate) use text::{kind_from_text, kind_to_text, parse_value};
 
 use crate::name::Name;
@@ -22,12 +24,15 @@ use crate::name::Name;
 /// Class IN.
 pub(crate) const CLASS_IN: u16 = 1;
 
+/// The client-subnet option (RFC 7871 §6).
+const OPTION_CLIENT_SUBNET: u16 = 8;
+
 /// What this server can take over UDP, and the most it sends there: what crosses the Internet unfragmented
 /// (DNS flag day 2020).
 pub(crate) const UDP_PAYLOAD_BYTES: u16 = 1232;
 
 /// A response code, with the upper bits that EDNS carries (RFC 6895 §2.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Rcode(pub u16);
 
 impl Rcode {
