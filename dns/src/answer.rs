@@ -9,6 +9,7 @@ use rand::Rng;
 use crate::build::MAX_CHAIN;
 use crate::counters::Tally;
 use crate::fragment::Fragment;
+use crate::hinted::Hinted;
 use crate::name::{Folded, Name};
 use crate::steer::{Decision, Family, Scene, Steer, Step, decide};
 use crate::wire::{Owner, Question, Rcode, Reply, Section};
@@ -29,6 +30,8 @@ pub(crate) struct Outcome<'a> {
     pub(crate) scope: u8,
     /// Whether something needed did not fit.
     pub(crate) truncated: bool,
+    /// Whether nothing stands in the answer section.
+    pub(crate) empty: bool,
     /// The zone that answers.
     pub(crate) zone: Option<&'a Zone>,
     /// How a steered name in it was decided.
@@ -61,7 +64,7 @@ pub(crate) fn answer<'a>(
     match question.kind {
         Kind::OPT => return refused(Rcode::FORMERR),
         Kind::TKEY | Kind::TSIG => return refused(Rcode::NOTIMP),
-        // There are no secondaries; the mesh carries the configuration itself.
+        // Who may transfer does so over TCP, and does not come here.
         Kind::AXFR | Kind::IXFR => return refused(Rcode::REFUSED),
         _ => {}
     }
@@ -99,7 +102,9 @@ impl<'a> Walk<'a, '_, '_, '_> {
                     return self.deny();
                 }
             };
-            let alias = node.alias.as_deref().filter(|_| kind != Kind::CNAME);
+            // What proves an alias stands beside it, and is asked for at it (RFC 4035 §2.5).
+            let beside = matches!(kind, Kind::CNAME | Kind::RRSIG | Kind::NSEC);
+            let alias = node.alias.as_deref().filter(|_| !beside);
             let Some((target, set)) = alias.zip(node.set(Kind::CNAME)) else {
                 return self.at(node, owner, kind, rng);
             };
@@ -124,7 +129,11 @@ impl<'a> Walk<'a, '_, '_, '_> {
         if let Some((steer, family)) = node.steer.as_ref().zip(family) {
             return self.steer(steer, owner, family, rng);
         }
-        if let Some(set) = node.set(kind) {
+        let set = node.set(kind);
+        if let Some((steer, hinted)) = node.steer.as_ref().zip(set.and_then(|set| set.hinted.as_ref())) {
+            return self.hint(steer, hinted, owner, rng);
+        }
+        if let Some(set) = set {
             let whole = self.put(Section::Answer, owner, &set.fragment).is_some();
             if whole && kind == Kind::NS {
                 self.add_addresses(set, false);
@@ -149,6 +158,21 @@ impl<'a> Walk<'a, '_, '_, '_> {
             if !self.reply.addresses(owner, family, decision.ttl, addresses) {
                 self.reply.truncate();
             }
+        }
+        self.outcome.decision = Some(decision);
+    }
+
+    /// The records of the name, with its steered addresses as hints.
+    fn hint(&mut self, steer: &'a Steer, set: &Hinted, owner: Owner<'_>, rng: &mut impl Rng) {
+        let decision = decide(self.scene, steer, Family::V4, self.client, self.now, rng);
+        let v4 = decision.deck(self.scene);
+        // The same region, so that the families agree.
+        let v6 = Decision { family: Family::V6, ..decision }.deck(self.scene);
+        let drawn = v6.draw(steer.answers, rng);
+        self.outcome.scope = decision.place.scope;
+        let hints = [v4.addresses(&decision.drawn), v6.addresses(&drawn)];
+        if !self.reply.hinted(owner, set, set.ttl.min(decision.ttl), hints) {
+            self.reply.truncate();
         }
         self.outcome.decision = Some(decision);
     }

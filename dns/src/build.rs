@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
+use crate::hinted::has_own_hints;
 use crate::name::{Name, suffixes};
 use crate::spec::{
     Place, Policy, SpecError, SteerSpec, ZoneSpec, parse_contact, parse_label, parse_record_in,
@@ -53,6 +54,7 @@ pub(crate) fn zone(
     builder.records();
     builder.steers();
     builder.check_aliases();
+    builder.check_hints();
     builder.check_cuts();
     Some(Zone::new(builder.origin, builder.nodes, soa, builder.ttl))
 }
@@ -290,6 +292,23 @@ impl Builder<'_> {
             }
         }
         true
+    }
+
+    /// At a steered name hints are those of its addresses.
+    fn check_hints(&mut self) {
+        for (place, name, kind) in self.placed.clone() {
+            let Some(node) = self.nodes.get(name.folded().as_slice()).filter(|node| node.steer.is_some())
+            else {
+                continue;
+            };
+            let own = node.set(kind).is_some_and(|set| set.data.iter().any(|data| has_own_hints(kind, data)));
+            if own {
+                self.wrong(
+                    place,
+                    "has ipv4hint or ipv6hint, but the name is steered, which makes them; leave them out",
+                );
+            }
+        }
     }
 
     /// Below a delegation only its glue can stand (RFC 1034 §4.2.1).

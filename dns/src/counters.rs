@@ -22,6 +22,8 @@ pub(crate) struct Tally {
     truncated: AtomicU64,
     fail_open: AtomicU64,
     tcp_refused: AtomicU64,
+    limited: AtomicU64,
+    transfers: AtomicU64,
     panics: AtomicU64,
     rcodes: [AtomicU64; 24],
 }
@@ -41,6 +43,10 @@ pub struct CountersSnapshot {
     pub fail_open: u64,
     /// TCP connections closed because too many were open.
     pub tcp_refused: u64,
+    /// Answers over UDP held back or cut because their network got too many.
+    pub limited: u64,
+    /// Zones given away whole.
+    pub transfers: u64,
     /// Batches lost to a panic, which is a bug.
     pub panics: u64,
     /// Answers by response code; only those seen.
@@ -61,6 +67,8 @@ impl Counters {
             truncated: sum(&|tally| &tally.truncated),
             fail_open: sum(&|tally| &tally.fail_open),
             tcp_refused: sum(&|tally| &tally.tcp_refused),
+            limited: sum(&|tally| &tally.limited),
+            transfers: sum(&|tally| &tally.transfers),
             panics: sum(&|tally| &tally.panics),
             rcodes: (0..Tally::default().rcodes.len())
                 .map(|code| (Rcode(code as u16), sum(&|tally| &tally.rcodes[code])))
@@ -104,6 +112,14 @@ impl Tally {
 
     pub(crate) fn tcp_refuse(&self) {
         add(&self.tcp_refused);
+    }
+
+    pub(crate) fn limit(&self) {
+        add(&self.limited);
+    }
+
+    pub(crate) fn transfer(&self) {
+        add(&self.transfers);
     }
 
     /// Counts a panic; returns how many there were.

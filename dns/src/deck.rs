@@ -99,7 +99,7 @@ impl Deck {
     }
 
     /// The addresses drawn.
-    pub(crate) fn addresses(&self, drawn: &Drawn) -> impl ExactSizeIterator<Item = IpAddr> {
+    pub(crate) fn addresses(&self, drawn: &Drawn) -> impl ExactSizeIterator<Item = IpAddr> + Clone {
         drawn.picks[..usize::from(drawn.count)].iter().map(|pick| self.addresses[pick.address as usize])
     }
 

@@ -11,6 +11,7 @@
 //!          │          │
 //!    fragment.rs   board.rs deck.rs ranked.rs                   who can serve, who is drawn, who is near
 //!       name.rs    geo.rs prefixes.rs                           address → place, and how far around it holds
+//!     hinted.rs
 //!          └── wire/             messages and presentation format; the only folder that names hickory
 //!
 //!   spec.rs → build.rs → table.rs   the configuration, its checks, the immutable result
@@ -23,6 +24,7 @@
 mod answer;
 mod board;
 mod build;
+mod cookie;
 mod counters;
 mod deck;
 mod explain;
@@ -30,7 +32,10 @@ mod explain;
 mod fixtures;
 mod fragment;
 pub mod geo;
+mod hinted;
+mod limit;
 mod mmsg;
+mod moment;
 pub mod name;
 mod prefixes;
 mod ranked;
@@ -41,6 +46,8 @@ mod state;
 mod steer;
 mod table;
 mod tcp;
+mod terms;
+mod transfer;
 mod udp;
 mod wire;
 pub mod zone;
@@ -48,8 +55,10 @@ pub mod zone;
 pub use counters::{Counters, CountersSnapshot};
 pub use explain::{ExplainError, Explanation, Skip, Steering};
 pub use geo::{GeoError, GeoIp};
+pub use limit::ResponseRate;
+pub use moment::{Clock, Moment};
 pub use responder::{Clerk, Responder, Transport, Verdict};
-pub use server::{BindError, DnsServer, MonotonicClock, ServerConfig, TcpLimits};
+pub use server::{BindError, DnsServer, ServerConfig, TcpLimits};
 pub use spec::{
     Place, Policy, RecordError, RecordSpec, RegionSpec, SpecError, SteerSpec, TableSpec, ZoneSpec,
     check_contact, check_label, check_record, check_zone_name, parse_record,
@@ -57,4 +66,5 @@ pub use spec::{
 pub use state::{NodeState, RegionState, ServiceState, State};
 pub use steer::{Family, MIN_SHRUNK_TTL, Source, Step};
 pub use table::Table;
+pub use terms::{CookieSecret, MAX_NSID_BYTES, Terms};
 pub use wire::{Rcode, addresses};

@@ -1,7 +1,7 @@
 //! One message in, one message out: the seam between sockets and everything else.
 //!
 //! ```text
-//!   Responder, shared        set_table set_state set_geo ──► Scene, immutable, swapped whole
+//!   Responder, shared    set_table set_state set_geo … ──► Scene, immutable, swapped whole
 //!      │ clerk()                                               ▲
 //!      ▼                                                       │ looks, once a query
 //!   Clerk, one a thread      respond(bytes) ───────────────────┘   own randomness, own counters
@@ -14,18 +14,23 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, Cache};
 use ipnet::IpNet;
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::answer::{Outcome, answer};
 use crate::board::Board;
+use crate::cookie::Cookie;
 use crate::counters::{Counters, Tally};
 use crate::explain::{ExplainError, Explanation};
 use crate::geo::GeoIp;
+use crate::limit::Limiter;
+use crate::moment::Moment;
 use crate::state::State;
 use crate::steer::Scene;
 use crate::table::Table;
-use crate::wire::{Rcode, Reply, Request, UDP_PAYLOAD_BYTES, decode};
+use crate::terms::Terms;
+use crate::transfer::Transfer;
+use crate::wire::{Extras, Rcode, Reply, Request, UDP_PAYLOAD_BYTES, decode};
 
 /// How a message came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +65,8 @@ struct Parts {
     table: Arc<Table>,
     state: Arc<State>,
     geo: Option<Arc<GeoIp>>,
+    terms: Arc<Terms>,
+    limiter: Option<Arc<Limiter>>,
     /// The scene before the present one: whoever still answers by it need not be the one to take it apart.
     _former: Option<Arc<Scene>>,
 }
@@ -68,8 +75,14 @@ impl Responder {
     /// A responder over a table, without any state: steered names are SERVFAIL until one is set. `seed` makes the
     /// random choices; equal seeds and equal messages in equal order give equal answers.
     pub fn new(table: Table, seed: u64) -> Self {
-        let parts =
-            Parts { table: Arc::new(table), state: Arc::new(State::default()), geo: None, _former: None };
+        let parts = Parts {
+            table: Arc::new(table),
+            state: Arc::default(),
+            geo: None,
+            terms: Arc::default(),
+            limiter: None,
+            _former: None,
+        };
         Self {
             scene: Arc::new(ArcSwap::from_pointee(parts.scene())),
             parts: Mutex::new(parts),
@@ -92,6 +105,14 @@ impl Responder {
     /// Swaps the GeoIP database.
     pub fn set_geo(&self, geo: Option<Arc<GeoIp>>) {
         self.change(|parts| parts.geo = geo);
+    }
+
+    /// Swaps the terms on which strangers are served. Who was limited begins anew.
+    pub fn set_terms(&self, terms: Terms) {
+        self.change(|parts| {
+            parts.limiter = terms.response_rate.map(|rate| Arc::new(Limiter::new(rate)));
+            parts.terms = Arc::new(terms);
+        });
     }
 
     fn change(&self, change: impl FnOnce(&mut Parts)) {
@@ -132,8 +153,10 @@ impl Responder {
         let query = Explanation::query(name, kind, client)?;
         let mut rng = self.clerk_with(Arc::default()).rng;
         let (scene, mut out) = (self.scene.load(), Vec::new());
-        let outcome = decode(&query)
-            .map(|request| answer_to(&scene, &request, client.addr(), now, u16::MAX, &mut rng, &mut out));
+        let now = Moment { monotonic: now, unix: 0 };
+        let outcome = decode(&query).map(|request| {
+            Visit::new(&scene, &request, client.addr(), now).answer(u16::MAX, &mut rng, &mut out)
+        });
         Ok(Explanation::of(name, kind, client, &scene, &outcome.unwrap_or_default(), &out))
     }
 }
@@ -144,6 +167,8 @@ impl Parts {
             board: Board::new(&self.table, Arc::clone(&self.state)),
             table: Arc::clone(&self.table),
             geo: self.geo.clone(),
+            terms: Arc::clone(&self.terms),
+            limiter: self.limiter.clone(),
         }
     }
 }
@@ -163,7 +188,7 @@ impl Clerk {
         query: &[u8],
         from: SocketAddr,
         transport: Transport,
-        now: Instant,
+        now: Moment,
         out: &mut Vec<u8>,
     ) -> Verdict {
         out.clear();
@@ -172,15 +197,39 @@ impl Clerk {
             self.tally.ignore();
             return Verdict::Drop;
         };
+        let scene = self.scene.load();
+        let visit = Visit::new(scene, &request, from.ip(), now);
         let limit = match (transport, &request.edns) {
             (Transport::Tcp, _) => u16::MAX,
             (Transport::Udp, None) => 512,
             (Transport::Udp, Some(edns)) => edns.payload.min(UDP_PAYLOAD_BYTES),
         };
-        let Self { scene, rng, tally } = self;
-        let outcome = answer_to(scene.load(), &request, from.ip(), now, limit, rng, out);
-        outcome.count(tally);
+        let mut outcome = visit.answer(limit, &mut self.rng, out);
+        let limiter = scene.limiter.as_deref().filter(|_| transport == Transport::Udp && !visit.is_known());
+        if let Some(limiter) = limiter
+            && !limiter.admits(from.ip(), outcome.rcode, outcome.empty, now.monotonic)
+        {
+            self.tally.limit();
+            let slips = limiter.slip() > 0 && self.rng.random_range(0..limiter.slip()) == 0;
+            if !slips {
+                out.clear();
+                self.tally.ignore();
+                return Verdict::Drop;
+            }
+            outcome = visit.put_off(out);
+        }
+        outcome.count(&self.tally);
         Verdict::Reply(outcome.rcode)
+    }
+
+    /// Begins to give a whole zone, when that is asked for by one who may have it. Over TCP only.
+    pub(crate) fn transfer(&mut self, query: &[u8], from: SocketAddr, now: Moment) -> Option<Transfer> {
+        let rng = SmallRng::from_rng(&mut self.rng);
+        let transfer = Transfer::begin(self.scene.load(), query, from.ip(), now, rng)?;
+        self.tally.query(Transport::Tcp);
+        self.tally.transfer();
+        self.tally.rcode(Rcode::NOERROR);
+        Some(transfer)
     }
 
     /// What this clerk counts.
@@ -189,24 +238,61 @@ impl Clerk {
     }
 }
 
-/// Answers what can be read of a message.
-fn answer_to<'a>(
-    scene: &'a Scene,
-    request: &Request<'_>,
+/// One request, who sent it, and what its sender is told beside the answer.
+struct Visit<'s, 'v, 'm> {
+    scene: &'s Scene,
+    request: &'v Request<'m>,
     from: IpAddr,
-    now: Instant,
-    limit: u16,
-    rng: &mut SmallRng,
-    out: &mut Vec<u8>,
-) -> Outcome<'a> {
-    let mut reply = Reply::begin(request, limit, out);
-    let mut outcome = match (&request.question, request.fault) {
-        (Some(question), None) => answer(scene, question, client_of(request, from), now, rng, &mut reply),
-        (_, fault) => Outcome { rcode: fault.unwrap_or(Rcode::FORMERR), ..Outcome::default() },
-    };
-    outcome.truncated = reply.is_truncated();
-    reply.finish(outcome.rcode, outcome.scope);
-    outcome
+    now: Moment,
+    cookie: Option<Cookie>,
+}
+
+impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
+    fn new(scene: &'s Scene, request: &'v Request<'m>, from: IpAddr, now: Moment) -> Self {
+        let option = request.edns.as_ref().and_then(|edns| edns.cookie);
+        let cookie =
+            option.and_then(|option| Cookie::answer(&scene.terms.cookie_secrets, option, from, now.unix));
+        Self { scene, request, from, now, cookie }
+    }
+
+    /// True when the sender is certainly where it says it is.
+    fn is_known(&self) -> bool {
+        self.cookie.is_some_and(|cookie| cookie.valid)
+    }
+
+    fn begin<'o>(&'o self, limit: u16, out: &'o mut Vec<u8>) -> Reply<'o, 'm> {
+        let cookie = self.cookie.map(|cookie| cookie.told);
+        Reply::begin(self.request, Extras { cookie, nsid: self.scene.terms.nsid() }, limit, out)
+    }
+
+    /// Answers what can be read of the message.
+    fn answer(&self, limit: u16, rng: &mut SmallRng, out: &mut Vec<u8>) -> Outcome<'s> {
+        let mut reply = self.begin(limit, out);
+        let mut outcome = match (&self.request.question, self.request.fault) {
+            (Some(question), None) => {
+                let client = client_of(self.request, self.from);
+                answer(self.scene, question, client, self.now.monotonic, rng, &mut reply)
+            }
+            // A query for a cookie alone (RFC 7873 §5.4).
+            (None, None) => Outcome::default(),
+            (_, Some(rcode)) => Outcome { rcode, ..Outcome::default() },
+        };
+        outcome.truncated = reply.is_truncated();
+        outcome.empty = reply.is_empty();
+        reply.finish(outcome.rcode, outcome.scope);
+        outcome
+    }
+
+    /// Says nothing but how to come back: with the cookie, if it knows cookies, else over TCP.
+    fn put_off(&self, out: &mut Vec<u8>) -> Outcome<'s> {
+        let mut reply = self.begin(512, out);
+        let rcode = if self.cookie.is_some() { Rcode::BADCOOKIE } else { Rcode::NOERROR };
+        if self.cookie.is_none() {
+            reply.truncate();
+        }
+        reply.finish(rcode, 0);
+        Outcome { rcode, truncated: self.cookie.is_none(), empty: true, ..Outcome::default() }
+    }
 }
 
 /// Where the user is taken to be: the subnet the resolver tells, else the resolver itself.
@@ -215,5 +301,7 @@ fn client_of(request: &Request<'_>, from: IpAddr) -> IpAddr {
     told.map_or(from, |subnet| subnet.address).to_canonical()
 }
 
+#[cfg(test)]
+mod terms_tests;
 #[cfg(test)]
 mod tests;

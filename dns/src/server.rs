@@ -6,17 +6,15 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::AbortHandle;
 
+use crate::moment::Clock;
 use crate::responder::Responder;
 use crate::{tcp, udp};
-
-/// Where the server reads the time from: the one clock of the process, handed in.
-pub type MonotonicClock = Arc<dyn Fn() -> Instant + Send + Sync>;
 
 /// How often a free port of UDP may turn out to be taken in TCP.
 const PORT_TRIES: usize = 16;
@@ -37,7 +35,7 @@ pub struct ServerConfig {
     /// Where TCP connections run.
     pub runtime: tokio::runtime::Handle,
     /// The clock.
-    pub clock: MonotonicClock,
+    pub clock: Clock,
 }
 
 /// Bounds of DNS over TCP (RFC 7766 §6).

@@ -21,8 +21,10 @@ use serde::Serialize;
 use crate::board::{Board, Standing};
 use crate::deck::{self, Deck, Drawn};
 use crate::geo::{GeoIp, Location};
+use crate::limit::Limiter;
 use crate::ranked::Ranked;
 use crate::table::Table;
+use crate::terms::Terms;
 
 /// A TTL that shrinks before an expected change never falls below this.
 pub const MIN_SHRUNK_TTL: Duration = Duration::from_secs(5);
@@ -48,12 +50,16 @@ impl Family {
     }
 }
 
-/// What a query sees: one table, one state in its numbers, and where addresses are, when there is a file.
-#[derive(Debug)]
+/// What a query sees: one table, one state in its numbers, where addresses are, when there is a file, and on which terms
+/// strangers are served.
 pub(crate) struct Scene {
     pub(crate) table: Arc<Table>,
     pub(crate) board: Board,
     pub(crate) geo: Option<Arc<GeoIp>>,
+    /// On which terms strangers are served.
+    pub(crate) terms: Arc<Terms>,
+    /// How much each network gets, when that is limited.
+    pub(crate) limiter: Option<Arc<Limiter>>,
 }
 
 /// A name whose addresses are those of nodes.

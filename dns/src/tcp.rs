@@ -16,8 +16,9 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::timeout;
 
 use crate::counters::Tally;
+use crate::moment::Clock;
 use crate::responder::{Clerk, Responder, Transport, Verdict};
-use crate::server::{MonotonicClock, TcpLimits};
+use crate::server::TcpLimits;
 
 /// A pause after `accept` failed, which it does again at once when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -27,7 +28,7 @@ pub(crate) struct Listener {
     responder: Arc<Responder>,
     /// Of all connections.
     tally: Arc<Tally>,
-    clock: MonotonicClock,
+    clock: Clock,
     limits: TcpLimits,
     connections: JoinSet<()>,
     /// Whose each connection is, and how many each client has; both no longer than there are connections.
@@ -39,7 +40,7 @@ impl Listener {
     pub(crate) fn new(
         socket: TcpListener,
         responder: Arc<Responder>,
-        clock: MonotonicClock,
+        clock: Clock,
         limits: TcpLimits,
     ) -> Self {
         let tally = responder.counters().tally();
@@ -110,7 +111,7 @@ struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
     clerk: Clerk,
-    clock: MonotonicClock,
+    clock: Clock,
     limits: TcpLimits,
 }
 
@@ -141,14 +142,24 @@ impl Connection {
                 }
             }
             let now = (self.clock)();
-            let verdict = self.clerk.respond(&query, self.peer, Transport::Tcp, now, &mut answer);
-            if verdict == Verdict::Drop {
+            if let Some(mut transfer) = self.clerk.transfer(&query, self.peer, now) {
+                while transfer.next(&mut answer) {
+                    self.send(&answer, &mut framed).await?;
+                }
+                continue;
+            }
+            if self.clerk.respond(&query, self.peer, Transport::Tcp, now, &mut answer) == Verdict::Drop {
                 return Ok(());
             }
-            framed.clear();
-            framed.extend_from_slice(&(answer.len() as u16).to_be_bytes());
-            framed.extend_from_slice(&answer);
-            timeout(self.limits.transfer, self.stream.write_all(&framed)).await??;
+            self.send(&answer, &mut framed).await?;
         }
+    }
+
+    /// Sends one message with its length before it, in one piece.
+    async fn send(&mut self, message: &[u8], framed: &mut Vec<u8>) -> io::Result<()> {
+        framed.clear();
+        framed.extend_from_slice(&(message.len() as u16).to_be_bytes());
+        framed.extend_from_slice(message);
+        timeout(self.limits.transfer, self.stream.write_all(framed)).await?
     }
 }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::mmsg::{self, Batch};
+use crate::moment::Clock;
 use crate::responder::{Clerk, Transport, Verdict};
-use crate::server::MonotonicClock;
 
 /// Batches between two looks at the stop descriptor while a flood leaves no pause.
 const BATCHES_A_LOOK: u32 = 64;
@@ -23,17 +23,12 @@ const BATCHES_A_LOOK: u32 = 64;
 pub(crate) struct Worker {
     socket: UdpSocket,
     clerk: Clerk,
-    clock: MonotonicClock,
+    clock: Clock,
     stop: Arc<OwnedFd>,
 }
 
 impl Worker {
-    pub(crate) fn new(
-        socket: UdpSocket,
-        clerk: Clerk,
-        clock: MonotonicClock,
-        stop: Arc<OwnedFd>,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(socket: UdpSocket, clerk: Clerk, clock: Clock, stop: Arc<OwnedFd>) -> io::Result<Self> {
         mmsg::prepare(&socket)?;
         Ok(Self { socket, clerk, clock, stop })
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::fragment::{Fragment, within};
+use crate::hinted::Hinted;
 use crate::name::{Name, suffixes};
 use crate::steer::Steer;
 
@@ -33,6 +34,8 @@ impl Kind {
     pub const OPT: Self = Self(41);
     pub const DS: Self = Self(43);
     pub const SSHFP: Self = Self(44);
+    pub const RRSIG: Self = Self(46);
+    pub const NSEC: Self = Self(47);
     pub const TLSA: Self = Self(52);
     pub const SMIMEA: Self = Self(53);
     pub const OPENPGPKEY: Self = Self(61);
@@ -90,6 +93,8 @@ pub(crate) struct Node {
 #[derive(Debug)]
 pub(crate) struct Set {
     pub(crate) fragment: Fragment,
+    /// At a steered name: the same records as they are sent with hints.
+    pub(crate) hinted: Option<Hinted>,
     /// For name servers: the nodes of this zone that hold their addresses.
     servers: Box<[u32]>,
 }
@@ -160,7 +165,11 @@ impl Zone {
             };
             nodes.push(Node {
                 labels: within(draft.name.wire(), &origin).unwrap_or_default().into(),
-                sets: draft.sets.iter().map(|set| prepare(set, &origin, &index)).collect(),
+                sets: draft
+                    .sets
+                    .iter()
+                    .map(|set| prepare(set, draft.steer.is_some(), &origin, &index))
+                    .collect(),
                 steer: draft.steer.clone(),
                 alias: draft
                     .set(Kind::CNAME)
@@ -198,6 +207,11 @@ impl Zone {
         set.servers.iter().filter_map(|at| self.node(*at))
     }
 
+    /// All names, the apex first.
+    pub(crate) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
     fn node(&self, at: u32) -> Option<&Node> {
         self.nodes.get(at as usize)
     }
@@ -210,7 +224,7 @@ impl Node {
     }
 }
 
-fn prepare(set: &DraftSet, origin: &Name, index: &FxHashMap<Box<[u8]>, u32>) -> Set {
+fn prepare(set: &DraftSet, steered: bool, origin: &Name, index: &FxHashMap<Box<[u8]>, u32>) -> Set {
     let servers: Vec<u32> = match set.kind {
         Kind::NS => {
             let servers = set.data.iter();
@@ -218,5 +232,6 @@ fn prepare(set: &DraftSet, origin: &Name, index: &FxHashMap<Box<[u8]>, u32>) -> 
         }
         _ => Vec::new(),
     };
-    Set { fragment: Fragment::new(set.kind, set.ttl, &set.data, origin), servers: servers.into() }
+    let hinted = if steered { Hinted::new(set.kind, set.ttl, &set.data) } else { None };
+    Set { fragment: Fragment::new(set.kind, set.ttl, &set.data, origin), hinted, servers: servers.into() }
 }

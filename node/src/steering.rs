@@ -187,6 +187,8 @@ pub(crate) fn counters(responder: &Responder) -> BTreeMap<String, u64> {
         ("truncated".to_owned(), counted.truncated),
         ("fail_open".to_owned(), counted.fail_open),
         ("tcp_refused".to_owned(), counted.tcp_refused),
+        ("limited".to_owned(), counted.limited),
+        ("transfers".to_owned(), counted.transfers),
         ("panics".to_owned(), counted.panics),
     ]);
     named.extend(counted.rcodes.iter().map(|(rcode, count)| (format!("rcode_{}", rcode.0), *count)));

@@ -84,6 +84,13 @@ fn records_are_checked_against_each_other() {
             text => assert_eq!(found[0], format!("dns.zone.\"lb.example.com\".{text}"), "{kind} {name}"),
         }
     }
+    assert!(errors_of_record("HTTPS", "www", "1 . alpn=h2").is_empty());
+    assert_eq!(
+        errors_of_record("HTTPS", "www", "1 . ipv4hint=192.0.2.1"),
+        [
+            "dns.zone.\"lb.example.com\".record[0].value: has ipv4hint or ipv6hint, but the name is steered, which makes them; leave them out"
+        ]
+    );
     let two = errors(|zone| zone.records.push(record("alias", "CNAME", "ns1")));
     assert!(two[0].ends_with("is one of several aliases (CNAME) of this name; there can be one"), "{two:?}");
     let chain = errors(|zone| {

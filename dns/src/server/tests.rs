@@ -133,6 +133,26 @@ fn queries_may_be_sent_ahead_and_in_pieces() {
     }
 }
 
+#[test]
+fn a_zone_is_transferred_over_tcp_alone() {
+    let running = serve(&["127.0.0.1:0"], |_| {});
+    let server = running.server.local_addrs()[0];
+    let mut query = QueryBytes::new("lb.example.com", "A");
+    query.kind = 252;
+    let refused = |read: Read| read.rcode() == Rcode::REFUSED;
+    let mut stream = connect(server);
+    stream.write_all(&frame(&query.bytes())).unwrap();
+    assert!(refused(read_framed(&mut stream).unwrap()));
+    let transfer = vec!["127.0.0.0/8".parse().unwrap()];
+    running.responder.set_terms(crate::terms::Terms { transfer, ..Default::default() });
+    // On the same connection, which goes on afterwards.
+    stream.write_all(&[frame(&query.bytes()), frame(&self::query())].concat()).unwrap();
+    let zone = read_framed(&mut stream).unwrap();
+    assert!(zone.answers().len() > 20);
+    assert_eq!(read_framed(&mut stream).unwrap().addresses().len(), 2);
+    assert!(refused(ask_udp(server.ip(), server, &query.bytes()).unwrap()));
+}
+
 /// True when the server closes the connection without a word, before the test's patience ends.
 fn closes(stream: &mut TcpStream) -> bool {
     match stream.read(&mut [0; 1]) {

@@ -26,13 +26,19 @@ fn scene(spec: &TableSpec, state: &State, policy: Policy, answers: usize) -> Sce
     let mut spec = spec.clone();
     spec.zones[0].steers = vec![SteerSpec { label: "www".into(), service: "web".into(), policy, answers }];
     let table = Arc::new(Table::build(&spec).unwrap());
-    Scene { board: Board::new(&table, Arc::new(state.clone())), table, geo: None }
+    Scene {
+        board: Board::new(&table, Arc::new(state.clone())),
+        table,
+        geo: None,
+        terms: Arc::default(),
+        limiter: None,
+    }
 }
 
 /// What is decided there, with names.
 fn told(scene: &Scene, family: Family, client: &str, rng: &mut SmallRng) -> Steering {
     let client: IpNet = client.parse().unwrap();
-    Steering::of(scene, client, &decide(scene, steer(scene), family, client.addr(), start(), rng))
+    Steering::of(scene, client, &decide(scene, steer(scene), family, client.addr(), start().monotonic, rng))
 }
 
 fn steer(scene: &Scene) -> &Steer {
@@ -206,7 +212,7 @@ fn weighted_regions_and_nodes_get_their_shares() {
 
 #[test]
 fn the_ttl_shrinks_towards_a_change_but_not_to_nothing() {
-    let now = start();
+    let now = start().monotonic;
     let mut state = state();
     let ttl = |state: &State, ttl| scene(&table_spec(), state, Policy::Nearest, 1).board.ttl(0, ttl, now);
     assert_eq!(ttl(&state, 30), 30);

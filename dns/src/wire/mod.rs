@@ -14,9 +14,9 @@ use std::fmt;
 use hickory_proto::rr::Name as HickoryName;
 
 pub use client::addresses;
-pub(crate) use query::{Question, Request, decode};
+pub(crate) use query::{HEADER_BYTES, Question, Request, decode};
 pub(crate) use read_back::{ask, read_back};
-pub(crate) use reply::{Owner, Reply, Section};
+pub(crate) use reply::{Extras, Owner, Reply, Section};
 pub(crate) use text::{kind_from_text, kind_to_text, parse_value};
 
 use crate::name::Name;
@@ -24,8 +24,12 @@ use crate::name::Name;
 /// Class IN.
 pub(crate) const CLASS_IN: u16 = 1;
 
+/// Which server it is (RFC 5001).
+const OPTION_NSID: u16 = 3;
 /// The client-subnet option (RFC 7871 §6).
 const OPTION_CLIENT_SUBNET: u16 = 8;
+/// Cookies (RFC 7873 §4).
+const OPTION_COOKIE: u16 = 10;
 
 /// What this server can take over UDP, and the most it sends there: what crosses the Internet unfragmented
 /// (DNS flag day 2020).
@@ -50,6 +54,8 @@ impl Rcode {
     pub const REFUSED: Self = Self(5);
     /// An EDNS version above 0 (RFC 6891 §6.1.3).
     pub const BADVERS: Self = Self(16);
+    /// A cookie that was not made here (RFC 7873 §8): ask again with the one that comes with this.
+    pub const BADCOOKIE: Self = Self(23);
 }
 
 impl fmt::Display for Rcode {
@@ -62,6 +68,7 @@ impl fmt::Display for Rcode {
             Self::NOTIMP => f.write_str("NOTIMP"),
             Self::REFUSED => f.write_str("REFUSED"),
             Self::BADVERS => f.write_str("BADVERS"),
+            Self::BADCOOKIE => f.write_str("BADCOOKIE"),
             Self(other) => write!(f, "RCODE{other}"),
         }
     }

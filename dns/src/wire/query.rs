@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{CLASS_IN, OPTION_CLIENT_SUBNET, Rcode};
+use super::{CLASS_IN, OPTION_CLIENT_SUBNET, OPTION_COOKIE, OPTION_NSID, Rcode};
 use crate::name::{MAX_LABEL_BYTES, MAX_NAME_BYTES};
 use crate::zone::Kind;
 
@@ -21,7 +21,7 @@ pub(crate) struct Request<'m> {
     /// The question, when there is one that can be read.
     pub(crate) question: Option<Question<'m>>,
     /// EDNS, when the sender speaks it.
-    pub(crate) edns: Option<Edns>,
+    pub(crate) edns: Option<Edns<'m>>,
     /// Why there can be no answer but this code.
     pub(crate) fault: Option<Rcode>,
 }
@@ -39,13 +39,17 @@ pub(crate) struct Question<'m> {
 
 /// The OPT record (RFC 6891 §6.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Edns {
+pub(crate) struct Edns<'m> {
     /// What the sender can take over UDP, at least 512.
     pub(crate) payload: u16,
     /// Wants signatures (RFC 3225): copied to the answer.
     pub(crate) dnssec_ok: bool,
     /// Where the user is.
     pub(crate) subnet: Option<Subnet>,
+    /// The client's cookie and, when it has one, the server's (RFC 7873 §4): 8 bytes, or 16 to 40.
+    pub(crate) cookie: Option<&'m [u8]>,
+    /// Wants to know which server this is (RFC 5001).
+    pub(crate) nsid: bool,
 }
 
 /// The client-subnet option (RFC 7871 §6).
@@ -113,11 +117,12 @@ struct Reader<'m> {
 
 impl<'m> Reader<'m> {
     fn body(&mut self, questions: u16, records: [u16; 3], request: &mut Request<'m>) -> Result<(), Fault> {
-        // RFC 9619 §4: a query has exactly one question.
-        if questions != 1 {
-            return Err(FORMERR);
+        // RFC 9619 §4: a query has exactly one question, or none when it is for a cookie alone.
+        match questions {
+            0 => {}
+            1 => request.question = Some(self.question()?),
+            _ => return Err(FORMERR),
         }
-        request.question = Some(self.question()?);
         let mut fault = None;
         for (section, count) in records.into_iter().enumerate() {
             for _ in 0..count {
@@ -133,6 +138,8 @@ impl<'m> Reader<'m> {
                     payload: record.class.max(512),
                     dnssec_ok: record.ttl & 0x8000 != 0,
                     subnet: None,
+                    cookie: None,
+                    nsid: false,
                 };
                 // Options of another version may look like anything (RFC 6891 §6.1.3).
                 if record.ttl >> 16 & 0xff != 0 {
@@ -143,7 +150,8 @@ impl<'m> Reader<'m> {
                 request.edns = Some(edns);
             }
         }
-        if self.at != self.message.len() {
+        let cookie = request.edns.as_ref().and_then(|edns| edns.cookie);
+        if self.at != self.message.len() || questions == 0 && cookie.is_none() {
             return Err(FORMERR);
         }
         fault.map_or(Ok(()), Err)
@@ -216,15 +224,22 @@ struct RawRecord<'m> {
     data: &'m [u8],
 }
 
-fn read_options(mut data: &[u8], edns: &mut Edns) -> Result<(), Fault> {
+fn read_options<'m>(mut data: &'m [u8], edns: &mut Edns<'m>) -> Result<(), Fault> {
     while !data.is_empty() {
         let (head, rest) = data.split_first_chunk::<4>().ok_or(FORMERR)?;
         let code = u16::from_be_bytes([head[0], head[1]]);
         let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
         let (value, rest) = rest.split_at_checked(length).ok_or(FORMERR)?;
         data = rest;
-        if code == OPTION_CLIENT_SUBNET && edns.subnet.replace(read_subnet(value)?).is_some() {
-            return Err(FORMERR);
+        match code {
+            OPTION_CLIENT_SUBNET if edns.subnet.replace(read_subnet(value)?).is_some() => {
+                return Err(FORMERR);
+            }
+            // RFC 7873 §5.2: of several cookies the first counts; one of a wrong length is a form error.
+            OPTION_COOKIE if !matches!(length, 8 | 16..=40) => return Err(FORMERR),
+            OPTION_COOKIE => edns.cookie = edns.cookie.or(Some(value)),
+            OPTION_NSID => edns.nsid = true,
+            _ => {}
         }
     }
     Ok(())

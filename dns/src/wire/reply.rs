@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::{CLASS_IN, OPTION_CLIENT_SUBNET, Rcode, Request, UDP_PAYLOAD_BYTES};
+use super::{CLASS_IN, OPTION_CLIENT_SUBNET, OPTION_COOKIE, OPTION_NSID, Rcode, Request, UDP_PAYLOAD_BYTES};
+use crate::cookie::COOKIE_BYTES;
 use crate::fragment::{Fragment, POINTER};
+use crate::hinted::Hinted;
 use crate::steer::Family;
-use crate::wire::query::HEADER_BYTES;
+use crate::wire::query::{Edns, HEADER_BYTES};
 use crate::zone::Kind;
 
 const FLAG_ANSWER: u8 = 0x80;
@@ -43,11 +45,21 @@ impl Owner<'_> {
     }
 }
 
+/// What the OPT record says beside what it repeats of the query's.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Extras<'o> {
+    /// The client's and the server's cookie.
+    pub(crate) cookie: Option<[u8; COOKIE_BYTES]>,
+    /// Who answers; empty: not told.
+    pub(crate) nsid: &'o [u8],
+}
+
 /// An answer that is being written.
 ///
 /// Sets of records are written whole or not at all (RFC 2181 §9). Room for the OPT record is kept free.
 pub(crate) struct Reply<'o, 'm> {
     request: &'o Request<'m>,
+    extras: Extras<'o>,
     out: &'o mut Vec<u8>,
     /// How long `out` may become before the OPT record.
     room: usize,
@@ -60,7 +72,12 @@ pub(crate) struct Reply<'o, 'm> {
 
 impl<'o, 'm> Reply<'o, 'm> {
     /// Begins an answer of at most `limit` bytes (at least 512) in `out`, which is cleared.
-    pub(crate) fn begin(request: &'o Request<'m>, limit: u16, out: &'o mut Vec<u8>) -> Self {
+    pub(crate) fn begin(
+        request: &'o Request<'m>,
+        extras: Extras<'o>,
+        limit: u16,
+        out: &'o mut Vec<u8>,
+    ) -> Self {
         out.clear();
         out.extend_from_slice(&[0; HEADER_BYTES]);
         let mut counts = [0; 4];
@@ -68,8 +85,8 @@ impl<'o, 'm> Reply<'o, 'm> {
             out.extend_from_slice(question.wire);
             counts[0] = 1;
         }
-        let room = usize::from(limit.max(512)) - opt_length(request);
-        Self { request, out, room, origin: 0, counts, authoritative: false, truncated: false }
+        let room = usize::from(limit.max(512)) - opt_length(request, extras);
+        Self { request, extras, out, room, origin: 0, counts, authoritative: false, truncated: false }
     }
 
     /// Says which zone answers, by the length of its origin: the end of the question's name.
@@ -125,13 +142,59 @@ impl<'o, 'm> Reply<'o, 'm> {
         for address in addresses {
             push_owner(self.out, owner, origin);
             self.out.extend_from_slice(&head);
-            match address {
-                IpAddr::V4(address) => self.out.extend_from_slice(&address.octets()),
-                IpAddr::V6(address) => self.out.extend_from_slice(&address.octets()),
-            }
+            push_address(self.out, address, bytes);
         }
         self.counts[Section::Answer as usize] += count as u16;
         true
+    }
+
+    /// Writes a set whole with hints after its parameters, or nothing and returns false.
+    pub(crate) fn hinted(
+        &mut self,
+        owner: Owner<'_>,
+        set: &Hinted,
+        ttl: u32,
+        hints: [impl ExactSizeIterator<Item = IpAddr> + Clone; 2],
+    ) -> bool {
+        let start = self.out.len();
+        let origin = POINTER | self.origin;
+        for record in &set.records {
+            push_owner(self.out, owner, origin);
+            self.out.extend_from_slice(&set.kind.0.to_be_bytes());
+            self.out.extend_from_slice(&CLASS_IN.to_be_bytes());
+            self.out.extend_from_slice(&ttl.to_be_bytes());
+            let length_at = self.out.len();
+            self.out.extend_from_slice(&[0, 0]);
+            for (part, (key, bytes, addresses)) in [&record.before_ipv4, &record.before_ipv6]
+                .into_iter()
+                .zip([(4, 4, &hints[0]), (6, 16, &hints[1])])
+            {
+                self.out.extend_from_slice(part);
+                if record.hints && addresses.len() > 0 {
+                    push_option(self.out, key, bytes * addresses.len());
+                    addresses.clone().for_each(|address| push_address(self.out, address, bytes));
+                }
+            }
+            self.out.extend_from_slice(&record.rest);
+            let length = (self.out.len() - length_at - 2) as u16;
+            self.out[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+            if self.out.len() > self.room {
+                self.out.truncate(start);
+                return false;
+            }
+        }
+        self.counts[Section::Answer as usize] += set.records.len() as u16;
+        true
+    }
+
+    /// How many bytes were written so far.
+    pub(crate) fn length(&self) -> usize {
+        self.out.len()
+    }
+
+    /// True when nothing stands in the answer section.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.counts[Section::Answer as usize] == 0
     }
 
     /// Something needed did not fit; the sender will ask again over TCP.
@@ -171,7 +234,7 @@ impl<'o, 'm> Reply<'o, 'm> {
         head[3..5].copy_from_slice(&UDP_PAYLOAD_BYTES.to_be_bytes());
         head[5] = (rcode.0 >> 4) as u8;
         head[7] = if edns.dnssec_ok { 0x80 } else { 0 };
-        head[9..].copy_from_slice(&(opt_length(self.request) as u16 - 11).to_be_bytes());
+        head[9..].copy_from_slice(&(opt_length(self.request, self.extras) as u16 - 11).to_be_bytes());
         self.out.extend_from_slice(&head);
         if let Some(subnet) = &edns.subnet {
             let bytes = subnet.address_bytes();
@@ -180,10 +243,15 @@ impl<'o, 'm> Reply<'o, 'm> {
             push_option(self.out, OPTION_CLIENT_SUBNET, 4 + bytes);
             self.out.extend_from_slice(&subnet.family.to_be_bytes());
             self.out.extend_from_slice(&[subnet.source, scope]);
-            match subnet.address {
-                IpAddr::V4(address) => self.out.extend_from_slice(&address.octets()[..bytes]),
-                IpAddr::V6(address) => self.out.extend_from_slice(&address.octets()[..bytes]),
-            }
+            push_address(self.out, subnet.address, bytes);
+        }
+        if let Some(cookie) = &self.extras.cookie {
+            push_option(self.out, OPTION_COOKIE, COOKIE_BYTES);
+            self.out.extend_from_slice(cookie);
+        }
+        if tells_nsid(edns, self.extras) {
+            push_option(self.out, OPTION_NSID, self.extras.nsid.len());
+            self.out.extend_from_slice(self.extras.nsid);
         }
         self.counts[Section::Additional as usize] += 1;
     }
@@ -206,8 +274,21 @@ fn push_option(out: &mut Vec<u8>, code: u16, length: usize) {
     out.extend_from_slice(&(length as u16).to_be_bytes());
 }
 
+fn push_address(out: &mut Vec<u8>, address: IpAddr, bytes: usize) {
+    match address {
+        IpAddr::V4(address) => out.extend_from_slice(&address.octets()[..bytes]),
+        IpAddr::V6(address) => out.extend_from_slice(&address.octets()[..bytes]),
+    }
+}
+
+fn tells_nsid(edns: &Edns<'_>, extras: Extras<'_>) -> bool {
+    edns.nsid && !extras.nsid.is_empty()
+}
+
 /// Bytes of the OPT record that will end the answer.
-fn opt_length(request: &Request<'_>) -> usize {
+fn opt_length(request: &Request<'_>, extras: Extras<'_>) -> usize {
     let Some(edns) = &request.edns else { return 0 };
     11 + edns.subnet.as_ref().map_or(0, |subnet| 8 + subnet.address_bytes())
+        + extras.cookie.map_or(0, |cookie| 4 + cookie.len())
+        + if tells_nsid(edns, extras) { 4 + extras.nsid.len() } else { 0 }
 }
