@@ -230,7 +230,7 @@ family() {
   for child in $(ps -o pid= --ppid "$1"); do family "$child"; done
 }
 ticks() {
-  for pid in $(family "$1"); do cat "/proc/$pid/stat" 2>/dev/null; done | awk '{ user += $14; kernel += $15 } END { print user, kernel }'
+  for pid in $(family "$1"); do sed 's/.*) //' "/proc/$pid/stat" 2>/dev/null; done | awk '{ user += $12; kernel += $13 } END { print user, kernel }'
 }
 hertz=$(getconf CLK_TCK)
 measure() { # CASE SERVER ROUND
