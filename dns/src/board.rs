@@ -57,6 +57,7 @@ pub(crate) struct Board {
 struct Offer {
     standing: Standing,
     free: u32,
+    load_permille: u16,
 }
 
 /// The nodes of a region.
@@ -113,7 +114,7 @@ impl Board {
         let roster = Roster { nodes: decks(&region.nodes), last_resort: decks(&region.last_resort) };
         let has_nodes = roster.nodes.iter().any(|deck| !deck.is_empty());
         let regions = self.rosters.len();
-        for (service, ServiceState { healthy, free }) in &region.services {
+        for (service, ServiceState { healthy, free, load_permille }) in &region.services {
             let Some(service) = table.service(service) else { continue };
             let standing = match (healthy, has_nodes, free) {
                 (false, ..) => Standing::Unhealthy,
@@ -121,7 +122,8 @@ impl Board {
                 (.., 0) => Standing::Full,
                 _ => Standing::Ready,
             };
-            self.offers[service as usize * regions + usize::from(id)] = Offer { standing, free: *free };
+            self.offers[service as usize * regions + usize::from(id)] =
+                Offer { standing, free: *free, load_permille: *load_permille };
         }
         self.rosters[usize::from(id)] = roster;
     }
@@ -176,6 +178,11 @@ impl Board {
     /// A region's free capacity for a service.
     pub(crate) fn free(&self, service: ServiceId, region: RegionId) -> u32 {
         self.offer(service, region).free
+    }
+
+    /// How much of a region's capacity for a service is in use, in thousandths.
+    pub(crate) fn load_permille(&self, service: ServiceId, region: RegionId) -> u16 {
+        self.offer(service, region).load_permille
     }
 
     /// One of the regions that stand so for a service, at random by free capacity; evenly when none has any.

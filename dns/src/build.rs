@@ -208,7 +208,8 @@ impl Builder<'_> {
     fn steers(&mut self) {
         for steer in &self.spec.steers {
             let place = |key| Place::Steer { zone: self.spec.name.clone(), label: steer.label.clone(), key };
-            let (label_place, answers_place, order_place) = (place(""), place("answers"), place("order"));
+            let (label_place, answers_place) = (place(""), place("answers"));
+            let (order_place, shed_place) = (place("order"), place("shed"));
             let name = match parse_label(&self.origin, &steer.label) {
                 Ok(name) => name,
                 Err(message) => {
@@ -221,7 +222,19 @@ impl Builder<'_> {
             }
             let order = self.order(steer, order_place);
             let service = self.numbers.service(&steer.service);
-            let made = Steer { service, order, answers: steer.answers, ttl: self.ttl };
+            let wrong = match steer.shed {
+                Some(_) if order == Order::Weighted => {
+                    Some("has no meaning with the policy weighted, which follows the free capacity anyway")
+                }
+                Some(shed) if shed.low_permille >= shed.high_permille => {
+                    Some("needs a low watermark below the high one")
+                }
+                _ => None,
+            };
+            if let Some(message) = wrong {
+                self.wrong(shed_place, message);
+            }
+            let made = Steer { service, order, answers: steer.answers, shed: steer.shed, ttl: self.ttl };
             let node = self.ensure(&name);
             let problem = if node.steer.is_some() {
                 Some("is steered twice")

@@ -75,6 +75,8 @@ pub enum Skip {
     Full,
     /// It has no node that users may be sent to.
     NoNodes,
+    /// It is filling up and passed this user on.
+    Shedding,
 }
 
 impl Explanation {
@@ -121,7 +123,9 @@ impl Steering {
             Standing::Unhealthy => Some(Skip::Unhealthy),
             Standing::NoNodes => Some(Skip::NoNodes),
             Standing::Full => Some(Skip::Full),
-            Standing::Ready => None,
+            Standing::Ready => {
+                (steer.shed.is_some() && steer.order != Order::Weighted).then_some(Skip::Shedding)
+            }
         };
         let before =
             order.iter().take_while(|region| choice.step > Step::Healthy || Some(**region) != choice.region);
@@ -151,8 +155,8 @@ fn order(scene: &Scene, order: &Order, service: u32, place: &Place) -> Vec<Regio
     let known = scene.board.regions();
     match order {
         Order::Nearest if place.source != Source::GeoIp => nearest(scene, place.home).collect(),
-        Order::Nearest => Ranked::by_distance(scene, place).all().collect(),
-        Order::Latency => Ranked::by_latency(scene, place).all().collect(),
+        Order::Nearest => Ranked::by_distance(scene, place).all(|_| true).collect(),
+        Order::Latency => Ranked::by_latency(scene, place).all(|_| true).collect(),
         Order::Failover(order) => order.iter().copied().filter(|region| known.contains(region)).collect(),
         Order::Weighted => {
             let mut order = known.to_vec();

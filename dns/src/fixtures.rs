@@ -43,7 +43,7 @@ pub(crate) fn record(name: &str, kind: &str, value: &str) -> RecordSpec {
 }
 
 pub(crate) fn steer(label: &str, policy: Policy, answers: usize) -> SteerSpec {
-    SteerSpec { label: label.into(), service: "web".into(), policy, answers }
+    SteerSpec { label: label.into(), service: "web".into(), policy, answers, shed: None }
 }
 
 pub(crate) fn zone_spec() -> ZoneSpec {
@@ -122,7 +122,7 @@ pub(crate) fn state() -> State {
             let addresses: Vec<&str> = std::iter::once(v4.as_str()).chain(v6.as_deref()).collect();
             node(&format!("{number}-{index}"), &addresses)
         });
-        let web = ServiceState { healthy: true, free: 100 };
+        let web = ServiceState { healthy: true, free: 100, load_permille: 0 };
         RegionState {
             services: [("web".to_owned(), web)].into(),
             nodes: nodes.collect(),

@@ -60,7 +60,7 @@ pub use moment::{Clock, Moment};
 pub use responder::{Clerk, Responder, Transport, Verdict};
 pub use server::{BindError, DnsServer, ServerConfig, TcpLimits};
 pub use spec::{
-    Place, Policy, RecordError, RecordSpec, RegionSpec, SpecError, SteerSpec, TableSpec, ZoneSpec,
+    Place, Policy, RecordError, RecordSpec, RegionSpec, Shed, SpecError, SteerSpec, TableSpec, ZoneSpec,
     check_contact, check_label, check_record, check_zone_name, parse_record,
 };
 pub use state::{NodeState, RegionState, ServiceState, State};

@@ -32,22 +32,17 @@ impl<'a> Ranked<'a> {
         let mut ranked = Self::by_distance(scene, place);
         let closest = match place.home {
             Some(home) => nearest(scene, Some(home)).next(),
-            None => ranked.first(|_| true),
+            None => ranked.least(|_| true, None).map(|(_, region)| region),
         };
         ranked.rtt = closest.and_then(|closest| scene.board.rtt(closest));
         ranked
     }
 
-    /// The best of the regions that are wanted.
-    pub(crate) fn first(&self, wanted: impl Fn(&RegionId) -> bool) -> Option<RegionId> {
-        self.least(wanted, None).map(|(_, region)| region)
-    }
-
-    /// All regions, the best first.
-    pub(crate) fn all(&self) -> impl Iterator<Item = RegionId> {
+    /// The regions that are wanted, the best first; each costs one look at all.
+    pub(crate) fn all(self, wanted: impl Fn(&RegionId) -> bool) -> impl Iterator<Item = RegionId> {
         let mut last = None;
         std::iter::from_fn(move || {
-            let (rank, region) = self.least(|_| true, last)?;
+            let (rank, region) = self.least(&wanted, last)?;
             last = Some(rank);
             Some(region)
         })

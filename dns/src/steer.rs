@@ -7,6 +7,7 @@
 //!                                                          └─────── fail open (I6) ───────┘
 //! ```
 //!
+//! A region that is filling up passes a growing share of its users on to the next one, where its steer says so ([`Shed`]).
 //! Region first, then family: a region without addresses of the family asked for still answers, with nothing.
 //!
 //! Everything here runs once a query, on a [`Scene`] that does not change: it allocates nothing and waits for nobody.
@@ -15,7 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::Rng;
+use rand::{Rng, RngExt};
 use serde::Serialize;
 
 use crate::board::{Board, Standing};
@@ -23,6 +24,7 @@ use crate::deck::{self, Deck, Drawn};
 use crate::geo::{GeoIp, Location};
 use crate::limit::Limiter;
 use crate::ranked::Ranked;
+use crate::spec::Shed;
 use crate::table::Table;
 use crate::terms::Terms;
 
@@ -71,6 +73,8 @@ pub(crate) struct Steer {
     pub(crate) order: Order,
     /// Nodes in an answer.
     pub(crate) answers: usize,
+    /// When a region passes users on before it is full.
+    pub(crate) shed: Option<Shed>,
     /// The TTL at rest, in seconds.
     pub(crate) ttl: u32,
 }
@@ -195,18 +199,38 @@ pub(crate) fn locate(scene: &Scene, client: IpAddr) -> Place {
 fn choose(scene: &Scene, steer: &Steer, place: &Place, rng: &mut impl Rng) -> Choice {
     for (wanted, step) in [(Standing::Ready, Step::Healthy), (Standing::Full, Step::NoRoom)] {
         let stands = |region: &RegionId| scene.board.standing(steer.service, *region) == wanted;
+        let shed = steer.shed.filter(|_| wanted == Standing::Ready);
         let region = match &steer.order {
             Order::Weighted => scene.board.weighted(steer.service, wanted, rng),
-            Order::Failover(order) => order.iter().copied().find(stands),
-            Order::Nearest if place.source != Source::GeoIp => nearest(scene, place.home).find(stands),
-            Order::Nearest => Ranked::by_distance(scene, place).first(stands),
-            Order::Latency => Ranked::by_latency(scene, place).first(stands),
+            Order::Failover(order) => settle(scene, steer, shed, order.iter().copied().filter(stands), rng),
+            Order::Nearest if place.source != Source::GeoIp => {
+                settle(scene, steer, shed, nearest(scene, place.home).filter(stands), rng)
+            }
+            Order::Nearest => settle(scene, steer, shed, Ranked::by_distance(scene, place).all(stands), rng),
+            Order::Latency => settle(scene, steer, shed, Ranked::by_latency(scene, place).all(stands), rng),
         };
         if region.is_some() {
             return Choice { step, region };
         }
     }
     fail_open(&scene.board, &steer.order)
+}
+
+/// The first of the regions that does not pass the user on; when all do, the first.
+fn settle(
+    scene: &Scene,
+    steer: &Steer,
+    shed: Option<Shed>,
+    mut regions: impl Iterator<Item = RegionId>,
+    rng: &mut impl Rng,
+) -> Option<RegionId> {
+    let first = regions.next()?;
+    let Some(Shed { low_permille, high_permille }) = shed else { return Some(first) };
+    let mut stays = |region: &RegionId| {
+        let load = scene.board.load_permille(steer.service, *region);
+        load <= low_permille || load < high_permille && rng.random_range(low_permille..high_permille) >= load
+    };
+    if stays(&first) { Some(first) } else { regions.find(stays).or(Some(first)) }
 }
 
 /// The regions around a client's own, the nearest first. Without one, all of them as configured.

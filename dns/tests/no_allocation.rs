@@ -58,8 +58,13 @@ fn responder() -> Responder {
         value: value.into(),
         ttl: None,
     };
-    let steer =
-        |label: &str, policy| SteerSpec { label: label.into(), service: "web".into(), policy, answers: 2 };
+    let steer = |label: &str, policy| SteerSpec {
+        label: label.into(),
+        service: "web".into(),
+        policy,
+        answers: 2,
+        shed: None,
+    };
     let order = Policy::Failover((0..8).map(|number| format!("r{number}")).collect());
     let mut steers: Vec<SteerSpec> =
         POLICIES.into_iter().map(|(label, policy)| steer(label, policy)).collect();
@@ -91,7 +96,8 @@ fn responder() -> Responder {
         weight: u32::from(number),
     };
     let region = |number: u8| RegionState {
-        services: [("web".to_owned(), ServiceState { healthy: number != 1, free: 100 })].into(),
+        services: [("web".to_owned(), ServiceState { healthy: number != 1, free: 100, load_permille: 0 })]
+            .into(),
         nodes: (1..=4).map(|node_number| node(number, node_number)).collect(),
         last_resort: Vec::new(),
     };

@@ -24,7 +24,8 @@ const AP: &str = "10.3.2.3/32";
 /// A scene whose one steered name has this policy.
 fn scene(spec: &TableSpec, state: &State, policy: Policy, answers: usize) -> Scene {
     let mut spec = spec.clone();
-    spec.zones[0].steers = vec![SteerSpec { label: "www".into(), service: "web".into(), policy, answers }];
+    spec.zones[0].steers =
+        vec![SteerSpec { label: "www".into(), service: "web".into(), policy, answers, shed: None }];
     let table = Arc::new(Table::build(&spec).unwrap());
     Scene {
         board: Board::new(&table, Arc::new(state.clone())),
@@ -59,7 +60,7 @@ fn decided(state: &State, policy: Policy, client: &str) -> (Option<String>, Step
 
 fn set_service(state: &mut State, region: &str, healthy: bool, free: u32) {
     let region = state.regions.get_mut(region).unwrap();
-    region.services.insert("web".into(), ServiceState { healthy, free });
+    region.services.insert("web".into(), ServiceState { healthy, free, load_permille: 0 });
 }
 
 fn region_of(state: &State, client: &str) -> Option<String> {
@@ -211,6 +212,57 @@ fn weighted_regions_and_nodes_get_their_shares() {
 }
 
 #[test]
+fn a_region_that_fills_up_passes_a_growing_share_on() {
+    let shed = Some(Shed { low_permille: 700, high_permille: 900 });
+    let share_of_eu = |loads: [u16; 3], policy: &Policy| {
+        const DRAWS: u32 = 2000;
+        let (mut spec, mut state) = (table_spec(), state());
+        for (region, load_permille) in ["eu", "us", "ap"].into_iter().zip(loads) {
+            let services = &mut state.regions.get_mut(region).unwrap().services;
+            services.get_mut("web").unwrap().load_permille = load_permille;
+        }
+        spec.zones[0].steers = vec![SteerSpec {
+            label: "www".into(),
+            service: "web".into(),
+            policy: policy.clone(),
+            answers: 1,
+            shed,
+        }];
+        let table = Arc::new(Table::build(&spec).unwrap());
+        let board = Board::new(&table, Arc::new(state));
+        let scene = Scene { board, table, geo: None, terms: Arc::default(), limiter: None };
+        let mut rng = SmallRng::seed_from_u64(5);
+        let told: Vec<Steering> = (0..DRAWS).map(|_| told(&scene, Family::V4, EU, &mut rng)).collect();
+        for told in &told {
+            let passed = told.skipped.iter().all(|(_, reason)| *reason == crate::explain::Skip::Shedding);
+            assert!(passed && told.step == Step::Healthy, "{told:?}");
+        }
+        let share = |region: &str| {
+            let count = told.iter().filter(|told| told.region.as_deref() == Some(region)).count();
+            f64::from(count as u32) / f64::from(DRAWS)
+        };
+        [share("eu"), share("us"), share("ap")]
+    };
+    let near = |found: [f64; 3], expected: [f64; 3]| {
+        assert!(
+            found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 0.04),
+            "{found:?}"
+        );
+    };
+    let order = ["eu", "us", "ap"].map(str::to_owned).to_vec();
+    for policy in [Policy::Nearest, Policy::Latency, Policy::Failover(order)] {
+        near(share_of_eu([0, 0, 0], &policy), [1.0, 0.0, 0.0]);
+        near(share_of_eu([700, 0, 0], &policy), [1.0, 0.0, 0.0]);
+        near(share_of_eu([750, 0, 0], &policy), [0.75, 0.25, 0.0]);
+        near(share_of_eu([900, 0, 0], &policy), [0.0, 1.0, 0.0]);
+        // The next one passes on too, and when all do there is no better one than the first.
+        near(share_of_eu([900, 800, 0], &policy), [0.0, 0.5, 0.5]);
+        near(share_of_eu([900, 2000, 900], &policy), [1.0, 0.0, 0.0]);
+        near(share_of_eu([800, 900, 900], &policy), [1.0, 0.0, 0.0]);
+    }
+}
+
+#[test]
 fn the_ttl_shrinks_towards_a_change_but_not_to_nothing() {
     let now = start().monotonic;
     let mut state = state();
@@ -252,7 +304,8 @@ fn any_mesh() -> impl Strategy<Value = Mesh> {
                     })
                     .collect()
             };
-            let service = served.then(|| ("web".to_owned(), ServiceState { healthy, free }));
+            let service =
+                served.then(|| ("web".to_owned(), ServiceState { healthy, free, load_permille: 0 }));
             let state = RegionState {
                 services: service.into_iter().collect(),
                 nodes: make(0, nodes),
