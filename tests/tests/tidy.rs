@@ -24,7 +24,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("chitchat", &["gossip/src/membership", "node/src/app/logging.rs"]),
     ("sled", &["storage/src/disk"]),
     ("maxminddb", &["dns/src/geo"]),
-    (concat!("Instant::", "now"), &["gossip/src/clock.rs", "dns/src/fixtures.rs", "dns/tests"]),
+    (
+        concat!("Instant::", "now"),
+        &["gossip/src/clock.rs", "dns/src/fixtures.rs", "dns/tests", "dns/benches"],
+    ),
     (concat!("SystemTime::", "now"), &["gossip/src/clock.rs"]),
     (concat!("thread::", "sleep"), &[]),
 ];
