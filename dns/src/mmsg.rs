@@ -170,7 +170,7 @@ fn leave_from(header: &libc::msghdr) -> usize {
             }
             _ => return 0,
         };
-        if (found.cmsg_len as usize) < libc::CMSG_LEN(bytes as c_uint) as usize {
+        if found.cmsg_len < libc::CMSG_LEN(bytes as c_uint) as _ {
             return 0;
         }
         // Which interface it leaves by is the routes' choice, not that of where it came in.

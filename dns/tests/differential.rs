@@ -4,6 +4,8 @@
 //! Needs Knot and NSD (`apt-get install knot nsd`); without one of them its half is skipped and says so, or fails when
 //! `MERIDIAN_REQUIRE_PEERS=1`.
 
+#![allow(clippy::unwrap_used, reason = "a test: what cannot be is a failure")]
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{SocketAddr, UdpSocket};

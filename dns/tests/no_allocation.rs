@@ -2,6 +2,7 @@
 //!
 //! The allocator of this program counts. One test alone, so that nobody else's allocations are counted with.
 
+#![allow(clippy::unwrap_used, reason = "a test: what cannot be is a failure")]
 #![allow(unsafe_code, reason = "an allocator is an unsafe trait; this one hands everything on and counts")]
 #![allow(
     clippy::disallowed_methods,
