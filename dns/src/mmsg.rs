@@ -213,7 +213,9 @@ pub(crate) fn prepare(socket: &UdpSocket) -> io::Result<()> {
             (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, discover, libc::IPV6_PMTUDISC_OMIT)
         }
     };
-    set(socket, level, discover, omit)?;
+    if let Err(error) = set(socket, level, discover, omit) {
+        tracing::debug!(%error, "answers follow the path's limit, as strangers tell it");
+    }
     if local.ip().is_unspecified() { set(socket, level, info, 1) } else { Ok(()) }
 }
 
