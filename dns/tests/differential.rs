@@ -12,6 +12,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use dns::{
@@ -23,6 +24,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 const QUESTIONS: usize = 100_000;
+/// Peers started so far: each has a port of its own.
+static PEERS: AtomicU16 = AtomicU16::new(0);
 const ZONE: &str = "zone.example";
 
 /// Name, type, value; relative names end in the zone. Every record has the zone's TTL.
@@ -134,12 +137,12 @@ impl Drop for Peer {
 }
 
 impl Peer {
-    /// Starts a program on a free port of loopback; waits until it answers. `None`: it is not installed.
+    /// Starts a program on loopback; waits until it answers. `None`: it is not installed.
     fn start(
         program: &str,
         arguments: &[&str],
         folder: &Path,
-        config: impl Fn(u16) -> String,
+        config: impl Fn(SocketAddr) -> String,
     ) -> Option<Self> {
         let folders =
             ["/usr/sbin", "/usr/local/sbin", "/usr/bin"].map(|place| Path::new(place).join(program));
@@ -149,9 +152,12 @@ impl Peer {
             eprintln!("skipped: {program} is not installed");
             return None;
         };
-        let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // An address of this process alone, where nobody's connections take a port away.
+        let [high, low] = (std::process::id() as u16).to_be_bytes();
+        let port = 5300 + PEERS.fetch_add(1, Ordering::Relaxed);
+        let address = SocketAddr::from(([127, 83, high, low], port));
         std::fs::write(folder.join("zone"), zone_file()).unwrap();
-        std::fs::write(folder.join("conf"), config(address.port())).unwrap();
+        std::fs::write(folder.join("conf"), config(address)).unwrap();
         let log = std::fs::File::create(folder.join("log")).unwrap();
         let process = Command::new(path)
             .args(arguments)
@@ -335,9 +341,10 @@ fn differ(peer: &Peer, name: &str) {
 #[test]
 fn answers_are_those_of_knot() {
     let folder = tempfile::tempdir().unwrap();
-    let config = |port: u16| {
+    let config = |address: SocketAddr| {
+        let (ip, port) = (address.ip(), address.port());
         format!(
-            "server:\n  rundir: \".\"\n  listen: 127.0.0.1@{port}\n  udp-workers: 1\n  tcp-workers: 1\n\
+            "server:\n  rundir: \".\"\n  listen: {ip}@{port}\n  udp-workers: 1\n  tcp-workers: 1\n\
              database:\n  storage: \".\"\n\
              zone:\n  - domain: {ZONE}\n    storage: \"{}\"\n    file: zone\n    semantic-checks: off\n",
             folder.path().display()
@@ -351,10 +358,11 @@ fn answers_are_those_of_knot() {
 #[test]
 fn answers_are_those_of_nsd() {
     let folder = tempfile::tempdir().unwrap();
-    let config = |port: u16| {
+    let config = |address: SocketAddr| {
+        let (ip, port) = (address.ip(), address.port());
         let here = folder.path().display();
         format!(
-            "server:\n  ip-address: 127.0.0.1@{port}\n  username: \"\"\n  zonesdir: \"{here}\"\n  database: \"\"\n\
+            "server:\n  ip-address: {ip}@{port}\n  username: \"\"\n  zonesdir: \"{here}\"\n  database: \"\"\n\
              \x20 pidfile: \"{here}/pid\"\n  xfrdfile: \"{here}/xfrd\"\n  zonelistfile: \"{here}/zones\"\n  xfrdir: \"{here}\"\n\
              \x20 server-count: 1\n  rrl-ratelimit: 0\nremote-control:\n  control-enable: no\nzone:\n  name: {ZONE}\n  zonefile: zone\n"
         )
