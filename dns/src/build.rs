@@ -1,22 +1,26 @@
 //! From a zone's specification to the zone: everything checked, every error kept.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
+
+use crate::hinted::has_own_hints;
 use crate::name::{Name, suffixes};
 use crate::spec::{
     Place, Policy, SpecError, SteerSpec, ZoneSpec, parse_contact, parse_label, parse_record_in,
     parse_zone_name,
 };
-use crate::zone::{Kind, Node, Set, Steer, Zone};
+use crate::steer::{Order, Steer};
+use crate::table::Numbers;
+use crate::zone::{Draft, DraftSet, Kind, Zone};
 
 /// The longest TTL (RFC 2181 §8).
 const MAX_TTL: u64 = (1 << 31) - 1;
 /// Nodes in one answer.
-const MAX_ANSWERS: usize = 8;
+pub(crate) const MAX_ANSWERS: usize = 8;
 /// Aliases followed in one answer, and so the longest chain that can be configured.
 pub(crate) const MAX_CHAIN: usize = 8;
 /// The bytes of one set that fit a message of 64 KiB with room for everything else.
@@ -28,7 +32,12 @@ const SOA_RETRY: u32 = 7_200;
 const SOA_EXPIRE: u32 = 3_600_000;
 
 /// Builds one zone. `None` when its name is none; `errors` holds what is wrong with it otherwise.
-pub(crate) fn zone(spec: &ZoneSpec, serial: u32, errors: &mut Vec<SpecError>) -> Option<Zone> {
+pub(crate) fn zone(
+    spec: &ZoneSpec,
+    serial: u32,
+    numbers: &mut Numbers,
+    errors: &mut Vec<SpecError>,
+) -> Option<Zone> {
     let origin = match parse_zone_name(&spec.name) {
         Ok(origin) => origin,
         Err(message) => {
@@ -36,7 +45,8 @@ pub(crate) fn zone(spec: &ZoneSpec, serial: u32, errors: &mut Vec<SpecError>) ->
             return None;
         }
     };
-    let mut builder = Builder { spec, errors, ttl: 0, nodes: HashMap::new(), placed: Vec::new(), origin };
+    let mut builder =
+        Builder { spec, numbers, errors, ttl: 0, nodes: FxHashMap::default(), placed: Vec::new(), origin };
     builder.ttl = builder.seconds(spec.ttl, Place::Zone { zone: spec.name.clone(), key: "ttl" });
     builder.ensure(&builder.origin.clone());
     let primary = builder.nameservers();
@@ -44,16 +54,18 @@ pub(crate) fn zone(spec: &ZoneSpec, serial: u32, errors: &mut Vec<SpecError>) ->
     builder.records();
     builder.steers();
     builder.check_aliases();
+    builder.check_hints();
     builder.check_cuts();
-    Some(Zone { negative_ttl: builder.ttl, nodes: builder.nodes, origin: builder.origin, soa })
+    Some(Zone::new(builder.origin, builder.nodes, soa, builder.ttl))
 }
 
 struct Builder<'a> {
     spec: &'a ZoneSpec,
+    numbers: &'a mut Numbers,
     errors: &'a mut Vec<SpecError>,
     origin: Name,
     ttl: u32,
-    nodes: HashMap<Box<[u8]>, Node>,
+    nodes: FxHashMap<Box<[u8]>, Draft>,
     /// Every record with the place it came from, for the checks of the whole.
     placed: Vec<(Place, Name, Kind)>,
 }
@@ -75,7 +87,7 @@ impl Builder<'_> {
     }
 
     /// The node of a name, made if need be, with all names between it and the apex.
-    fn ensure(&mut self, name: &Name) -> &mut Node {
+    fn ensure(&mut self, name: &Name) -> &mut Draft {
         let apex_bytes = self.origin.wire().len();
         let mut ancestor = name.parent();
         while let Some(between) = ancestor.filter(|between| between.wire().len() >= apex_bytes) {
@@ -83,11 +95,11 @@ impl Builder<'_> {
             match self.nodes.entry(between.folded().into()) {
                 Entry::Occupied(_) => break,
                 Entry::Vacant(entry) => {
-                    entry.insert(Node { name: between, sets: Vec::new(), steer: None });
+                    entry.insert(Draft { name: between, sets: Vec::new(), steer: None });
                 }
             }
         }
-        self.nodes.entry(name.folded().into()).or_insert_with(|| Node {
+        self.nodes.entry(name.folded().into()).or_insert_with(|| Draft {
             name: name.clone(),
             sets: Vec::new(),
             steer: None,
@@ -98,7 +110,7 @@ impl Builder<'_> {
         let sets = &mut self.ensure(name).sets;
         let problem = match sets.iter_mut().find(|set| set.kind == kind) {
             None => {
-                sets.push(Set { kind, ttl, data: vec![data] });
+                sets.push(DraftSet { kind, ttl, data: vec![data] });
                 None
             }
             Some(set) if set.data.contains(&data) => Some("stands here twice".to_owned()),
@@ -156,7 +168,7 @@ impl Builder<'_> {
         primary
     }
 
-    fn soa(&mut self, primary: Option<Name>, serial: u32) -> Set {
+    fn soa(&mut self, primary: Option<Name>, serial: u32) -> Arc<[u8]> {
         let contact = parse_contact(&self.spec.contact).unwrap_or_else(|message| {
             self.wrong(self.zone_place("contact"), message);
             Name::root()
@@ -167,10 +179,9 @@ impl Builder<'_> {
         for number in [serial, SOA_REFRESH, SOA_RETRY, SOA_EXPIRE, self.ttl] {
             data.extend_from_slice(&number.to_be_bytes());
         }
-        let soa = Set { kind: Kind::SOA, ttl: self.ttl, data: vec![data.into()] };
-        let origin = self.origin.clone();
-        self.ensure(&origin).sets.push(soa.clone());
-        soa
+        let (origin, ttl, data) = (self.origin.clone(), self.ttl, Arc::from(data));
+        self.ensure(&origin).sets.push(DraftSet { kind: Kind::SOA, ttl, data: vec![Arc::clone(&data)] });
+        data
     }
 
     fn records(&mut self) {
@@ -197,7 +208,8 @@ impl Builder<'_> {
     fn steers(&mut self) {
         for steer in &self.spec.steers {
             let place = |key| Place::Steer { zone: self.spec.name.clone(), label: steer.label.clone(), key };
-            let (label_place, answers_place, order_place) = (place(""), place("answers"), place("order"));
+            let (label_place, answers_place) = (place(""), place("answers"));
+            let (order_place, shed_place) = (place("order"), place("shed"));
             let name = match parse_label(&self.origin, &steer.label) {
                 Ok(name) => name,
                 Err(message) => {
@@ -208,13 +220,21 @@ impl Builder<'_> {
             if !(1..=MAX_ANSWERS).contains(&steer.answers) {
                 self.wrong(answers_place, format!("must be from 1 to {MAX_ANSWERS}"));
             }
-            self.check_order(steer, order_place);
-            let made = Steer {
-                service: steer.service.clone(),
-                policy: steer.policy.clone(),
-                answers: steer.answers,
-                ttl: self.ttl,
+            let order = self.order(steer, order_place);
+            let service = self.numbers.service(&steer.service);
+            let wrong = match steer.shed {
+                Some(_) if order == Order::Weighted => {
+                    Some("has no meaning with the policy weighted, which follows the free capacity anyway")
+                }
+                Some(shed) if shed.low_permille >= shed.high_permille => {
+                    Some("needs a low watermark below the high one")
+                }
+                _ => None,
             };
+            if let Some(message) = wrong {
+                self.wrong(shed_place, message);
+            }
+            let made = Steer { service, order, answers: steer.answers, shed: steer.shed, ttl: self.ttl };
             let node = self.ensure(&name);
             let problem = if node.steer.is_some() {
                 Some("is steered twice")
@@ -232,15 +252,25 @@ impl Builder<'_> {
         }
     }
 
-    fn check_order(&mut self, steer: &SteerSpec, place: Place) {
-        let Policy::Failover(order) = &steer.policy else { return };
-        if order.is_empty() {
-            self.wrong(place, "needs at least one region");
+    fn order(&mut self, steer: &SteerSpec, place: Place) -> Order {
+        let named = match &steer.policy {
+            Policy::Nearest => return Order::Nearest,
+            Policy::Latency => return Order::Latency,
+            Policy::Weighted => return Order::Weighted,
+            Policy::Failover(named) => named,
+        };
+        if named.is_empty() {
+            self.wrong(place.clone(), "needs at least one region");
         } else if let Some(twice) =
-            order.iter().enumerate().find(|(index, region)| order[..*index].contains(region))
+            named.iter().enumerate().find(|(index, region)| named[..*index].contains(region))
         {
-            self.wrong(place, format!("names {} twice", twice.1));
+            self.wrong(place.clone(), format!("names {} twice", twice.1));
         }
+        let numbers: Option<Box<[_]>> = named.iter().map(|region| self.numbers.region(region)).collect();
+        if numbers.is_none() {
+            self.wrong(place, "names more regions than there can be");
+        }
+        Order::Failover(numbers.unwrap_or_default())
     }
 
     /// RFC 2181 §10.1: an alias stands alone. And none runs in a circle.
@@ -264,7 +294,7 @@ impl Builder<'_> {
         }
     }
 
-    fn chain_is_too_long(&self, first: &Set) -> bool {
+    fn chain_is_too_long(&self, first: &DraftSet) -> bool {
         let mut set = first;
         for _ in 0..MAX_CHAIN {
             let Some(target) = set.data.first() else { return false };
@@ -275,6 +305,23 @@ impl Builder<'_> {
             }
         }
         true
+    }
+
+    /// At a steered name hints are those of its addresses.
+    fn check_hints(&mut self) {
+        for (place, name, kind) in self.placed.clone() {
+            let Some(node) = self.nodes.get(name.folded().as_slice()).filter(|node| node.steer.is_some())
+            else {
+                continue;
+            };
+            let own = node.set(kind).is_some_and(|set| set.data.iter().any(|data| has_own_hints(kind, data)));
+            if own {
+                self.wrong(
+                    place,
+                    "has ipv4hint or ipv6hint, but the name is steered, which makes them; leave them out",
+                );
+            }
+        }
     }
 
     /// Below a delegation only its glue can stand (RFC 1034 §4.2.1).

@@ -1,19 +1,30 @@
 //! What the server counts. Only sums: who reads them makes the rates.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::responder::Transport;
 use crate::wire::Rcode;
 
-/// Counters shared by all sockets.
+/// All tallies there ever were. One is added for each thread that answers, so there are few.
 #[derive(Debug, Default)]
 pub struct Counters {
+    tallies: Mutex<Vec<Arc<Tally>>>,
+}
+
+/// What one thread counts, on cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Tally {
     queries_udp: AtomicU64,
     queries_tcp: AtomicU64,
     dropped: AtomicU64,
     truncated: AtomicU64,
     fail_open: AtomicU64,
     tcp_refused: AtomicU64,
+    limited: AtomicU64,
+    transfers: AtomicU64,
+    panics: AtomicU64,
     rcodes: [AtomicU64; 24],
 }
 
@@ -32,6 +43,12 @@ pub struct CountersSnapshot {
     pub fail_open: u64,
     /// TCP connections closed because too many were open.
     pub tcp_refused: u64,
+    /// Answers over UDP held back or cut because their network got too many.
+    pub limited: u64,
+    /// Zones given away whole.
+    pub transfers: u64,
+    /// Batches lost to a panic, which is a bug.
+    pub panics: u64,
     /// Answers by response code; only those seen.
     pub rcodes: Vec<(Rcode, u64)>,
 }
@@ -39,49 +56,80 @@ pub struct CountersSnapshot {
 impl Counters {
     /// Reads all counters.
     pub fn snapshot(&self) -> CountersSnapshot {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = |of: &dyn Fn(&Tally) -> &AtomicU64| -> u64 {
+            tallies.iter().map(|tally| of(tally).load(Ordering::Relaxed)).sum()
+        };
         CountersSnapshot {
-            queries_udp: read(&self.queries_udp),
-            queries_tcp: read(&self.queries_tcp),
-            dropped: read(&self.dropped),
-            truncated: read(&self.truncated),
-            fail_open: read(&self.fail_open),
-            tcp_refused: read(&self.tcp_refused),
-            rcodes: (0u16..)
-                .zip(&self.rcodes)
-                .map(|(code, counter)| (Rcode(code), read(counter)))
+            queries_udp: sum(&|tally| &tally.queries_udp),
+            queries_tcp: sum(&|tally| &tally.queries_tcp),
+            dropped: sum(&|tally| &tally.dropped),
+            truncated: sum(&|tally| &tally.truncated),
+            fail_open: sum(&|tally| &tally.fail_open),
+            tcp_refused: sum(&|tally| &tally.tcp_refused),
+            limited: sum(&|tally| &tally.limited),
+            transfers: sum(&|tally| &tally.transfers),
+            panics: sum(&|tally| &tally.panics),
+            rcodes: (0..Tally::default().rcodes.len())
+                .map(|code| (Rcode(code as u16), sum(&|tally| &tally.rcodes[code])))
                 .filter(|(_, count)| *count > 0)
                 .collect(),
         }
     }
 
+    /// A tally for one more thread.
+    pub(crate) fn tally(&self) -> Arc<Tally> {
+        let tally = Arc::new(Tally::default());
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&tally));
+        tally
+    }
+}
+
+fn add(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Tally {
     pub(crate) fn query(&self, transport: Transport) {
-        let counter = match transport {
+        add(match transport {
             Transport::Udp => &self.queries_udp,
             Transport::Tcp => &self.queries_tcp,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+        });
     }
 
-    pub(crate) fn drop(&self) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
+    /// Counts a message that gets no answer.
+    pub(crate) fn ignore(&self) {
+        add(&self.dropped);
     }
 
     pub(crate) fn truncate(&self) {
-        self.truncated.fetch_add(1, Ordering::Relaxed);
+        add(&self.truncated);
     }
 
     pub(crate) fn fail_open(&self) {
-        self.fail_open.fetch_add(1, Ordering::Relaxed);
+        add(&self.fail_open);
     }
 
     pub(crate) fn tcp_refuse(&self) {
-        self.tcp_refused.fetch_add(1, Ordering::Relaxed);
+        add(&self.tcp_refused);
+    }
+
+    pub(crate) fn limit(&self) {
+        add(&self.limited);
+    }
+
+    pub(crate) fn transfer(&self) {
+        add(&self.transfers);
+    }
+
+    /// Counts a panic; returns how many there were.
+    pub(crate) fn panic(&self) -> u64 {
+        self.panics.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn rcode(&self, rcode: Rcode) {
         if let Some(counter) = self.rcodes.get(usize::from(rcode.0)) {
-            counter.fetch_add(1, Ordering::Relaxed);
+            add(counter);
         }
     }
 }

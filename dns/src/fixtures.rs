@@ -10,6 +10,7 @@ use hickory_proto::rr::RecordType;
 use hickory_proto::rr::rdata::opt::EdnsCode;
 use hickory_proto::serialize::binary::BinEncodable;
 
+use crate::moment::Moment;
 use crate::name::Name;
 use crate::responder::{Responder, Transport, Verdict};
 use crate::spec::{Policy, RecordSpec, RegionSpec, SteerSpec, TableSpec, ZoneSpec};
@@ -23,8 +24,8 @@ pub(crate) const RESOLVER: &str = "198.18.0.1:5353";
     clippy::disallowed_methods,
     reason = "an Instant has no other source; only differences to it matter"
 )]
-pub(crate) fn start() -> Instant {
-    Instant::now()
+pub(crate) fn start() -> Moment {
+    Moment { monotonic: Instant::now(), unix: 1_800_000_000 }
 }
 
 /// GeoIP databases, when the surroundings of the workspace hold some.
@@ -42,7 +43,7 @@ pub(crate) fn record(name: &str, kind: &str, value: &str) -> RecordSpec {
 }
 
 pub(crate) fn steer(label: &str, policy: Policy, answers: usize) -> SteerSpec {
-    SteerSpec { label: label.into(), service: "web".into(), policy, answers }
+    SteerSpec { label: label.into(), service: "web".into(), policy, answers, shed: None }
 }
 
 pub(crate) fn zone_spec() -> ZoneSpec {
@@ -121,7 +122,7 @@ pub(crate) fn state() -> State {
             let addresses: Vec<&str> = std::iter::once(v4.as_str()).chain(v6.as_deref()).collect();
             node(&format!("{number}-{index}"), &addresses)
         });
-        let web = ServiceState { healthy: true, free: 100 };
+        let web = ServiceState { healthy: true, free: 100, load_permille: 0 };
         RegionState {
             services: [("web".to_owned(), web)].into(),
             nodes: nodes.collect(),
@@ -196,6 +197,15 @@ impl QueryBytes {
         let options = &mut query.opt.as_mut().unwrap().options;
         options.extend_from_slice(&[0, 8, 0, 4 + address.len() as u8, 0, family, source, scope]);
         options.extend_from_slice(address);
+        query
+    }
+
+    pub(crate) fn option(self, code: u16, value: &[u8]) -> Self {
+        let mut query = if self.opt.is_some() { self } else { self.edns() };
+        let options = &mut query.opt.as_mut().unwrap().options;
+        options.extend_from_slice(&code.to_be_bytes());
+        options.extend_from_slice(&(value.len() as u16).to_be_bytes());
+        options.extend_from_slice(value);
         query
     }
 
@@ -274,7 +284,7 @@ impl Read {
 pub(crate) fn ask_bytes(responder: &Responder, query: &[u8], transport: Transport) -> Option<Read> {
     let mut out = Vec::new();
     let from: SocketAddr = RESOLVER.parse().unwrap();
-    match responder.respond(query, from, transport, start(), &mut out) {
+    match responder.clerk().respond(query, from, transport, start(), &mut out) {
         Verdict::Drop => None,
         Verdict::Reply(rcode) => {
             let read = Read::new(out);

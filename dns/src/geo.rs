@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use maxminddb::{Reader, WithinOptions, geoip2};
-use serde::Serialize;
+use maxminddb::{Reader, WithinOptions};
+use serde::{Deserialize, Serialize};
 
 /// The mean radius of the Earth, in kilometres.
 const EARTH_KM: f64 = 6371.0;
@@ -35,6 +35,38 @@ impl Location {
         let valid = (-90.0..=90.0).contains(&latitude) && (-180.0..=180.0).contains(&longitude);
         valid.then_some(Self { latitude, longitude })
     }
+}
+
+/// A place on the globe as a point in space, the globe's radius being 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Point([f64; 3]);
+
+impl Location {
+    /// The same place in space.
+    pub(crate) fn point(&self) -> Point {
+        let (north, north_cosine) = self.latitude.to_radians().sin_cos();
+        let (east, east_cosine) = self.longitude.to_radians().sin_cos();
+        Point([north_cosine * east_cosine, north_cosine * east, north])
+    }
+}
+
+impl Point {
+    /// The square of the straight distance, 0 to 4. It orders places as the great circle does.
+    pub(crate) fn chord_squared(&self, other: &Self) -> f64 {
+        self.0.iter().zip(other.0).map(|(here, there)| (here - there) * (here - there)).sum()
+    }
+}
+
+/// The part of a database's record that is read; the rest is skipped.
+#[derive(Deserialize)]
+struct Entry {
+    location: Option<Coordinates>,
+}
+
+#[derive(Deserialize)]
+struct Coordinates {
+    latitude: Option<f64>,
+    longitude: Option<f64>,
 }
 
 /// What a database knows of an address.
@@ -95,10 +127,10 @@ impl GeoIp {
         let networks =
             reader.networks(WithinOptions::default()).map_err(|error| damaged(error.to_string()))?;
         for network in networks.take(SAMPLE) {
-            let city = network
-                .and_then(|network| network.decode::<geoip2::City<'_>>())
+            let entry = network
+                .and_then(|network| network.decode::<Entry>())
                 .map_err(|error| damaged(error.to_string()))?;
-            if city.is_some_and(|city| location_of(&city).is_some()) {
+            if entry.is_some_and(|entry| location_of(&entry).is_some()) {
                 has_locations = true;
                 break;
             }
@@ -124,15 +156,16 @@ impl GeoIp {
             Ok(_) => 0,
             Err(_) => return unknown,
         };
-        match found.decode::<geoip2::City<'_>>() {
-            Ok(city) => Located { location: city.as_ref().and_then(location_of), prefix_len },
+        match found.decode::<Entry>() {
+            Ok(entry) => Located { location: entry.as_ref().and_then(location_of), prefix_len },
             Err(_) => unknown,
         }
     }
 }
 
-fn location_of(city: &geoip2::City<'_>) -> Option<Location> {
-    Location::new(city.location.latitude?, city.location.longitude?)
+fn location_of(entry: &Entry) -> Option<Location> {
+    let coordinates = entry.location.as_ref()?;
+    Location::new(coordinates.latitude?, coordinates.longitude?)
 }
 
 #[cfg(test)]
@@ -147,6 +180,8 @@ mod tests {
         assert!((frankfurt.distance_km(&virginia) - 6540.0).abs() < 30.0);
         assert!((frankfurt.distance_km(&tokyo) - 9340.0).abs() < 40.0);
         assert_eq!(frankfurt.distance_km(&frankfurt), 0.0);
+        let [near, far] = [virginia, tokyo].map(|place| frankfurt.point().chord_squared(&place.point()));
+        assert!(near < far && far < 4.0);
         // Over the date line and from pole to pole.
         assert!(place(0.0, 179.5).distance_km(&place(0.0, -179.5)) < 112.0);
         assert!((place(90.0, 0.0).distance_km(&place(-90.0, 0.0)) - 20015.0).abs() < 1.0);

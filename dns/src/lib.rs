@@ -1,15 +1,17 @@
 //! Authoritative DNS: what is asked, where the user is, which region answers, which bytes go back.
 //!
 //! ```text
-//!   server.rs ─ udp.rs tcp.rs    sockets: bytes in, bytes out
+//!   server.rs ─ udp.rs tcp.rs    sockets: bytes in, bytes out; mmsg.rs has the system calls of UDP
 //!        └──────┬──────┘
-//!          responder.rs          one message in, one message out; holds three snapshots that are swapped apart:
-//!               │                  Table (names and rules)   State (regions and nodes)   GeoIp (a file)
+//!          responder.rs          one message in, one message out, on an immutable scene:
+//!               │                  Table (names and rules)   Board (the State, numbered)   GeoIp (a file)
 //!           answer.rs            which records answer a question; explain.rs says why
 //!          ┌────┴─────┐
-//!       zone.rs    steer.rs      name → static records         client → region → node addresses
+//!       zone.rs    steer.rs      name → prepared records        client → region → node addresses
 //!          │          │
-//!       name.rs    geo.rs prefixes.rs                          address → place, and how far around it holds
+//!    fragment.rs   board.rs deck.rs ranked.rs                   who can serve, who is drawn, who is near
+//!       name.rs    geo.rs prefixes.rs                           address → place, and how far around it holds
+//!     hinted.rs
 //!          └── wire/             messages and presentation format; the only folder that names hickory
 //!
 //!   spec.rs → build.rs → table.rs   the configuration, its checks, the immutable result
@@ -20,34 +22,49 @@
 //! source: `now` and a seed are arguments.
 
 mod answer;
+mod board;
 mod build;
+mod cookie;
 mod counters;
+mod deck;
 mod explain;
 #[cfg(test)]
 mod fixtures;
+mod fragment;
 pub mod geo;
+mod hinted;
+mod limit;
+mod mmsg;
+mod moment;
 pub mod name;
 mod prefixes;
+mod ranked;
 mod responder;
 mod server;
 mod spec;
 mod state;
-pub mod steer;
+mod steer;
 mod table;
 mod tcp;
+mod terms;
+mod transfer;
 mod udp;
 mod wire;
 pub mod zone;
 
 pub use counters::{Counters, CountersSnapshot};
-pub use explain::{ExplainError, Explanation, Steering};
+pub use explain::{ExplainError, Explanation, Skip, Steering};
 pub use geo::{GeoError, GeoIp};
-pub use responder::{Responder, Transport, Verdict};
-pub use server::{BindError, DnsServer, MonotonicClock, ServerConfig, TcpLimits};
+pub use limit::ResponseRate;
+pub use moment::{Clock, Moment};
+pub use responder::{Clerk, Responder, Transport, Verdict};
+pub use server::{BindError, DnsServer, ServerConfig, TcpLimits};
 pub use spec::{
-    Place, Policy, RecordError, RecordSpec, RegionSpec, SpecError, SteerSpec, TableSpec, ZoneSpec,
+    Place, Policy, RecordError, RecordSpec, RegionSpec, Shed, SpecError, SteerSpec, TableSpec, ZoneSpec,
     check_contact, check_label, check_record, check_zone_name, parse_record,
 };
 pub use state::{NodeState, RegionState, ServiceState, State};
+pub use steer::{Family, MIN_SHRUNK_TTL, Source, Step};
 pub use table::Table;
+pub use terms::{CookieSecret, MAX_NSID_BYTES, Terms};
 pub use wire::{Rcode, addresses};

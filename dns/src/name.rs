@@ -151,6 +151,29 @@ pub(crate) fn suffixes(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// The wire form of a name in lower case, on the stack: what questions are looked up by.
+#[derive(Clone)]
+pub(crate) struct Folded {
+    bytes: [u8; MAX_NAME_BYTES],
+    length: u8,
+}
+
+impl Folded {
+    /// Takes a whole name in wire form, uncompressed; what is longer than a name can be is cut.
+    pub(crate) fn new(wire: &[u8]) -> Self {
+        let mut bytes = [0; MAX_NAME_BYTES];
+        let length = wire.len().min(MAX_NAME_BYTES);
+        bytes[..length].copy_from_slice(&wire[..length]);
+        bytes[..length].make_ascii_lowercase();
+        Self { bytes, length: length as u8 }
+    }
+
+    /// The bytes, with the final zero.
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
 fn push_label(wire: &mut Vec<u8>, label: &[u8]) -> Result<(), NameError> {
     match label.len() {
         0 => Err(NameError::EmptyLabel),

@@ -1,23 +1,36 @@
 //! One message in, one message out: the seam between sockets and everything else.
+//!
+//! ```text
+//!   Responder, shared    set_table set_state set_geo … ──► Scene, immutable, swapped whole
+//!      │ clerk()                                               ▲
+//!      ▼                                                       │ looks, once a query
+//!   Clerk, one a thread      respond(bytes) ───────────────────┘   own randomness, own counters
+//! ```
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, Cache};
 use ipnet::IpNet;
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
-use crate::answer::answer;
-use crate::counters::Counters;
+use crate::answer::{Outcome, answer};
+use crate::board::Board;
+use crate::cookie::Cookie;
+use crate::counters::{Counters, Tally};
 use crate::explain::{ExplainError, Explanation};
 use crate::geo::GeoIp;
+use crate::limit::Limiter;
+use crate::moment::Moment;
 use crate::state::State;
-use crate::steer::{Step, Surroundings};
+use crate::steer::Scene;
 use crate::table::Table;
-use crate::wire::{Rcode, Reply, Request, UDP_PAYLOAD_BYTES, decode, encode};
+use crate::terms::Terms;
+use crate::transfer::Transfer;
+use crate::wire::{Extras, Rcode, Reply, Request, UDP_PAYLOAD_BYTES, decode};
 
 /// How a message came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,45 +50,75 @@ pub enum Verdict {
     Drop,
 }
 
-/// Bytes in, bytes out. Shared by all sockets; its three snapshots are swapped apart, and each message sees one of
-/// each.
+/// Shared by all sockets: the scene that queries see, and what was counted.
 pub struct Responder {
-    table: ArcSwap<Table>,
-    state: ArcSwap<State>,
-    geo: ArcSwapOption<GeoIp>,
+    scene: Arc<ArcSwap<Scene>>,
+    /// What the next scene is made of. Only those who change it wait here, never a query.
+    parts: Mutex<Parts>,
     counters: Counters,
     seed: u64,
-    /// How many generators were seeded so far.
-    draws: AtomicU64,
+    /// How many clerks there were so far.
+    clerks: AtomicU64,
+}
+
+struct Parts {
+    table: Arc<Table>,
+    state: Arc<State>,
+    geo: Option<Arc<GeoIp>>,
+    terms: Arc<Terms>,
+    limiter: Option<Arc<Limiter>>,
+    /// The scene before the present one: whoever still answers by it need not be the one to take it apart.
+    _former: Option<Arc<Scene>>,
 }
 
 impl Responder {
     /// A responder over a table, without any state: steered names are SERVFAIL until one is set. `seed` makes the
     /// random choices; equal seeds and equal messages in equal order give equal answers.
     pub fn new(table: Table, seed: u64) -> Self {
+        let parts = Parts {
+            table: Arc::new(table),
+            state: Arc::default(),
+            geo: None,
+            terms: Arc::default(),
+            limiter: None,
+            _former: None,
+        };
         Self {
-            table: ArcSwap::from_pointee(table),
-            state: ArcSwap::from_pointee(State::default()),
-            geo: ArcSwapOption::empty(),
+            scene: Arc::new(ArcSwap::from_pointee(parts.scene())),
+            parts: Mutex::new(parts),
             counters: Counters::default(),
             seed,
-            draws: AtomicU64::new(0),
+            clerks: AtomicU64::new(0),
         }
     }
 
     /// Swaps the table.
     pub fn set_table(&self, table: Arc<Table>) {
-        self.table.store(table);
+        self.change(|parts| parts.table = table);
     }
 
     /// Swaps the state.
     pub fn set_state(&self, state: Arc<State>) {
-        self.state.store(state);
+        self.change(|parts| parts.state = state);
     }
 
     /// Swaps the GeoIP database.
     pub fn set_geo(&self, geo: Option<Arc<GeoIp>>) {
-        self.geo.store(geo);
+        self.change(|parts| parts.geo = geo);
+    }
+
+    /// Swaps the terms on which strangers are served. Who was limited begins anew.
+    pub fn set_terms(&self, terms: Terms) {
+        self.change(|parts| {
+            parts.limiter = terms.response_rate.map(|rate| Arc::new(Limiter::new(rate)));
+            parts.terms = Arc::new(terms);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Parts)) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut parts);
+        parts._former = Some(self.scene.swap(Arc::new(parts.scene())));
     }
 
     /// What was counted so far.
@@ -83,57 +126,16 @@ impl Responder {
         &self.counters
     }
 
-    /// Answers one message. `out` is cleared first and holds the answer afterwards.
-    pub fn respond(
-        &self,
-        query: &[u8],
-        from: SocketAddr,
-        transport: Transport,
-        now: Instant,
-        out: &mut Vec<u8>,
-    ) -> Verdict {
-        out.clear();
-        self.counters.query(transport);
-        let Some(request) = decode(query) else {
-            self.counters.drop();
-            return Verdict::Drop;
-        };
-        let limit = match (transport, &request.edns) {
-            (Transport::Tcp, _) => u16::MAX,
-            (Transport::Udp, None) => 512,
-            (Transport::Udp, Some(edns)) => edns.payload.min(UDP_PAYLOAD_BYTES),
-        };
-        let rcode = self.answer_into(&request, from, now, limit, out);
-        self.counters.rcode(rcode);
-        Verdict::Reply(rcode)
+    /// One who answers, for one thread.
+    pub fn clerk(&self) -> Clerk {
+        self.clerk_with(self.counters.tally())
     }
 
-    fn answer_into(
-        &self,
-        request: &Request,
-        from: SocketAddr,
-        now: Instant,
-        limit: u16,
-        out: &mut Vec<u8>,
-    ) -> Rcode {
-        let (table, state, geo) = (self.table.load(), self.state.load(), self.geo.load());
-        let question = match (&request.question, request.fault) {
-            (Some(question), None) => question,
-            (_, fault) => {
-                let rcode = fault.unwrap_or(Rcode::FORMERR);
-                encode(request, &Reply { rcode, ..Reply::default() }, limit, out);
-                return rcode;
-            }
-        };
-        let surroundings = Surroundings { table: &table, state: &state, geo: geo.as_deref() };
-        let outcome = answer(surroundings, question, client_of(request, from.ip()), now, &mut self.rng());
-        if outcome.decision.as_ref().is_some_and(|decision| decision.step >= Step::FailOpen) {
-            self.counters.fail_open();
-        }
-        if encode(request, &outcome.reply, limit, out) {
-            self.counters.truncate();
-        }
-        outcome.reply.rcode
+    /// One who answers and counts together with others.
+    pub(crate) fn clerk_with(&self, tally: Arc<Tally>) -> Clerk {
+        let number = self.clerks.fetch_add(1, Ordering::Relaxed);
+        let seed = self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Clerk { scene: Cache::new(Arc::clone(&self.scene)), rng: SmallRng::seed_from_u64(seed), tally }
     }
 
     /// Says what a client would be told, and why; by the same code that answers. `client` is a user's address or
@@ -148,26 +150,158 @@ impl Responder {
         client: IpNet,
         now: Instant,
     ) -> Result<Explanation, ExplainError> {
-        let (table, state, geo) = (self.table.load(), self.state.load(), self.geo.load());
-        let surroundings = Surroundings { table: &table, state: &state, geo: geo.as_deref() };
-        let question = Explanation::question(name, kind)?;
-        let outcome = answer(surroundings, &question, client, now, &mut self.rng());
-        Ok(Explanation::of(&question, &outcome))
+        let query = Explanation::query(name, kind, client)?;
+        let mut rng = self.clerk_with(Arc::default()).rng;
+        let (scene, mut out) = (self.scene.load(), Vec::new());
+        let now = Moment { monotonic: now, unix: 0 };
+        let outcome = decode(&query).map(|request| {
+            Visit::new(&scene, &request, client.addr(), now).answer(u16::MAX, &mut rng, &mut out)
+        });
+        Ok(Explanation::of(name, kind, client, &scene, &outcome.unwrap_or_default(), &out))
+    }
+}
+
+impl Parts {
+    fn scene(&self) -> Scene {
+        Scene {
+            board: Board::new(&self.table, Arc::clone(&self.state)),
+            table: Arc::clone(&self.table),
+            geo: self.geo.clone(),
+            terms: Arc::clone(&self.terms),
+            limiter: self.limiter.clone(),
+        }
+    }
+}
+
+/// Bytes in, bytes out, for one thread: it shares nothing that another one writes.
+pub struct Clerk {
+    scene: Cache<Arc<ArcSwap<Scene>>, Arc<Scene>>,
+    rng: SmallRng,
+    tally: Arc<Tally>,
+}
+
+impl Clerk {
+    /// Answers one message. `out` is cleared first and holds the answer afterwards; with room for 1,232 bytes it need
+    /// not grow for an answer over UDP.
+    pub fn respond(
+        &mut self,
+        query: &[u8],
+        from: SocketAddr,
+        transport: Transport,
+        now: Moment,
+        out: &mut Vec<u8>,
+    ) -> Verdict {
+        out.clear();
+        self.tally.query(transport);
+        let Some(request) = decode(query) else {
+            self.tally.ignore();
+            return Verdict::Drop;
+        };
+        let scene = self.scene.load();
+        let visit = Visit::new(scene, &request, from.ip(), now);
+        let limit = match (transport, &request.edns) {
+            (Transport::Tcp, _) => u16::MAX,
+            (Transport::Udp, None) => 512,
+            (Transport::Udp, Some(edns)) => edns.payload.min(UDP_PAYLOAD_BYTES),
+        };
+        let mut outcome = visit.answer(limit, &mut self.rng, out);
+        let limiter = scene.limiter.as_deref().filter(|_| transport == Transport::Udp && !visit.is_known());
+        if let Some(limiter) = limiter
+            && !limiter.admits(from.ip(), outcome.rcode, outcome.empty, now.monotonic)
+        {
+            self.tally.limit();
+            let slips = limiter.slip() > 0 && self.rng.random_range(0..limiter.slip()) == 0;
+            if !slips {
+                out.clear();
+                self.tally.ignore();
+                return Verdict::Drop;
+            }
+            outcome = visit.put_off(out);
+        }
+        outcome.count(&self.tally);
+        Verdict::Reply(outcome.rcode)
     }
 
-    /// A generator of its own for each message, so that threads share nothing but a counter.
-    fn rng(&self) -> SmallRng {
-        let draw = self.draws.fetch_add(1, Ordering::Relaxed);
-        SmallRng::seed_from_u64(self.seed ^ draw.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    /// Begins to give a whole zone, when that is asked for by one who may have it. Over TCP only.
+    pub(crate) fn transfer(&mut self, query: &[u8], from: SocketAddr, now: Moment) -> Option<Transfer> {
+        let rng = SmallRng::from_rng(&mut self.rng);
+        let transfer = Transfer::begin(self.scene.load(), query, from.ip(), now, rng)?;
+        self.tally.query(Transport::Tcp);
+        self.tally.transfer();
+        self.tally.rcode(Rcode::NOERROR);
+        Some(transfer)
+    }
+
+    /// What this clerk counts.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+}
+
+/// One request, who sent it, and what its sender is told beside the answer.
+struct Visit<'s, 'v, 'm> {
+    scene: &'s Scene,
+    request: &'v Request<'m>,
+    from: IpAddr,
+    now: Moment,
+    cookie: Option<Cookie>,
+}
+
+impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
+    fn new(scene: &'s Scene, request: &'v Request<'m>, from: IpAddr, now: Moment) -> Self {
+        let option = request.edns.as_ref().and_then(|edns| edns.cookie);
+        let cookie =
+            option.and_then(|option| Cookie::answer(&scene.terms.cookie_secrets, option, from, now.unix));
+        Self { scene, request, from, now, cookie }
+    }
+
+    /// True when the sender is certainly where it says it is.
+    fn is_known(&self) -> bool {
+        self.cookie.is_some_and(|cookie| cookie.valid)
+    }
+
+    fn begin<'o>(&'o self, limit: u16, out: &'o mut Vec<u8>) -> Reply<'o, 'm> {
+        let cookie = self.cookie.map(|cookie| cookie.told);
+        Reply::begin(self.request, Extras { cookie, nsid: self.scene.terms.nsid() }, limit, out)
+    }
+
+    /// Answers what can be read of the message.
+    fn answer(&self, limit: u16, rng: &mut SmallRng, out: &mut Vec<u8>) -> Outcome<'s> {
+        let mut reply = self.begin(limit, out);
+        let mut outcome = match (&self.request.question, self.request.fault) {
+            (Some(question), None) => {
+                let client = client_of(self.request, self.from);
+                answer(self.scene, question, client, self.now.monotonic, rng, &mut reply)
+            }
+            // A query for a cookie alone (RFC 7873 §5.4).
+            (None, None) => Outcome::default(),
+            (_, Some(rcode)) => Outcome { rcode, ..Outcome::default() },
+        };
+        outcome.truncated = reply.is_truncated();
+        outcome.empty = reply.is_empty();
+        reply.finish(outcome.rcode, outcome.scope);
+        outcome
+    }
+
+    /// Says nothing but how to come back: with the cookie, if it knows cookies, else over TCP.
+    fn put_off(&self, out: &mut Vec<u8>) -> Outcome<'s> {
+        let mut reply = self.begin(512, out);
+        let rcode = if self.cookie.is_some() { Rcode::BADCOOKIE } else { Rcode::NOERROR };
+        if self.cookie.is_none() {
+            reply.truncate();
+        }
+        reply.finish(rcode, 0);
+        Outcome { rcode, truncated: self.cookie.is_none(), empty: true, ..Outcome::default() }
     }
 }
 
 /// Where the user is taken to be: the subnet the resolver tells, else the resolver itself.
-fn client_of(request: &Request, from: IpAddr) -> IpNet {
+fn client_of(request: &Request<'_>, from: IpAddr) -> IpAddr {
     let told = request.edns.as_ref().and_then(|edns| edns.subnet).filter(|subnet| subnet.source > 0);
-    told.and_then(|subnet| IpNet::new(subnet.address, subnet.source).ok())
-        .unwrap_or_else(|| IpNet::from(from.to_canonical()))
+    told.map_or(from, |subnet| subnet.address).to_canonical()
 }
 
+#[cfg(test)]
+mod terms_tests;
 #[cfg(test)]
 mod tests;

@@ -6,17 +6,15 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::AbortHandle;
 
+use crate::moment::Clock;
 use crate::responder::Responder;
 use crate::{tcp, udp};
-
-/// Where the server reads the time from: the one clock of the process, handed in.
-pub type MonotonicClock = Arc<dyn Fn() -> Instant + Send + Sync>;
 
 /// How often a free port of UDP may turn out to be taken in TCP.
 const PORT_TRIES: usize = 16;
@@ -37,7 +35,7 @@ pub struct ServerConfig {
     /// Where TCP connections run.
     pub runtime: tokio::runtime::Handle,
     /// The clock.
-    pub clock: MonotonicClock,
+    pub clock: Clock,
 }
 
 /// Bounds of DNS over TCP (RFC 7766 §6).
@@ -45,6 +43,8 @@ pub struct ServerConfig {
 pub struct TcpLimits {
     /// Connections at once on one address; further ones are closed at once. Default 1,024.
     pub connections: usize,
+    /// Of these, how many one client may hold: an IPv4 address or an IPv6 /64. Default 128.
+    pub per_client: usize,
     /// A connection that asks nothing for so long is closed. Default 10 s.
     pub idle: Duration,
     /// The longest time a query may take to arrive or an answer to leave. Default 5 s.
@@ -53,7 +53,12 @@ pub struct TcpLimits {
 
 impl Default for TcpLimits {
     fn default() -> Self {
-        Self { connections: 1024, idle: Duration::from_secs(10), transfer: Duration::from_secs(5) }
+        Self {
+            connections: 1024,
+            per_client: 128,
+            idle: Duration::from_secs(10),
+            transfer: Duration::from_secs(5),
+        }
     }
 }
 
@@ -120,13 +125,9 @@ impl DnsServer {
         };
         for bound in bound {
             for socket in bound.udp {
-                let worker = udp::Worker::new(
-                    socket,
-                    Arc::clone(&responder),
-                    Arc::clone(&config.clock),
-                    Arc::clone(&server.stop),
-                )
-                .map_err(BindError::Threads)?;
+                let (clock, stop) = (Arc::clone(&config.clock), Arc::clone(&server.stop));
+                let worker =
+                    udp::Worker::new(socket, responder.clerk(), clock, stop).map_err(BindError::Threads)?;
                 let thread = std::thread::Builder::new()
                     .name("dns-udp".to_owned())
                     .spawn(move || worker.run())

@@ -50,6 +50,17 @@ pub struct SteerSpec {
     pub policy: Policy,
     /// Nodes in one answer, 1 to 8.
     pub answers: usize,
+    /// When a region passes users on before it is full; `None`: never.
+    pub shed: Option<Shed>,
+}
+
+/// From which load on a region passes a growing share of its users on to the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shed {
+    /// Up to this load none are passed on, in thousandths of the capacity.
+    pub low_permille: u16,
+    /// From this load on all are; above the low one.
+    pub high_permille: u16,
 }
 
 /// In which order regions are tried for a client.
@@ -129,7 +140,7 @@ pub enum Place {
         zone: String,
         /// The label as given.
         label: String,
-        /// `policy`, `answers`, `order`, or empty for the label itself.
+        /// `policy`, `answers`, `order`, `shed`, or empty for the label itself.
         key: &'static str,
     },
     /// `dns.zone.ZONE.record[INDEX].KEY`.

@@ -41,6 +41,8 @@ pub struct ServiceState {
     pub healthy: bool,
     /// Free capacity, in the unit of backend weights; zero is full.
     pub free: u32,
+    /// How much of its capacity is in use, in thousandths; more than 1,000 when requests wait.
+    pub load_permille: u16,
 }
 
 /// One node.

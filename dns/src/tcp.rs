@@ -2,19 +2,23 @@
 //!
 //! One task accepts, one task serves each connection; both end with the listener, whose task owns them. A connection
 //! holds one query and one answer at a time, so its memory is bounded; what a client sends ahead waits in the kernel.
+//! How many connections there are is bounded as a whole and for each client, so that one cannot keep out the others.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::timeout;
 
-use crate::responder::{Responder, Transport, Verdict};
-use crate::server::{MonotonicClock, TcpLimits};
+use crate::counters::Tally;
+use crate::moment::Clock;
+use crate::responder::{Clerk, Responder, Transport, Verdict};
+use crate::server::TcpLimits;
 
 /// A pause after `accept` failed, which it does again at once when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -22,57 +26,92 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Listener {
     socket: TcpListener,
     responder: Arc<Responder>,
-    clock: MonotonicClock,
+    /// Of all connections.
+    tally: Arc<Tally>,
+    clock: Clock,
     limits: TcpLimits,
+    connections: JoinSet<()>,
+    /// Whose each connection is, and how many each client has; both no longer than there are connections.
+    clients: HashMap<Id, IpAddr>,
+    held: HashMap<IpAddr, usize>,
 }
 
 impl Listener {
     pub(crate) fn new(
         socket: TcpListener,
         responder: Arc<Responder>,
-        clock: MonotonicClock,
+        clock: Clock,
         limits: TcpLimits,
     ) -> Self {
-        Self { socket, responder, clock, limits }
+        let tally = responder.counters().tally();
+        let (clients, held) = (HashMap::new(), HashMap::new());
+        Self { socket, responder, tally, clock, limits, connections: JoinSet::new(), clients, held }
     }
 
     /// Accepts until aborted; connections are aborted with it.
-    pub(crate) async fn run(self) {
-        let mut connections = JoinSet::new();
+    pub(crate) async fn run(mut self) {
         loop {
             tokio::select! {
                 accepted = self.socket.accept() => match accepted {
-                    Ok((stream, peer)) if connections.len() < self.limits.connections => {
-                        let connection = Connection {
-                            stream,
-                            peer,
-                            responder: Arc::clone(&self.responder),
-                            clock: Arc::clone(&self.clock),
-                            limits: self.limits,
-                        };
-                        connections.spawn(connection.serve());
-                    }
-                    Ok(_) => self.responder.counters().tcp_refuse(),
+                    Ok((stream, peer)) => self.admit(stream, peer),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept DNS connections");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                Some(ended) = connections.join_next() => {
-                    if let Err(error) = ended {
-                        tracing::error!(%error, "a DNS connection's task failed");
-                    }
-                }
+                Some(ended) = self.connections.join_next_with_id() => self.release(ended),
             }
         }
+    }
+
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let client = client_of(peer.ip());
+        let held = self.held.get(&client).copied().unwrap_or(0);
+        if self.connections.len() >= self.limits.connections || held >= self.limits.per_client {
+            return self.tally.tcp_refuse();
+        }
+        let clerk = self.responder.clerk_with(Arc::clone(&self.tally));
+        let connection =
+            Connection { stream, peer, clerk, clock: Arc::clone(&self.clock), limits: self.limits };
+        let task = self.connections.spawn(connection.serve());
+        self.clients.insert(task.id(), client);
+        self.held.insert(client, held + 1);
+    }
+
+    fn release(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => {
+                let panics = self.tally.panic();
+                if panics.is_power_of_two() {
+                    tracing::error!(%error, panics, "a DNS connection's task failed; this is a bug, please report it");
+                }
+                error.id()
+            }
+        };
+        let Some(client) = self.clients.remove(&id) else { return };
+        if let Some(held) = self.held.get_mut(&client) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&client);
+            }
+        }
+    }
+}
+
+/// What counts as one client: an IPv4 address, or the /64 that one IPv6 host commonly has.
+fn client_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & u128::MAX << 64).into(),
+        v4 => v4,
     }
 }
 
 struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
-    responder: Arc<Responder>,
-    clock: MonotonicClock,
+    clerk: Clerk,
+    clock: Clock,
     limits: TcpLimits,
 }
 
@@ -102,15 +141,25 @@ impl Connection {
                     timeout(self.limits.transfer, rest).await??;
                 }
             }
-            let verdict =
-                self.responder.respond(&query, self.peer, Transport::Tcp, (self.clock)(), &mut answer);
-            if verdict == Verdict::Drop {
+            let now = (self.clock)();
+            if let Some(mut transfer) = self.clerk.transfer(&query, self.peer, now) {
+                while transfer.next(&mut answer) {
+                    self.send(&answer, &mut framed).await?;
+                }
+                continue;
+            }
+            if self.clerk.respond(&query, self.peer, Transport::Tcp, now, &mut answer) == Verdict::Drop {
                 return Ok(());
             }
-            framed.clear();
-            framed.extend_from_slice(&(answer.len() as u16).to_be_bytes());
-            framed.extend_from_slice(&answer);
-            timeout(self.limits.transfer, self.stream.write_all(&framed)).await??;
+            self.send(&answer, &mut framed).await?;
         }
+    }
+
+    /// Sends one message with its length before it, in one piece.
+    async fn send(&mut self, message: &[u8], framed: &mut Vec<u8>) -> io::Result<()> {
+        framed.clear();
+        framed.extend_from_slice(&(message.len() as u16).to_be_bytes());
+        framed.extend_from_slice(message);
+        timeout(self.limits.transfer, self.stream.write_all(framed)).await?
     }
 }

@@ -1,114 +1,94 @@
 //! DNS over UDP: one plain thread a socket, many sockets a port.
 //!
-//! A worker owns its socket. It reads what has come (up to [`BATCH`] datagrams a system call), answers each in turn,
-//! and sleeps in `poll` on its socket and the server's stop descriptor. It queues nothing: when it is too slow the
-//! kernel's receive buffer fills and drops, and resolvers ask again.
+//! A worker owns its socket. It reads what has come (up to [`BATCH`](crate::mmsg::BATCH) datagrams a system call),
+//! answers each in turn, sends all answers with one more call, and sleeps in `poll` on its socket and the server's stop
+//! descriptor when nothing is left. It queues nothing: when it is too slow the kernel's receive buffer fills and drops,
+//! and resolvers ask again. Nothing is allocated and no lock taken between two batches.
 
-use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io;
+use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::responder::{Responder, Transport, Verdict};
-use crate::server::MonotonicClock;
+use crate::mmsg::{self, Batch};
+use crate::moment::Clock;
+use crate::responder::{Clerk, Transport, Verdict};
 
-/// Buffers a read. Each may hold several datagrams that the kernel joined (GRO), up to 64 KiB.
-const BATCH: usize = 8;
-const BUFFER_BYTES: usize = 64 * 1024;
+/// Batches between two looks at the stop descriptor while a flood leaves no pause.
+const BATCHES_A_LOOK: u32 = 64;
 
 pub(crate) struct Worker {
     socket: UdpSocket,
-    io: UdpSocketState,
-    /// True when the socket is bound to a wildcard, so that answers must be told which address to leave from.
-    wildcard: bool,
-    responder: Arc<Responder>,
-    clock: MonotonicClock,
+    clerk: Clerk,
+    clock: Clock,
     stop: Arc<OwnedFd>,
 }
 
 impl Worker {
-    pub(crate) fn new(
-        socket: UdpSocket,
-        responder: Arc<Responder>,
-        clock: MonotonicClock,
-        stop: Arc<OwnedFd>,
-    ) -> io::Result<Self> {
-        let io = UdpSocketState::new((&socket).into())?;
-        let wildcard = socket.local_addr()?.ip().is_unspecified();
-        Ok(Self { socket, io, wildcard, responder, clock, stop })
+    pub(crate) fn new(socket: UdpSocket, clerk: Clerk, clock: Clock, stop: Arc<OwnedFd>) -> io::Result<Self> {
+        mmsg::prepare(&socket)?;
+        Ok(Self { socket, clerk, clock, stop })
     }
 
-    /// Answers until the stop descriptor is readable. A panic, which is a bug, costs one batch and not the thread.
-    pub(crate) fn run(self) {
+    /// Answers until the stop descriptor is readable. A panic, which is a bug, costs one batch and not the thread; of
+    /// many the log hears of the first, second, fourth and so on.
+    pub(crate) fn run(mut self) {
         while std::panic::catch_unwind(AssertUnwindSafe(|| self.serve())).is_err() {
-            tracing::error!("a DNS thread panicked and goes on");
+            let panics = self.clerk.tally().panic();
+            if panics.is_power_of_two() {
+                tracing::error!(panics, "a DNS thread panicked and goes on; this is a bug, please report it");
+            }
         }
     }
 
-    fn serve(&self) {
-        let mut memory = vec![0u8; BATCH * BUFFER_BYTES];
-        let mut metas = [RecvMeta::default(); BATCH];
-        let mut out = Vec::with_capacity(1500);
-        while self.wait() {
-            // One batch between two looks at the stop descriptor, so that a flood cannot hold the thread.
-            let mut slices = memory.chunks_mut(BUFFER_BYTES).map(IoSliceMut::new).collect::<Vec<_>>();
-            let received = self.io.recv((&self.socket).into(), &mut slices, &mut metas);
-            drop(slices);
-            let received = match received {
-                Ok(received) => received,
+    fn serve(&mut self) {
+        let mut batch = Batch::new();
+        let mut unseen = 0;
+        let mut busy = false;
+        loop {
+            // While there is more than one at a time, the next ones are likely to be there already.
+            let look = !busy || unseen >= BATCHES_A_LOOK;
+            if look && !self.wait(busy) {
+                return;
+            }
+            unseen = if look { 0 } else { unseen + 1 };
+            busy = match batch.receive(&self.socket) {
+                Ok(received) => received > 1,
                 Err(error) => {
                     // Errors of earlier answers (port unreachable) and interruptions end here too.
                     if error.kind() != io::ErrorKind::WouldBlock {
                         tracing::debug!(%error, "cannot receive DNS queries");
                     }
+                    busy = false;
                     continue;
                 }
             };
-            for (buffer, meta) in memory.chunks(BUFFER_BYTES).zip(&metas[..received]) {
-                let datagrams = buffer.get(..meta.len).unwrap_or_default();
-                for query in datagrams.chunks(meta.stride.max(1)) {
-                    self.answer(query, meta.addr, meta.dst_ip, &mut out);
-                }
+            let now = (self.clock)();
+            for datagram in batch.datagrams() {
+                let verdict =
+                    self.clerk.respond(datagram.query, datagram.from, Transport::Udp, now, datagram.reply);
+                debug_assert_eq!(verdict == Verdict::Drop, datagram.reply.is_empty());
+            }
+            let lost = batch.send(&self.socket);
+            if lost > 0 {
+                tracing::debug!(lost, "cannot send DNS answers");
             }
         }
     }
 
-    /// Sleeps until there is something to read; false when the server stops.
-    fn wait(&self) -> bool {
+    /// Sleeps until there is something to read, or only looks; false when the server stops.
+    fn wait(&self, only_look: bool) -> bool {
         let mut descriptors =
             [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&*self.stop, PollFlags::IN)];
-        match poll(&mut descriptors, None) {
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match poll(&mut descriptors, only_look.then_some(&at_once)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => descriptors[1].revents().is_empty(),
             Err(error) => {
                 tracing::error!(%error, "cannot wait for DNS queries; the thread ends");
                 false
-            }
-        }
-    }
-
-    fn answer(&self, query: &[u8], from: SocketAddr, asked: Option<IpAddr>, out: &mut Vec<u8>) {
-        // Nobody can be reached there; the sender is forged.
-        if from.port() == 0 {
-            return;
-        }
-        match self.responder.respond(query, from, Transport::Udp, (self.clock)(), out) {
-            Verdict::Drop => {}
-            Verdict::Reply(_) => {
-                let transmit = Transmit {
-                    destination: from,
-                    ecn: None,
-                    contents: out,
-                    segment_size: None,
-                    src_ip: asked.filter(|_| self.wildcard),
-                };
-                // A full send buffer loses the answer, as the network might; the resolver asks again.
-                if let Err(error) = self.io.try_send((&self.socket).into(), &transmit) {
-                    tracing::debug!(client.addr = %from, %error, "cannot send a DNS answer");
-                }
             }
         }
     }

@@ -1,10 +1,17 @@
 //! A zone: its names, what stands at each, and how a name is found (RFC 1034 §4.3.2, RFC 4592).
+//!
+//! A zone is built once and only read. What a look-up would have to find out on its way (which delegation a name lies
+//! under, whether a wildcard stands below it) is written at the names, so that a name that is there costs one look
+//! into a map, and one that is not costs one for each of its ancestors.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
+use crate::fragment::{Fragment, within};
+use crate::hinted::Hinted;
 use crate::name::{Name, suffixes};
-use crate::spec::Policy;
+use crate::steer::Steer;
 
 /// A record type (RFC 6895 §3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +34,8 @@ impl Kind {
     pub const OPT: Self = Self(41);
     pub const DS: Self = Self(43);
     pub const SSHFP: Self = Self(44);
+    pub const RRSIG: Self = Self(46);
+    pub const NSEC: Self = Self(47);
     pub const TLSA: Self = Self(52);
     pub const SMIMEA: Self = Self(53);
     pub const OPENPGPKEY: Self = Self(61);
@@ -49,68 +58,77 @@ pub struct Record {
     pub data: Arc<[u8]>,
 }
 
-/// The records of one name and type.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Set {
-    /// Their type.
-    pub kind: Kind,
-    /// Their TTL, in seconds.
-    pub ttl: u32,
-    /// Their data; not empty.
-    pub data: Vec<Arc<[u8]>>,
-}
-
-/// A name whose addresses are those of nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Steer {
-    /// Whose health decides.
-    pub service: String,
-    /// In which order regions are tried.
-    pub policy: Policy,
-    /// Nodes in an answer.
-    pub answers: usize,
-    /// The TTL at rest, in seconds.
-    pub ttl: u32,
+/// One zone, checked.
+#[derive(Debug)]
+pub(crate) struct Zone {
+    /// The apex.
+    pub(crate) origin: Name,
+    /// The SOA as it stands beside "no such name" and "no such data" (RFC 2308 §3).
+    pub(crate) denial: Fragment,
+    nodes: Vec<Node>,
+    /// By folded name, with every empty non-terminal.
+    index: FxHashMap<Box<[u8]>, u32>,
+    /// The bytes of the longest name: a longer one need not be looked for.
+    longest: usize,
 }
 
 /// What stands at one name. A name that only has names below it (an empty non-terminal) has nothing.
-#[derive(Debug, Clone)]
-pub struct Node {
-    /// The name.
-    pub name: Name,
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// The labels before the origin.
+    pub(crate) labels: Box<[u8]>,
     /// Static records, one set a type.
-    pub sets: Vec<Set>,
-    /// Whether its addresses are steered.
-    pub steer: Option<Steer>,
+    pub(crate) sets: Box<[Set]>,
+    /// How its addresses are steered.
+    pub(crate) steer: Option<Steer>,
+    /// When it is an alias: the folded name it stands for.
+    pub(crate) alias: Option<Box<[u8]>>,
+    /// The highest delegation at or above it.
+    cut: Option<u32>,
+    /// The wildcard right below it.
+    wildcard: Option<u32>,
 }
 
-impl Node {
-    /// The static records of a type.
-    pub fn set(&self, kind: Kind) -> Option<&Set> {
+/// Static records of one type.
+#[derive(Debug)]
+pub(crate) struct Set {
+    pub(crate) fragment: Fragment,
+    /// At a steered name: the same records as they are sent with hints.
+    pub(crate) hinted: Option<Hinted>,
+    /// For name servers: the nodes of this zone that hold their addresses.
+    servers: Box<[u32]>,
+}
+
+/// A name and what stands at it, before the zone is one.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) name: Name,
+    pub(crate) sets: Vec<DraftSet>,
+    pub(crate) steer: Option<Steer>,
+}
+
+/// The records of one type, not yet prepared.
+#[derive(Debug)]
+pub(crate) struct DraftSet {
+    pub(crate) kind: Kind,
+    /// In seconds.
+    pub(crate) ttl: u32,
+    /// In wire form, names uncompressed; not empty.
+    pub(crate) data: Vec<Arc<[u8]>>,
+}
+
+impl Draft {
+    /// The records of a type.
+    pub(crate) fn set(&self, kind: Kind) -> Option<&DraftSet> {
         self.sets.iter().find(|set| set.kind == kind)
     }
 }
 
-/// One zone, checked.
-#[derive(Debug, Clone)]
-pub struct Zone {
-    /// The apex.
-    pub origin: Name,
-    /// The start of authority; its TTL is that of positive answers.
-    pub soa: Set,
-    /// How long a resolver may remember that something is not there (RFC 2308 §5), in seconds.
-    pub negative_ttl: u32,
-    /// By folded name, with every empty non-terminal.
-    pub(crate) nodes: HashMap<Box<[u8]>, Node>,
-}
-
 /// Where a name leads.
 #[derive(Debug, Clone, Copy)]
-pub enum Found<'a> {
-    /// It is there.
-    Exact(&'a Node),
-    /// It is made by this wildcard.
-    Wildcard(&'a Node),
+pub(crate) enum Found<'a> {
+    /// It is there, or made by a wildcard.
+    Here(&'a Node),
     /// It lies in a zone that this name delegates.
     Delegated(&'a Node),
     /// It is not there.
@@ -118,39 +136,102 @@ pub enum Found<'a> {
 }
 
 impl Zone {
-    /// Looks up a name at or below the apex. `kind` matters at a delegation only, where DS belongs to the parent.
-    pub fn find(&self, name: &Name, kind: Kind) -> Found<'_> {
-        let folded = name.folded();
-        let mut path: Vec<&[u8]> =
-            suffixes(&folded).take_while(|suffix| suffix.len() >= self.origin.wire().len()).collect();
-        let mut closest: Option<&[u8]> = None;
-        while let Some(suffix) = path.pop() {
-            let Some(node) = self.nodes.get(suffix) else {
-                return closest
-                    .and_then(|encloser| self.wildcard_below(encloser))
-                    .map_or(Found::Missing, Found::Wildcard);
+    /// Takes names by their folded form, the apex and every empty non-terminal among them. `soa` is the data of the
+    /// SOA, `negative_ttl` how long a resolver may remember that something is not there (RFC 2308 §5), in seconds.
+    pub(crate) fn new(
+        origin: Name,
+        drafts: impl IntoIterator<Item = (Box<[u8]>, Draft)>,
+        soa: Arc<[u8]>,
+        negative_ttl: u32,
+    ) -> Self {
+        let mut drafts: Vec<(Box<[u8]>, Draft)> = drafts.into_iter().collect();
+        // Ancestors first, and equal specifications make equal zones.
+        drafts.sort_unstable_by(|(left, _), (right, _)| (left.len(), left).cmp(&(right.len(), right)));
+        let longest = drafts.last().map_or(0, |(key, _)| key.len());
+        let index: FxHashMap<Box<[u8]>, u32> =
+            (0..).zip(&drafts).map(|(at, (key, _))| (key.clone(), at)).collect();
+        let mut nodes: Vec<Node> = Vec::with_capacity(drafts.len());
+        for (at, (key, draft)) in (0..).zip(&drafts) {
+            let parent = suffixes(key).nth(1).and_then(|parent| index.get(parent)).copied();
+            let parent = parent.filter(|_| key.len() > origin.wire().len());
+            let cut = match parent.and_then(|parent| nodes.get_mut(parent as usize)) {
+                None => None,
+                Some(parent) => {
+                    if key.starts_with(b"\x01*") {
+                        parent.wildcard = Some(at);
+                    }
+                    parent.cut.or_else(|| draft.set(Kind::NS).map(|_| at))
+                }
             };
-            let cut = closest.is_some() && node.set(Kind::NS).is_some();
-            if cut && !(path.is_empty() && kind == Kind::DS) {
-                return Found::Delegated(node);
-            }
-            if path.is_empty() {
-                return Found::Exact(node);
-            }
-            closest = Some(suffix);
+            nodes.push(Node {
+                labels: within(draft.name.wire(), &origin).unwrap_or_default().into(),
+                sets: draft
+                    .sets
+                    .iter()
+                    .map(|set| prepare(set, draft.steer.is_some(), &origin, &index))
+                    .collect(),
+                steer: draft.steer.clone(),
+                alias: draft
+                    .set(Kind::CNAME)
+                    .and_then(|set| set.data.first())
+                    .map(|target| target.to_ascii_lowercase().into()),
+                cut,
+                wildcard: None,
+            });
         }
-        Found::Missing
+        let denial = Fragment::new(Kind::SOA, negative_ttl, &[soa], &origin);
+        Self { origin, denial, nodes, index, longest }
     }
 
-    /// The node of exactly this name, if any.
-    pub fn node(&self, name: &Name) -> Option<&Node> {
-        self.nodes.get(name.folded().as_slice())
+    /// Looks up a folded name at or below the apex. `kind` matters at a delegation only, where DS belongs to the parent.
+    pub(crate) fn find(&self, folded: &[u8], kind: Kind) -> Found<'_> {
+        let apex_bytes = self.origin.wire().len();
+        let known = suffixes(folded)
+            .take_while(|suffix| suffix.len() >= apex_bytes)
+            .filter(|suffix| suffix.len() <= self.longest)
+            .find_map(|suffix| Some((suffix, *self.index.get(suffix)?)));
+        let Some((suffix, at)) = known else { return Found::Missing };
+        let Some(node) = self.node(at) else { return Found::Missing };
+        let exact = suffix.len() == folded.len();
+        match node.cut {
+            Some(cut) if !(exact && cut == at && kind == Kind::DS) => {
+                self.node(cut).map_or(Found::Missing, Found::Delegated)
+            }
+            _ if exact => Found::Here(node),
+            _ => node.wildcard.and_then(|wildcard| self.node(wildcard)).map_or(Found::Missing, Found::Here),
+        }
     }
 
-    fn wildcard_below(&self, encloser: &[u8]) -> Option<&Node> {
-        let mut wildcard = Vec::with_capacity(2 + encloser.len());
-        wildcard.extend_from_slice(b"\x01*");
-        wildcard.extend_from_slice(encloser);
-        self.nodes.get(wildcard.as_slice())
+    /// The names that hold the addresses of name servers, as far as this zone has them.
+    pub(crate) fn servers(&self, set: &Set) -> impl Iterator<Item = &Node> {
+        set.servers.iter().filter_map(|at| self.node(*at))
     }
+
+    /// All names, the apex first.
+    pub(crate) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    fn node(&self, at: u32) -> Option<&Node> {
+        self.nodes.get(at as usize)
+    }
+}
+
+impl Node {
+    /// The static records of a type.
+    pub(crate) fn set(&self, kind: Kind) -> Option<&Set> {
+        self.sets.iter().find(|set| set.fragment.kind() == kind)
+    }
+}
+
+fn prepare(set: &DraftSet, steered: bool, origin: &Name, index: &FxHashMap<Box<[u8]>, u32>) -> Set {
+    let servers: Vec<u32> = match set.kind {
+        Kind::NS => {
+            let servers = set.data.iter();
+            servers.filter_map(|name| index.get(name.to_ascii_lowercase().as_slice()).copied()).collect()
+        }
+        _ => Vec::new(),
+    };
+    let hinted = if steered { Hinted::new(set.kind, set.ttl, &set.data) } else { None };
+    Set { fragment: Fragment::new(set.kind, set.ttl, &set.data, origin), hinted, servers: servers.into() }
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use dns::{NodeState, Policy, RecordSpec, RegionSpec, Responder, ServiceState, State, SteerSpec};
 use dns::{Table, TableSpec, ZoneSpec};
 use gossip::clock::Clock;
-use gossip::id::RevisionId;
-use gossip::state::{BackendState, ClusterView, Member, MemberState};
+use gossip::id::{RegionName, RevisionId};
+use gossip::state::{BackendState, ClusterView, Member, MemberState, PoolSummary};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use crate::backend::{BackendView, Snapshot};
 use crate::config::model::{DnsRecord, DnsZone, Service, Services, Steer, SteerPolicy};
@@ -18,6 +19,9 @@ use crate::registry::Orders;
 
 /// The floor of shrinking TTLs, and the TTL of a node that hears no peers (DESIGN §8).
 const TTL_FLOOR: Duration = Duration::from_secs(5);
+
+/// How often the load of regions is told anew, where users are passed on by it.
+const LOAD_EVERY: Duration = Duration::from_secs(1);
 
 /// The table's specification.
 pub(crate) fn table_spec(services: &Services, revision: Option<RevisionId>) -> TableSpec {
@@ -52,6 +56,7 @@ fn steer_spec(label: &str, steer: &Steer) -> SteerSpec {
         service: steer.service.to_string(),
         policy: policy(&steer.policy),
         answers: steer.answers,
+        shed: steer.shed,
     }
 }
 
@@ -106,15 +111,47 @@ fn place(state: &mut State, orders: &Orders, member: &Member) {
 
 fn serve(state: &mut State, snapshot: &Snapshot, service: &Service, now: Instant) {
     let mut uneasy = false;
-    let pools = service.split.iter().filter_map(|(name, _)| snapshot.pools.get(name));
-    for backend in pools.flat_map(|pool| &pool.backends) {
-        let region = state.regions.entry(backend.config.region.to_string()).or_default();
-        let entry = region.services.entry(service.name.to_string()).or_default();
-        count(entry, backend);
-        uneasy |= matches!(backend.state, BackendState::GoingDown | BackendState::GoingUp);
+    let mut loads: BTreeMap<&RegionName, Load> = BTreeMap::new();
+    for (name, _) in &service.split {
+        let Some(pool) = snapshot.pools.get(name) else { continue };
+        for backend in &pool.backends {
+            let region = state.regions.entry(backend.config.region.to_string()).or_default();
+            let entry = region.services.entry(service.name.to_string()).or_default();
+            count(entry, backend);
+            uneasy |= matches!(backend.state, BackendState::GoingDown | BackendState::GoingUp);
+        }
+        for (region, view) in &snapshot.regions {
+            loads.entry(region).or_default().add(view.pools.get(name).copied().unwrap_or_default());
+        }
+    }
+    for (region, load) in loads {
+        let entry = state.regions.get_mut(region.as_str());
+        if let Some(entry) = entry.and_then(|region| region.services.get_mut(service.name.as_str())) {
+            entry.load_permille = load.permille();
+        }
     }
     if uneasy {
         state.change_expected.insert(service.name.to_string(), now + TTL_FLOOR);
+    }
+}
+
+/// What a region's pools have in use and could have.
+#[derive(Debug, Default)]
+struct Load {
+    in_flight: u64,
+    capacity: u64,
+}
+
+impl Load {
+    fn add(&mut self, pool: PoolSummary) {
+        self.in_flight += u64::from(pool.in_flight);
+        self.capacity += u64::from(pool.capacity);
+    }
+
+    /// In thousandths of the capacity; without any, as much as can be said.
+    fn permille(&self) -> u16 {
+        let share = (self.in_flight * 1000).checked_div(self.capacity);
+        share.map_or(u16::MAX, |share| u16::try_from(share).unwrap_or(u16::MAX))
     }
 }
 
@@ -150,6 +187,8 @@ pub(crate) async fn follow(
     clock: Clock,
 ) {
     let mut built: Option<Arc<Services>> = None;
+    let mut look = tokio::time::interval(LOAD_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let present = snapshot.borrow_and_update().clone();
         let members = view.borrow_and_update().clone();
@@ -169,7 +208,11 @@ pub(crate) async fn follow(
             built = Some(present.services.clone());
         }
         responder.set_state(Arc::new(state(&present, &members, &ordered, clock.now())));
+        let sheds =
+            present.services.zones.iter().flat_map(|zone| &zone.steer).any(|(_, steer)| steer.shed.is_some());
         tokio::select! {
+            // Load changes no snapshot; it matters where a region passes users on by it.
+            _ = look.tick(), if sheds => {}
             changed = snapshot.changed() => if changed.is_err() { return },
             changed = view.changed() => if changed.is_err() { return },
             changed = orders.changed() => if changed.is_err() { return },
@@ -187,7 +230,30 @@ pub(crate) fn counters(responder: &Responder) -> BTreeMap<String, u64> {
         ("truncated".to_owned(), counted.truncated),
         ("fail_open".to_owned(), counted.fail_open),
         ("tcp_refused".to_owned(), counted.tcp_refused),
+        ("limited".to_owned(), counted.limited),
+        ("transfers".to_owned(), counted.transfers),
+        ("panics".to_owned(), counted.panics),
     ]);
     named.extend(counted.rcodes.iter().map(|(rcode, count)| (format!("rcode_{}", rcode.0), *count)));
     named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_is_what_is_in_use_of_all_pools() {
+        let pool = |in_flight, capacity| PoolSummary { in_flight, capacity, ..PoolSummary::default() };
+        let permille = |pools: &[PoolSummary]| {
+            let mut load = Load::default();
+            pools.iter().for_each(|pool| load.add(*pool));
+            load.permille()
+        };
+        assert_eq!(permille(&[pool(0, 100)]), 0);
+        assert_eq!(permille(&[pool(70, 100), pool(10, 300)]), 200);
+        assert_eq!(permille(&[pool(500, 100)]), 5000);
+        assert_eq!(permille(&[pool(u32::MAX, 1)]), u16::MAX);
+        assert_eq!(permille(&[]), u16::MAX, "a region without capacity is not idle");
+    }
 }

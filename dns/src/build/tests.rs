@@ -2,7 +2,7 @@
 
 use crate::fixtures::{record, region, steer, table_spec, zone_spec};
 use crate::spec::{
-    Policy, RecordSpec, TableSpec, ZoneSpec, check_contact, check_label, check_record, check_zone_name,
+    Policy, RecordSpec, Shed, TableSpec, ZoneSpec, check_contact, check_label, check_record, check_zone_name,
     parse_record,
 };
 use crate::table::Table;
@@ -84,6 +84,13 @@ fn records_are_checked_against_each_other() {
             text => assert_eq!(found[0], format!("dns.zone.\"lb.example.com\".{text}"), "{kind} {name}"),
         }
     }
+    assert!(errors_of_record("HTTPS", "www", "1 . alpn=h2").is_empty());
+    assert_eq!(
+        errors_of_record("HTTPS", "www", "1 . ipv4hint=192.0.2.1"),
+        [
+            "dns.zone.\"lb.example.com\".record[0].value: has ipv4hint or ipv6hint, but the name is steered, which makes them; leave them out"
+        ]
+    );
     let two = errors(|zone| zone.records.push(record("alias", "CNAME", "ns1")));
     assert!(two[0].ends_with("is one of several aliases (CNAME) of this name; there can be one"), "{two:?}");
     let chain = errors(|zone| {
@@ -97,7 +104,7 @@ fn records_are_checked_against_each_other() {
 fn zones_and_steers_are_checked() {
     let zone = |rest: &str| format!("dns.zone.\"lb.example.com\"{rest}");
     type Change = fn(&mut ZoneSpec);
-    let cases: [(Change, String); 11] = [
+    let cases: [(Change, String); 13] = [
         (|z| z.nameservers.clear(), zone(".nameserver: needs at least one: ns1 = [\"198.51.100.10\"]")),
         (|z| z.nameservers[1].1.clear(), zone(".nameserver.ns2: needs at least one address")),
         (
@@ -117,6 +124,16 @@ fn zones_and_steers_are_checked() {
         (|z| z.ttl = Duration::from_secs(1 << 31), zone(".ttl: must be whole seconds, at most 2147483647")),
         (|z| z.steers[0].answers = 9, zone(".steer.\"www\".answers: must be from 1 to 8")),
         (|z| z.steers.push(steer("WWW", Policy::Nearest, 1)), zone(".steer.\"WWW\": is steered twice")),
+        (
+            |z| z.steers[0].shed = Some(Shed { low_permille: 700, high_permille: 700 }),
+            zone(".steer.\"www\".shed: needs a low watermark below the high one"),
+        ),
+        (
+            |z| z.steers[3].shed = Some(Shed { low_permille: 700, high_permille: 900 }),
+            zone(
+                ".steer.\"even\".shed: has no meaning with the policy weighted, which follows the free capacity anyway",
+            ),
+        ),
         (
             |z| z.steers.push(steer("x", Policy::Failover(vec![]), 1)),
             zone(".steer.\"x\".order: needs at least one region"),

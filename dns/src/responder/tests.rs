@@ -281,7 +281,7 @@ fn a_wrong_subnet_is_a_form_error() {
     let mut out = Vec::new();
     let private = query().subnet_bytes(0, 0, 0, &[]).bytes();
     let from = crate::fixtures::RESOLVER.parse().unwrap();
-    let verdict = responder().respond(&private, from, Transport::Udp, start(), &mut out);
+    let verdict = responder().clerk().respond(&private, from, Transport::Udp, start(), &mut out);
     assert_eq!(verdict, Verdict::Reply(Rcode::NOERROR));
     assert!(out.ends_with(&[0, 8, 0, 4, 0, 0, 0, 0]));
 }
@@ -391,16 +391,16 @@ fn explanations_tell_what_answers_did() {
     let responder = responder();
     responder.set_state(state.into());
     let client: IpNet = "10.1.2.3/32".parse().unwrap();
-    let told = responder.explain("alias.lb.example.com", "A", client, start()).unwrap();
+    let told = responder.explain("alias.lb.example.com", "A", client, start().monotonic).unwrap();
     let steering = told.steering.unwrap();
     assert_eq!(told.zone.as_deref(), Some("lb.example.com."));
     assert_eq!(steering.order, ["eu", "us", "ap"]);
-    assert_eq!(steering.skipped, [("eu".to_owned(), crate::steer::Skip::Unhealthy)]);
+    assert_eq!(steering.skipped, [("eu".to_owned(), crate::explain::Skip::Unhealthy)]);
     assert_eq!((steering.region.as_deref(), steering.scope), (Some("us"), 16));
     assert_eq!((steering.chosen.len(), told.ttl), (2, Some(30)));
-    assert!(responder.explain("a..b", "A", client, start()).is_err());
+    assert!(responder.explain("a..b", "A", client, start().monotonic).is_err());
     assert_eq!(
-        responder.explain("a", "B", client, start()).unwrap_err().to_string(),
+        responder.explain("a", "B", client, start().monotonic).unwrap_err().to_string(),
         "`B` is no record type, such as A or AAAA"
     );
 }

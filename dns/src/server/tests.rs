@@ -133,6 +133,26 @@ fn queries_may_be_sent_ahead_and_in_pieces() {
     }
 }
 
+#[test]
+fn a_zone_is_transferred_over_tcp_alone() {
+    let running = serve(&["127.0.0.1:0"], |_| {});
+    let server = running.server.local_addrs()[0];
+    let mut query = QueryBytes::new("lb.example.com", "A");
+    query.kind = 252;
+    let refused = |read: Read| read.rcode() == Rcode::REFUSED;
+    let mut stream = connect(server);
+    stream.write_all(&frame(&query.bytes())).unwrap();
+    assert!(refused(read_framed(&mut stream).unwrap()));
+    let transfer = vec!["127.0.0.0/8".parse().unwrap()];
+    running.responder.set_terms(crate::terms::Terms { transfer, ..Default::default() });
+    // On the same connection, which goes on afterwards.
+    stream.write_all(&[frame(&query.bytes()), frame(&self::query())].concat()).unwrap();
+    let zone = read_framed(&mut stream).unwrap();
+    assert!(zone.answers().len() > 20);
+    assert_eq!(read_framed(&mut stream).unwrap().addresses().len(), 2);
+    assert!(refused(ask_udp(server.ip(), server, &query.bytes()).unwrap()));
+}
+
 /// True when the server closes the connection without a word, before the test's patience ends.
 fn closes(stream: &mut TcpStream) -> bool {
     match stream.read(&mut [0; 1]) {
@@ -166,6 +186,31 @@ fn connections_have_a_cap() {
     }
     assert!(closes(&mut connect(server)));
     assert_eq!(running.responder.counters().snapshot().tcp_refused, 1);
+}
+
+#[test]
+fn one_client_cannot_hold_all_connections() {
+    let running = serve(&["127.0.0.1:0"], |config| config.tcp.per_client = 2);
+    let server = running.server.local_addrs()[0];
+    let from = |client: [u8; 4]| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.bind(&SocketAddr::from((client, 0)).into()).unwrap();
+        socket.connect(&server.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    let answers = |stream: &mut TcpStream| {
+        stream.write_all(&frame(&query())).and_then(|()| read_framed(stream)).is_ok()
+    };
+    let mut held: Vec<TcpStream> = (0..2).map(|_| from([127, 0, 0, 2])).collect();
+    assert!(held.iter_mut().all(answers));
+    assert!(!answers(&mut from([127, 0, 0, 2])), "a third of the same client");
+    assert!(answers(&mut from([127, 0, 0, 3])), "another client");
+    assert_eq!(running.responder.counters().snapshot().tcp_refused, 1);
+    // A place that is given back can be taken again, as soon as the server has noticed.
+    held.clear();
+    while !answers(&mut from([127, 0, 0, 2])) {}
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! Messages on the wire and values in presentation format: the only folder that names hickory.
+//! Messages on the wire and values in presentation format.
 //!
-//! The rest of the crate speaks of names as [`Name`] and of data as bytes, so that a later encoder can
-//! copy prepared answers without any of this.
+//! Questions are read and answers written in place, without a library and without an allocation; what happens rarely
+//! (values of rarer types, answers read back for people, the client) is hickory's, which only this folder names.
 
 mod client;
 mod query;
+mod read_back;
 mod reply;
 mod text;
 
@@ -13,8 +14,9 @@ use std::fmt;
 use hickory_proto::rr::Name as HickoryName;
 
 pub use client::addresses;
-pub(crate) use query::{Question, Request, decode};
-pub(crate) use reply::{Reply, RrSet, encode};
+pub(crate) use query::{HEADER_BYTES, Question, Request, decode};
+pub(crate) use read_back::{ask, read_back};
+pub(crate) use reply::{Extras, Owner, Reply, Section};
 pub(crate) use text::{kind_from_text, kind_to_text, parse_value};
 
 use crate::name::Name;
@@ -22,12 +24,19 @@ use crate::name::Name;
 /// Class IN.
 pub(crate) const CLASS_IN: u16 = 1;
 
+/// Which server it is (RFC 5001).
+const OPTION_NSID: u16 = 3;
+/// The client-subnet option (RFC 7871 §6).
+const OPTION_CLIENT_SUBNET: u16 = 8;
+/// Cookies (RFC 7873 §4).
+const OPTION_COOKIE: u16 = 10;
+
 /// What this server can take over UDP, and the most it sends there: what crosses the Internet unfragmented
 /// (DNS flag day 2020).
 pub(crate) const UDP_PAYLOAD_BYTES: u16 = 1232;
 
 /// A response code, with the upper bits that EDNS carries (RFC 6895 §2.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Rcode(pub u16);
 
 impl Rcode {
@@ -45,6 +54,8 @@ impl Rcode {
     pub const REFUSED: Self = Self(5);
     /// An EDNS version above 0 (RFC 6891 §6.1.3).
     pub const BADVERS: Self = Self(16);
+    /// A cookie that was not made here (RFC 7873 §8): ask again with the one that comes with this.
+    pub const BADCOOKIE: Self = Self(23);
 }
 
 impl fmt::Display for Rcode {
@@ -57,6 +68,7 @@ impl fmt::Display for Rcode {
             Self::NOTIMP => f.write_str("NOTIMP"),
             Self::REFUSED => f.write_str("REFUSED"),
             Self::BADVERS => f.write_str("BADVERS"),
+            Self::BADCOOKIE => f.write_str("BADCOOKIE"),
             Self(other) => write!(f, "RCODE{other}"),
         }
     }

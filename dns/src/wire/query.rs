@@ -1,21 +1,17 @@
-//! Reads one message from a stranger.
+//! Reads one message from a stranger, in place: nothing is copied and nothing allocated.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hickory_proto::rr::Name as HickoryName;
-use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, DecodeError};
-
-use super::{CLASS_IN, Rcode};
-use crate::name::Name;
+use super::{CLASS_IN, OPTION_CLIENT_SUBNET, OPTION_COOKIE, OPTION_NSID, Rcode};
+use crate::name::{MAX_LABEL_BYTES, MAX_NAME_BYTES};
 use crate::zone::Kind;
 
-const HEADER_BYTES: usize = 12;
+pub(crate) const HEADER_BYTES: usize = 12;
 const OPCODE_QUERY: u8 = 0;
-const OPTION_CLIENT_SUBNET: u16 = 8;
 
 /// A message that can be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Request {
+pub(crate) struct Request<'m> {
     /// Copied to the answer.
     pub(crate) id: u16,
     /// Copied to the answer.
@@ -23,30 +19,37 @@ pub(crate) struct Request {
     /// Copied to the answer.
     pub(crate) recursion_desired: bool,
     /// The question, when there is one that can be read.
-    pub(crate) question: Option<Question>,
+    pub(crate) question: Option<Question<'m>>,
     /// EDNS, when the sender speaks it.
-    pub(crate) edns: Option<Edns>,
+    pub(crate) edns: Option<Edns<'m>>,
     /// Why there can be no answer but this code.
     pub(crate) fault: Option<Rcode>,
 }
 
 /// A question.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Question {
-    pub(crate) name: Name,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Question<'m> {
+    /// Uncompressed, in wire form, with the root's zero.
+    pub(crate) name: &'m [u8],
     pub(crate) kind: Kind,
     pub(crate) class: u16,
+    /// The whole of it, as it is echoed.
+    pub(crate) wire: &'m [u8],
 }
 
 /// The OPT record (RFC 6891 §6.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Edns {
+pub(crate) struct Edns<'m> {
     /// What the sender can take over UDP, at least 512.
     pub(crate) payload: u16,
     /// Wants signatures (RFC 3225): copied to the answer.
     pub(crate) dnssec_ok: bool,
     /// Where the user is.
     pub(crate) subnet: Option<Subnet>,
+    /// The client's cookie and, when it has one, the server's (RFC 7873 §4): 8 bytes, or 16 to 40.
+    pub(crate) cookie: Option<&'m [u8]>,
+    /// Wants to know which server this is (RFC 5001).
+    pub(crate) nsid: bool,
 }
 
 /// The client-subnet option (RFC 7871 §6).
@@ -61,19 +64,21 @@ pub(crate) struct Subnet {
 }
 
 impl Subnet {
-    /// The address's bytes as the sender wrote them: as many as its bits need.
-    pub(crate) fn address_bytes(&self) -> Vec<u8> {
-        let mut bytes = match self.address {
-            IpAddr::V4(address) => address.octets().to_vec(),
-            IpAddr::V6(address) => address.octets().to_vec(),
-        };
-        bytes.truncate(usize::from(self.source).div_ceil(8));
-        bytes
+    /// How many bytes of the address the sender wrote: as many as its bits need.
+    pub(crate) fn address_bytes(&self) -> usize {
+        usize::from(self.source).div_ceil(8)
+    }
+}
+
+impl Question<'_> {
+    /// True when the class is the Internet's.
+    pub(crate) fn is_internet(&self) -> bool {
+        self.class == CLASS_IN
     }
 }
 
 /// Reads a message. `None`: it must not be answered, since it is no message or an answer itself.
-pub(crate) fn decode(message: &[u8]) -> Option<Request> {
+pub(crate) fn decode(message: &[u8]) -> Option<Request<'_>> {
     let header = message.first_chunk::<HEADER_BYTES>()?;
     if header[2] & 0x80 != 0 {
         return None;
@@ -92,12 +97,9 @@ pub(crate) fn decode(message: &[u8]) -> Option<Request> {
         request.fault = Some(Rcode::NOTIMP);
         return Some(request);
     }
-    let mut decoder = BinDecoder::new(message);
-    let body = decoder
-        .read_slice(HEADER_BYTES)
-        .map_err(Fault::from)
-        .and_then(|_| decode_body(&mut decoder, count(4), [count(6), count(8), count(10)], &mut request));
-    if let Err(Fault(rcode)) = body {
+    let mut reader = Reader { message, at: HEADER_BYTES };
+    let records = [count(6), count(8), count(10)];
+    if let Err(Fault(rcode)) = reader.body(count(4), records, &mut request) {
         request.fault = Some(rcode);
     }
     Some(request)
@@ -105,99 +107,142 @@ pub(crate) fn decode(message: &[u8]) -> Option<Request> {
 
 struct Fault(Rcode);
 
-impl From<DecodeError> for Fault {
-    fn from(_: DecodeError) -> Self {
-        Self(Rcode::FORMERR)
-    }
-}
-
 const FORMERR: Fault = Fault(Rcode::FORMERR);
 
-fn decode_body(
-    decoder: &mut BinDecoder<'_>,
-    questions: u16,
-    records: [u16; 3],
-    request: &mut Request,
-) -> Result<(), Fault> {
-    // RFC 9619 §4: a query has exactly one question.
-    if questions != 1 {
-        return Err(FORMERR);
-    }
-    request.question = Some(read_question(decoder)?);
-    let mut fault = None;
-    for (section, count) in records.into_iter().enumerate() {
-        for _ in 0..count {
-            let record = read_record(decoder)?;
-            if record.kind != Kind::OPT {
-                continue;
+/// Where reading has come to. What it returns lies within the message.
+struct Reader<'m> {
+    message: &'m [u8],
+    at: usize,
+}
+
+impl<'m> Reader<'m> {
+    fn body(&mut self, questions: u16, records: [u16; 3], request: &mut Request<'m>) -> Result<(), Fault> {
+        // RFC 9619 §4: a query has exactly one question, or none when it is for a cookie alone.
+        match questions {
+            0 => {}
+            1 => request.question = Some(self.question()?),
+            _ => return Err(FORMERR),
+        }
+        let mut fault = None;
+        for (section, count) in records.into_iter().enumerate() {
+            for _ in 0..count {
+                let record = self.record()?;
+                if record.kind != Kind::OPT {
+                    continue;
+                }
+                // RFC 6891 §6.1.1: one OPT, in the additional section, owned by the root.
+                if section != 2 || request.edns.is_some() || !record.owner_is_root {
+                    return Err(FORMERR);
+                }
+                let mut edns = Edns {
+                    payload: record.class.max(512),
+                    dnssec_ok: record.ttl & 0x8000 != 0,
+                    subnet: None,
+                    cookie: None,
+                    nsid: false,
+                };
+                // Options of another version may look like anything (RFC 6891 §6.1.3).
+                if record.ttl >> 16 & 0xff != 0 {
+                    fault = Some(Fault(Rcode::BADVERS));
+                } else if let Err(wrong) = read_options(record.data, &mut edns) {
+                    fault = Some(wrong);
+                }
+                request.edns = Some(edns);
             }
-            // RFC 6891 §6.1.1: one OPT, in the additional section, owned by the root.
-            if section != 2 || request.edns.is_some() || !record.owner.is_root() {
+        }
+        let cookie = request.edns.as_ref().and_then(|edns| edns.cookie);
+        if self.at != self.message.len() || questions == 0 && cookie.is_none() {
+            return Err(FORMERR);
+        }
+        fault.map_or(Ok(()), Err)
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<&'m [u8], Fault> {
+        let end = self.at.checked_add(bytes).ok_or(FORMERR)?;
+        let taken = self.message.get(self.at..end).ok_or(FORMERR)?;
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn number(&mut self) -> Result<u16, Fault> {
+        let bytes = self.take(2)?.first_chunk::<2>().ok_or(FORMERR)?;
+        Ok(u16::from_be_bytes(*bytes))
+    }
+
+    /// The one question. Nothing stands before it that a compressed name could point to.
+    fn question(&mut self) -> Result<Question<'m>, Fault> {
+        let start = self.at;
+        loop {
+            let length = usize::from(self.take(1)?[0]);
+            if length == 0 {
+                break;
+            }
+            self.take(length)?;
+            if length > MAX_LABEL_BYTES || self.at - start >= MAX_NAME_BYTES {
                 return Err(FORMERR);
             }
-            request.edns = Some(Edns {
-                payload: record.class.max(512),
-                dnssec_ok: record.ttl & 0x8000 != 0,
-                subnet: None,
-            });
-            let version = record.ttl >> 16 & 0xff;
-            if version != 0 {
-                fault = Some(Fault(Rcode::BADVERS));
-                continue;
-            }
-            match read_options(record.data) {
-                Ok(subnet) => request.edns.iter_mut().for_each(|edns| edns.subnet = subnet),
-                Err(wrong) => fault = Some(wrong),
+        }
+        let name = &self.message[start..self.at];
+        let (kind, class) = (Kind(self.number()?), self.number()?);
+        Ok(Question { name, kind, class, wire: &self.message[start..self.at] })
+    }
+
+    fn record(&mut self) -> Result<RawRecord<'m>, Fault> {
+        let owner_is_root = self.pass_name()?;
+        let (kind, class) = (Kind(self.number()?), self.number()?);
+        let ttl = u32::from(self.number()?) << 16 | u32::from(self.number()?);
+        let length = self.number()?;
+        Ok(RawRecord { owner_is_root, kind, class, ttl, data: self.take(usize::from(length))? })
+    }
+
+    /// Steps over a name; true when it is the root's. Where a pointer leads does not matter, but it leads back.
+    fn pass_name(&mut self) -> Result<bool, Fault> {
+        let start = self.at;
+        loop {
+            let length = self.take(1)?[0];
+            match length {
+                0 => return Ok(self.at == start + 1),
+                0xc0.. => {
+                    let target = usize::from(length & 0x3f) << 8 | usize::from(self.take(1)?[0]);
+                    return if target < start { Ok(false) } else { Err(FORMERR) };
+                }
+                1..=0x3f => self.take(usize::from(length))?,
+                _ => return Err(FORMERR),
+            };
+            if self.at - start >= MAX_NAME_BYTES {
+                return Err(FORMERR);
             }
         }
     }
-    if !decoder.is_empty() {
-        return Err(FORMERR);
-    }
-    fault.map_or(Ok(()), Err)
 }
 
-fn read_question(decoder: &mut BinDecoder<'_>) -> Result<Question, Fault> {
-    let name = read_name(decoder)?;
-    let kind = Kind(decoder.read_u16()?.unverified());
-    let class = decoder.read_u16()?.unverified();
-    Ok(Question { name, kind, class })
-}
-
-fn read_name(decoder: &mut BinDecoder<'_>) -> Result<Name, Fault> {
-    let name = HickoryName::read(decoder)?;
-    Name::from_labels(name.iter()).map_err(|_| FORMERR)
-}
-
-struct RawRecord<'a> {
-    owner: Name,
+struct RawRecord<'m> {
+    owner_is_root: bool,
     kind: Kind,
     class: u16,
     ttl: u32,
-    data: &'a [u8],
+    data: &'m [u8],
 }
 
-fn read_record<'a>(decoder: &mut BinDecoder<'a>) -> Result<RawRecord<'a>, Fault> {
-    let Question { name: owner, kind, class } = read_question(decoder)?;
-    let ttl = decoder.read_u32()?.unverified();
-    let length = decoder.read_u16()?.unverified();
-    let data = decoder.read_slice(usize::from(length))?.unverified();
-    Ok(RawRecord { owner, kind, class, ttl, data })
-}
-
-fn read_options(mut data: &[u8]) -> Result<Option<Subnet>, Fault> {
-    let mut subnet = None;
+fn read_options<'m>(mut data: &'m [u8], edns: &mut Edns<'m>) -> Result<(), Fault> {
     while !data.is_empty() {
         let (head, rest) = data.split_first_chunk::<4>().ok_or(FORMERR)?;
         let code = u16::from_be_bytes([head[0], head[1]]);
         let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
         let (value, rest) = rest.split_at_checked(length).ok_or(FORMERR)?;
         data = rest;
-        if code == OPTION_CLIENT_SUBNET && subnet.replace(read_subnet(value)?).is_some() {
-            return Err(FORMERR);
+        match code {
+            OPTION_CLIENT_SUBNET if edns.subnet.replace(read_subnet(value)?).is_some() => {
+                return Err(FORMERR);
+            }
+            // RFC 7873 §5.2: of several cookies the first counts; one of a wrong length is a form error.
+            OPTION_COOKIE if !matches!(length, 8 | 16..=40) => return Err(FORMERR),
+            OPTION_COOKIE => edns.cookie = edns.cookie.or(Some(value)),
+            OPTION_NSID => edns.nsid = true,
+            _ => {}
         }
     }
-    Ok(subnet)
+    Ok(())
 }
 
 /// RFC 7871 §6 and §7.1.2: as many bytes as the prefix needs, no bit beyond it, scope zero in a query.
@@ -225,11 +270,4 @@ fn read_subnet(value: &[u8]) -> Result<Subnet, Fault> {
         IpAddr::V4(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]))
     };
     Ok(Subnet { family, source, address })
-}
-
-impl Question {
-    /// True when the class is the Internet's.
-    pub(crate) fn is_internet(&self) -> bool {
-        self.class == CLASS_IN
-    }
 }

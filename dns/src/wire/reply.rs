@@ -1,154 +1,294 @@
-//! Writes one message.
+//! Writes one message: prepared fragments, drawn addresses, and what frames them.
 
-use std::borrow::Cow;
-use std::sync::Arc;
+use std::net::IpAddr;
 
-use hickory_proto::ProtoError;
-use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
-
-use super::{CLASS_IN, Question, Rcode, Request, UDP_PAYLOAD_BYTES, to_hickory};
-use crate::name::Name;
+use super::{CLASS_IN, OPTION_CLIENT_SUBNET, OPTION_COOKIE, OPTION_NSID, Rcode, Request, UDP_PAYLOAD_BYTES};
+use crate::cookie::COOKIE_BYTES;
+use crate::fragment::{Fragment, POINTER};
+use crate::hinted::Hinted;
+use crate::steer::Family;
+use crate::wire::query::{Edns, HEADER_BYTES};
 use crate::zone::Kind;
 
 const FLAG_ANSWER: u8 = 0x80;
 const FLAG_AUTHORITATIVE: u8 = 0x04;
 const FLAG_TRUNCATED: u8 = 0x02;
 const FLAG_RECURSION_DESIRED: u8 = 0x01;
-const OPTION_CLIENT_SUBNET: u16 = 8;
+/// The question's name, which always stands behind the header.
+const QUESTION: u16 = POINTER | HEADER_BYTES as u16;
 
-/// Records with one owner and type.
-#[derive(Debug, Clone)]
-pub(crate) struct RrSet<'a> {
-    pub(crate) owner: Cow<'a, Name>,
-    pub(crate) kind: Kind,
-    pub(crate) ttl: u32,
-    pub(crate) data: Cow<'a, [Arc<[u8]>]>,
+/// The sections that hold records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Section {
+    Answer = 1,
+    Authority = 2,
+    Additional = 3,
 }
 
-/// An answer, before it is bytes.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Reply<'a> {
-    pub(crate) rcode: Rcode,
-    pub(crate) authoritative: bool,
-    pub(crate) answers: Vec<RrSet<'a>>,
-    pub(crate) authority: Vec<RrSet<'a>>,
-    /// Addresses of name servers.
-    pub(crate) additional: Vec<RrSet<'a>>,
-    /// True when the answer is useless without what `additional` holds: glue of a referral (RFC 9471).
-    pub(crate) additional_needed: bool,
-    /// How many bits of the client's address the answer depends on.
-    pub(crate) scope: u8,
+/// Whose records they are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Owner<'a> {
+    /// The question's name.
+    Question,
+    /// A name that stands at this place of the message.
+    At(u16),
+    /// A name of the zone, by its labels before the origin.
+    Below(&'a [u8]),
 }
 
-impl Default for Rcode {
-    fn default() -> Self {
-        Self::NOERROR
+impl Owner<'_> {
+    fn length(self) -> usize {
+        match self {
+            Self::Question | Self::At(_) => 2,
+            Self::Below(labels) => labels.len() + 2,
+        }
     }
 }
 
-/// Writes `reply` to `out`, at most `limit` bytes of it (at least 512). Returns true when something needed did not
-/// fit; the sender will ask again over TCP.
+/// What the OPT record says beside what it repeats of the query's.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Extras<'o> {
+    /// The client's and the server's cookie.
+    pub(crate) cookie: Option<[u8; COOKIE_BYTES]>,
+    /// Who answers; empty: not told.
+    pub(crate) nsid: &'o [u8],
+}
+
+/// An answer that is being written.
 ///
-/// Sets of records are written whole or not at all (RFC 2181 §9).
-pub(crate) fn encode(request: &Request, reply: &Reply<'_>, limit: u16, out: &mut Vec<u8>) -> bool {
-    out.clear();
-    let opt = opt_record(request, reply);
-    let room = limit.max(512) - opt.len() as u16;
-    let mut counts = [0u16; 4];
-    let mut truncated = false;
+/// Sets of records are written whole or not at all (RFC 2181 §9). Room for the OPT record is kept free.
+pub(crate) struct Reply<'o, 'm> {
+    request: &'o Request<'m>,
+    extras: Extras<'o>,
+    out: &'o mut Vec<u8>,
+    /// How long `out` may become before the OPT record.
+    room: usize,
+    /// Where the origin of the zone stands in the question.
+    origin: u16,
+    counts: [u16; 4],
+    authoritative: bool,
+    truncated: bool,
+}
 
-    let mut encoder = BinEncoder::new(out);
-    encoder.set_max_size(room);
-    if encoder.emit_vec(&[0; 12]).is_ok()
-        && let Some(question) = &request.question
-        && emit_question(&mut encoder, question).is_ok()
-    {
-        counts[0] = 1;
+impl<'o, 'm> Reply<'o, 'm> {
+    /// Begins an answer of at most `limit` bytes (at least 512) in `out`, which is cleared.
+    pub(crate) fn begin(
+        request: &'o Request<'m>,
+        extras: Extras<'o>,
+        limit: u16,
+        out: &'o mut Vec<u8>,
+    ) -> Self {
+        out.clear();
+        out.extend_from_slice(&[0; HEADER_BYTES]);
+        let mut counts = [0; 4];
+        if let Some(question) = &request.question {
+            out.extend_from_slice(question.wire);
+            counts[0] = 1;
+        }
+        let room = usize::from(limit.max(512)) - opt_length(request, extras);
+        Self { request, extras, out, room, origin: 0, counts, authoritative: false, truncated: false }
     }
-    let sections =
-        [(&reply.answers, true), (&reply.authority, true), (&reply.additional, reply.additional_needed)];
-    'sections: for (section, (sets, needed)) in sections.into_iter().enumerate() {
-        for set in sets {
-            if emit_set(&mut encoder, set) {
-                counts[section + 1] += set.data.len() as u16;
-            } else if needed {
-                truncated = true;
-                break 'sections;
+
+    /// Says which zone answers, by the length of its origin: the end of the question's name.
+    pub(crate) fn answer_from(&mut self, origin_bytes: usize) {
+        let name_bytes = self.request.question.map_or(0, |question| question.name.len());
+        self.origin = (HEADER_BYTES + name_bytes.saturating_sub(origin_bytes)) as u16;
+        self.authoritative = true;
+    }
+
+    /// Takes the authority back: the answer is a referral.
+    pub(crate) fn disclaim(&mut self) {
+        self.authoritative = false;
+    }
+
+    /// Writes a whole set. `None`: it does not fit, and nothing is written; otherwise where the data of its last record
+    /// begins.
+    pub(crate) fn set(&mut self, section: Section, owner: Owner<'_>, set: &Fragment) -> Option<u16> {
+        if self.out.len() + set.length(owner.length()) > self.room {
+            return None;
+        }
+        let origin = POINTER | self.origin;
+        let mut last = 0;
+        set.copy(self.out, self.origin, |out| {
+            push_owner(out, owner, origin);
+            last = out.len() + 10;
+        });
+        self.counts[section as usize] += set.records();
+        u16::try_from(last).ok()
+    }
+
+    /// Writes addresses of one family into the answer, all or none and then returns false.
+    pub(crate) fn addresses(
+        &mut self,
+        owner: Owner<'_>,
+        family: Family,
+        ttl: u32,
+        addresses: impl ExactSizeIterator<Item = IpAddr>,
+    ) -> bool {
+        let (kind, bytes) = match family {
+            Family::V4 => (Kind::A, 4),
+            Family::V6 => (Kind::AAAA, 16),
+        };
+        let count = addresses.len();
+        if self.out.len() + count * (owner.length() + 10 + bytes) > self.room {
+            return false;
+        }
+        let origin = POINTER | self.origin;
+        let mut head = [0; 10];
+        head[..2].copy_from_slice(&kind.0.to_be_bytes());
+        head[2..4].copy_from_slice(&CLASS_IN.to_be_bytes());
+        head[4..8].copy_from_slice(&ttl.to_be_bytes());
+        head[9] = bytes as u8;
+        for address in addresses {
+            push_owner(self.out, owner, origin);
+            self.out.extend_from_slice(&head);
+            push_address(self.out, address, bytes);
+        }
+        self.counts[Section::Answer as usize] += count as u16;
+        true
+    }
+
+    /// Writes a set whole with hints after its parameters, or nothing and returns false.
+    pub(crate) fn hinted(
+        &mut self,
+        owner: Owner<'_>,
+        set: &Hinted,
+        ttl: u32,
+        hints: [impl ExactSizeIterator<Item = IpAddr> + Clone; 2],
+    ) -> bool {
+        let start = self.out.len();
+        let origin = POINTER | self.origin;
+        for record in &set.records {
+            push_owner(self.out, owner, origin);
+            self.out.extend_from_slice(&set.kind.0.to_be_bytes());
+            self.out.extend_from_slice(&CLASS_IN.to_be_bytes());
+            self.out.extend_from_slice(&ttl.to_be_bytes());
+            let length_at = self.out.len();
+            self.out.extend_from_slice(&[0, 0]);
+            for (part, (key, bytes, addresses)) in [&record.before_ipv4, &record.before_ipv6]
+                .into_iter()
+                .zip([(4, 4, &hints[0]), (6, 16, &hints[1])])
+            {
+                self.out.extend_from_slice(part);
+                if record.hints && addresses.len() > 0 {
+                    push_option(self.out, key, bytes * addresses.len());
+                    addresses.clone().for_each(|address| push_address(self.out, address, bytes));
+                }
+            }
+            self.out.extend_from_slice(&record.rest);
+            let length = (self.out.len() - length_at - 2) as u16;
+            self.out[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+            if self.out.len() > self.room {
+                self.out.truncate(start);
+                return false;
             }
         }
-    }
-    if !opt.is_empty() {
-        out.extend_from_slice(&opt);
-        counts[3] += 1;
+        self.counts[Section::Answer as usize] += set.records.len() as u16;
+        true
     }
 
-    let mut flags = FLAG_ANSWER | request.opcode << 3;
-    if reply.authoritative {
-        flags |= FLAG_AUTHORITATIVE;
+    /// How many bytes were written so far.
+    pub(crate) fn length(&self) -> usize {
+        self.out.len()
     }
-    if truncated {
-        flags |= FLAG_TRUNCATED;
-    }
-    if request.recursion_desired {
-        flags |= FLAG_RECURSION_DESIRED;
-    }
-    out[..2].copy_from_slice(&request.id.to_be_bytes());
-    out[2] = flags;
-    out[3] = (reply.rcode.0 & 0x0f) as u8;
-    for (at, count) in counts.into_iter().enumerate() {
-        out[4 + 2 * at..6 + 2 * at].copy_from_slice(&count.to_be_bytes());
-    }
-    truncated
-}
 
-fn emit_question(encoder: &mut BinEncoder<'_>, question: &Question) -> Result<(), ProtoError> {
-    to_hickory(&question.name).emit(encoder)?;
-    encoder.emit_u16(question.kind.0)?;
-    encoder.emit_u16(question.class)
-}
-
-/// Writes a whole set, or nothing and returns false.
-fn emit_set(encoder: &mut BinEncoder<'_>, set: &RrSet<'_>) -> bool {
-    let start = encoder.offset();
-    let owner = to_hickory(&set.owner);
-    let written = set.data.iter().try_for_each(|data| {
-        owner.emit(encoder)?;
-        encoder.emit_u16(set.kind.0)?;
-        encoder.emit_u16(CLASS_IN)?;
-        encoder.emit_u32(set.ttl)?;
-        encoder.emit_u16(data.len() as u16)?;
-        encoder.emit_vec(data)
-    });
-    if written.is_err() {
-        encoder.set_offset(start);
-        encoder.trim();
+    /// True when nothing stands in the answer section.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.counts[Section::Answer as usize] == 0
     }
-    written.is_ok()
-}
 
-/// The OPT record, when the sender speaks EDNS (RFC 6891 §7): empty otherwise.
-fn opt_record(request: &Request, reply: &Reply<'_>) -> Vec<u8> {
-    let Some(edns) = &request.edns else { return Vec::new() };
-    let mut opt = Vec::with_capacity(36);
-    opt.push(0);
-    opt.extend_from_slice(&Kind::OPT.0.to_be_bytes());
-    opt.extend_from_slice(&UDP_PAYLOAD_BYTES.to_be_bytes());
-    opt.push((reply.rcode.0 >> 4) as u8);
-    opt.push(0);
-    opt.extend_from_slice(&[if edns.dnssec_ok { 0x80 } else { 0 }, 0]);
-    match &edns.subnet {
-        None => opt.extend_from_slice(&[0, 0]),
-        Some(subnet) => {
-            let address = subnet.address_bytes();
-            opt.extend_from_slice(&(8 + address.len() as u16).to_be_bytes());
-            opt.extend_from_slice(&OPTION_CLIENT_SUBNET.to_be_bytes());
-            opt.extend_from_slice(&(4 + address.len() as u16).to_be_bytes());
-            opt.extend_from_slice(&subnet.family.to_be_bytes());
-            // RFC 7871 §7.2.1: who gave no bits gets an answer that depends on none.
-            let scope = if subnet.source == 0 { 0 } else { reply.scope };
-            opt.extend_from_slice(&[subnet.source, scope]);
-            opt.extend_from_slice(&address);
+    /// Something needed did not fit; the sender will ask again over TCP.
+    pub(crate) fn truncate(&mut self) {
+        self.truncated = true;
+    }
+
+    /// True when something needed did not fit.
+    pub(crate) fn is_truncated(&self) -> bool {
+        self.truncated
+    }
+
+    /// Ends it: the OPT record, then the header. `scope` is how many bits of the client's address the answer depends on.
+    pub(crate) fn finish(mut self, rcode: Rcode, scope: u8) {
+        self.push_opt(rcode, scope);
+        let mut flags = FLAG_ANSWER | self.request.opcode << 3;
+        for (flag, set) in [
+            (FLAG_AUTHORITATIVE, self.authoritative),
+            (FLAG_TRUNCATED, self.truncated),
+            (FLAG_RECURSION_DESIRED, self.request.recursion_desired),
+        ] {
+            flags |= if set { flag } else { 0 };
+        }
+        self.out[..2].copy_from_slice(&self.request.id.to_be_bytes());
+        self.out[2] = flags;
+        self.out[3] = (rcode.0 & 0x0f) as u8;
+        for (at, count) in self.counts.into_iter().enumerate() {
+            self.out[4 + 2 * at..6 + 2 * at].copy_from_slice(&count.to_be_bytes());
         }
     }
-    opt
+
+    /// When the sender speaks EDNS, so does the answer (RFC 6891 §7).
+    fn push_opt(&mut self, rcode: Rcode, scope: u8) {
+        let Some(edns) = &self.request.edns else { return };
+        let mut head = [0; 11];
+        head[1..3].copy_from_slice(&Kind::OPT.0.to_be_bytes());
+        head[3..5].copy_from_slice(&UDP_PAYLOAD_BYTES.to_be_bytes());
+        head[5] = (rcode.0 >> 4) as u8;
+        head[7] = if edns.dnssec_ok { 0x80 } else { 0 };
+        head[9..].copy_from_slice(&(opt_length(self.request, self.extras) as u16 - 11).to_be_bytes());
+        self.out.extend_from_slice(&head);
+        if let Some(subnet) = &edns.subnet {
+            let bytes = subnet.address_bytes();
+            // RFC 7871 §7.2.1: who gave no bits gets an answer that depends on none.
+            let scope = if subnet.source == 0 { 0 } else { scope };
+            push_option(self.out, OPTION_CLIENT_SUBNET, 4 + bytes);
+            self.out.extend_from_slice(&subnet.family.to_be_bytes());
+            self.out.extend_from_slice(&[subnet.source, scope]);
+            push_address(self.out, subnet.address, bytes);
+        }
+        if let Some(cookie) = &self.extras.cookie {
+            push_option(self.out, OPTION_COOKIE, COOKIE_BYTES);
+            self.out.extend_from_slice(cookie);
+        }
+        if tells_nsid(edns, self.extras) {
+            push_option(self.out, OPTION_NSID, self.extras.nsid.len());
+            self.out.extend_from_slice(self.extras.nsid);
+        }
+        self.counts[Section::Additional as usize] += 1;
+    }
+}
+
+fn push_owner(out: &mut Vec<u8>, owner: Owner<'_>, origin: u16) {
+    let pointer = match owner {
+        Owner::Question => QUESTION,
+        Owner::At(place) => POINTER | place,
+        Owner::Below(labels) => {
+            out.extend_from_slice(labels);
+            origin
+        }
+    };
+    out.extend_from_slice(&pointer.to_be_bytes());
+}
+
+fn push_option(out: &mut Vec<u8>, code: u16, length: usize) {
+    out.extend_from_slice(&code.to_be_bytes());
+    out.extend_from_slice(&(length as u16).to_be_bytes());
+}
+
+fn push_address(out: &mut Vec<u8>, address: IpAddr, bytes: usize) {
+    match address {
+        IpAddr::V4(address) => out.extend_from_slice(&address.octets()[..bytes]),
+        IpAddr::V6(address) => out.extend_from_slice(&address.octets()[..bytes]),
+    }
+}
+
+fn tells_nsid(edns: &Edns<'_>, extras: Extras<'_>) -> bool {
+    edns.nsid && !extras.nsid.is_empty()
+}
+
+/// Bytes of the OPT record that will end the answer.
+fn opt_length(request: &Request<'_>, extras: Extras<'_>) -> usize {
+    let Some(edns) = &request.edns else { return 0 };
+    11 + edns.subnet.as_ref().map_or(0, |subnet| 8 + subnet.address_bytes())
+        + extras.cookie.map_or(0, |cookie| 4 + cookie.len())
+        + if tells_nsid(edns, extras) { 4 + extras.nsid.len() } else { 0 }
 }

@@ -108,6 +108,16 @@ pub(crate) fn parse_value(kind: Kind, value: &str, origin: &Name) -> Result<Vec<
             };
             wire.extend_from_slice(text);
         }
+        (Kind::DS, [tag, algorithm, digest, hex @ ..]) if !hex.is_empty() => {
+            push_u16(&mut wire, tag, "key tag")?;
+            for number in [algorithm, digest] {
+                wire.push(number.parse().map_err(|_| format!("`{number}` is no number from 0 to 255"))?);
+            }
+            wire.extend_from_slice(&hexadecimal(hex.iter().copied())?);
+        }
+        (Kind::DS, _) => {
+            return Err("needs a key tag, algorithm, digest type and digest: `12345 13 2 49fd…`".to_owned());
+        }
         (Kind::A, _) => return Err("needs one IPv4 address: `192.0.2.1`".to_owned()),
         (Kind::AAAA, _) => return Err("needs one IPv6 address: `2001:db8::1`".to_owned()),
         (Kind::CNAME | Kind::NS | Kind::PTR, _) => {
@@ -223,21 +233,24 @@ fn parse_generic(kind: Kind, text: &str) -> Result<Vec<u8>, String> {
         .and_then(|word| word.parse().ok())
         .filter(|length| *length <= MAX_DATA_BYTES)
         .ok_or_else(|| format!(r"needs a length up to {MAX_DATA_BYTES} after \#, then hexadecimal digits"))?;
-    let digits: Vec<u8> = words.flat_map(str::bytes).collect();
-    let nibble = |digit: u8| char::from(digit).to_digit(16).map(|value| value as u8);
-    let data: Option<Vec<u8>> = digits
-        .chunks(2)
-        .map(|pair| match pair {
-            [high, low] => Some(nibble(*high)? << 4 | nibble(*low)?),
-            _ => None,
-        })
-        .collect();
-    let data = data.ok_or_else(|| "has something else than pairs of hexadecimal digits".to_owned())?;
+    let data = hexadecimal(words)?;
     if data.len() != length {
         return Err(format!("says {length} bytes and gives {}", data.len()));
     }
     check_data(kind, &data)?;
     Ok(data)
+}
+
+fn hexadecimal<'a>(words: impl Iterator<Item = &'a str>) -> Result<Vec<u8>, String> {
+    let digits: Vec<u8> = words.flat_map(str::bytes).collect();
+    let nibble = |digit: u8| char::from(digit).to_digit(16).map(|value| value as u8);
+    let pairs = digits.chunks(2).map(|pair| match pair {
+        [high, low] => Some(nibble(*high)? << 4 | nibble(*low)?),
+        _ => None,
+    });
+    pairs
+        .collect::<Option<Vec<u8>>>()
+        .ok_or_else(|| "has something else than pairs of hexadecimal digits".to_owned())
 }
 
 /// A type known to the library must have data of that type, since resolvers will read it as such.
@@ -318,6 +331,7 @@ mod tests {
             ("HTTPS", "0 svc", b"\x00\x00\x03svc\x07example\x03com\x00"),
             ("SVCB", "1 . port=8443 alpn=h2", b"\x00\x01\x00\x00\x01\x00\x03\x02h2\x00\x03\x00\x02\x20\xfb"),
             ("TYPE65280", r"\# 3 0a0B 0c", b"\x0a\x0b\x0c"),
+            ("DS", "258 13 2 0a0B 0c", b"\x01\x02\x0d\x02\x0a\x0b\x0c"),
             ("A", r"\# 4 c0000201", b"\xc0\x00\x02\x01"),
         ] {
             assert_eq!(parse(kind, value).as_deref(), Ok(wire), "{kind} {value}");
@@ -337,6 +351,9 @@ mod tests {
             ("TXT", "\"open", "has an opening quote without a closing one"),
             ("TXT", "a\nb", "must be on one line"),
             ("CAA", "0 issue", "needs flags, a tag and a value: `0 issue \"ca.example.net\"`"),
+            ("DS", "12345 13 2", "needs a key tag, algorithm, digest type and digest: `12345 13 2 49fd…`"),
+            ("DS", "12345 13 2 49f", "has something else than pairs of hexadecimal digits"),
+            ("DS", "12345 256 2 49", "`256` is no number from 0 to 255"),
             ("TYPE65280", "1.2.3.4", r"type TYPE65280 is written by its bytes: `\# 4 0A000001`"),
             ("TYPE65280", r"\# 3 0a0b", "says 3 bytes and gives 2"),
             ("TYPE65280", r"\# 1 0", "has something else than pairs of hexadecimal digits"),

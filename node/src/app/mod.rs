@@ -236,7 +236,7 @@ impl App {
             clock: clock.clone(),
         })?);
         tasks.spawn(tasks::follow_own_drain(gossip.clone(), config.name.clone(), orders.clone()));
-        let (dns, responder) = start_dns(&config, &clock)?;
+        let (dns, responder) = start_dns(&config, &keyring, &clock)?;
         if let Some(responder) = &responder {
             let told = (registry.changes(), gossip.view(), orders);
             tasks.spawn(steering::follow(responder.clone(), told.0, told.1, told.2, clock.clone()));
@@ -398,11 +398,12 @@ fn source_key(keyring: &Keyring) -> [u8; 32] {
 
 type Dns = (Option<dns::DnsServer>, Option<Arc<dns::Responder>>);
 
-fn start_dns(config: &NodeConfig, clock: &Clock) -> Result<Dns, StartError> {
+fn start_dns(config: &NodeConfig, keyring: &Keyring, clock: &Clock) -> Result<Dns, StartError> {
     if config.dns_listen.is_empty() {
         return Ok((None, None));
     }
     let responder = Arc::new(dns::Responder::new(dns::Table::empty(), rand::random()));
+    responder.set_terms(dns_terms(config, keyring));
     if let Some(path) = &config.geoip {
         match dns::GeoIp::load(path) {
             Ok(geo) => responder.set_geo(Some(Arc::new(geo))),
@@ -418,11 +419,26 @@ fn start_dns(config: &NodeConfig, clock: &Clock) -> Result<Dns, StartError> {
             udp_threads: config.workers.unwrap_or(1).max(1),
             tcp: dns::TcpLimits::default(),
             runtime: tokio::runtime::Handle::current(),
-            clock: Arc::new(move || time.now()),
+            clock: Arc::new(move || dns::Moment { monotonic: time.now(), unix: time.wall().seconds() }),
         },
         responder.clone(),
     )?;
     Ok((Some(server), Some(responder)))
+}
+
+/// On which terms strangers are served. Cookies are made with a secret that all nodes derive from the mesh's keys, so
+/// that any of them knows those of the others.
+fn dns_terms(config: &NodeConfig, keyring: &Keyring) -> dns::Terms {
+    let secrets = keyring.derive("meridian dns cookie v1").into_iter().filter_map(|key| {
+        let secret = key.secret.first_chunk::<16>()?;
+        Some(dns::CookieSecret(*secret))
+    });
+    dns::Terms {
+        nsid: config.name.to_string().into_bytes(),
+        cookie_secrets: secrets.collect(),
+        transfer: config.dns_transfer.clone(),
+        response_rate: config.dns_rate,
+    }
 }
 
 fn announce(

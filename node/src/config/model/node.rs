@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gossip::id::{NodeName, RegionName, ZoneName};
+use ipnet::IpNet;
 
 /// `node.toml` and the flags over it: what one node is. Everything but the default addresses is filled in; those
 /// need the machine's interfaces and are resolved at start.
@@ -32,6 +33,10 @@ pub struct NodeConfig {
     pub dns_listen: Vec<SocketAddr>,
     /// A MaxMind database.
     pub geoip: Option<PathBuf>,
+    /// Who may transfer zones over TCP; empty: nobody.
+    pub dns_transfer: Vec<IpNet>,
+    /// How many answers over UDP one network gets; `None`: all it asks for.
+    pub dns_rate: Option<dns::ResponseRate>,
     /// The admin API.
     pub admin: AdminConfig,
     /// Logs.

@@ -92,6 +92,8 @@ pub struct Steer {
     pub policy: SteerPolicy,
     /// Addresses in an answer, 1 to 8.
     pub answers: usize,
+    /// When a region passes users on before it is full.
+    pub shed: Option<dns::Shed>,
 }
 
 /// In which order regions are tried for a client.

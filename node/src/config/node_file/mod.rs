@@ -171,6 +171,8 @@ fn merge(file: Settings, flags: &NodeOverrides, machine: &Machine, sink: &Diagno
         workers,
         dns_listen: dns_listen.into_iter().map(|setting| setting.value).collect(),
         geoip: flags.geoip.clone().or(file.geoip),
+        dns_transfer: file.dns_transfer,
+        dns_rate: file.dns_rate,
         admin: AdminConfig { listen: admin_listen.value, token_file },
         log: LogConfig {
             level: flags.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".into()),

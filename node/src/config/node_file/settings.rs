@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gossip::id::{NodeName, RegionName, ZoneName};
+use ipnet::IpNet;
 use toml::de::DeTable;
 
 use crate::config::diagnostics::Diagnostics;
@@ -30,6 +31,8 @@ pub(super) struct Settings {
     pub(super) workers: Option<usize>,
     pub(super) dns_listen: Vec<At<SocketAddr>>,
     pub(super) geoip: Option<PathBuf>,
+    pub(super) dns_transfer: Vec<IpNet>,
+    pub(super) dns_rate: Option<dns::ResponseRate>,
     pub(super) admin_listen: Option<At<SocketAddr>>,
     pub(super) token_file: Option<PathBuf>,
     pub(super) log_level: Option<String>,
@@ -91,10 +94,27 @@ fn proxy(file: &mut Settings, table: &mut Table<'_>) {
 fn dns(file: &mut Settings, table: &mut Table<'_>) {
     file.dns_listen = table.optional("listen", read::list(read::located(read::socket))).unwrap_or_default();
     file.geoip = table.optional("geoip", read::path);
+    file.dns_transfer = table.optional("transfer", read::list(read::network)).unwrap_or_default();
+    file.dns_rate = table.optional("rate_limit", response_rate);
     if let Some((span, _)) = table.misplaced("zone") {
         let hint = "`[dns.zone.*]` belongs to services.toml, which the whole mesh shares";
         table.sink().error(span, "unknown key `zone`", Some(hint.into()));
     }
+}
+
+/// How many answers over the limit one is sent cut, when nothing is said: every second, as name servers commonly do.
+const DEFAULT_SLIP: u32 = 2;
+
+fn response_rate(value: &Value<'_>) -> Option<dns::ResponseRate> {
+    let mut table = value.table()?;
+    if table.place("per_network").is_none() {
+        let hint = "per_network = 20 for 20 answers a second to one /24 or /56";
+        table.sink().absent(table.span(), "`per_network` is missing here", Some(hint.into()));
+    }
+    let per_second = table.optional("per_network", read::integer(1..=1_000_000));
+    let slip = table.optional("slip", read::integer(0..=100)).unwrap_or(DEFAULT_SLIP);
+    table.finish();
+    Some(dns::ResponseRate { per_second: per_second?, slip })
 }
 
 fn admin(file: &mut Settings, table: &mut Table<'_>) {

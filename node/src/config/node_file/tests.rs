@@ -50,6 +50,8 @@ fn the_example_is_valid_and_says_what_the_contract_says() {
     assert_eq!(node.mesh.advertise, Some("198.51.100.10:7946".parse().unwrap()));
     assert_eq!(node.workers, Some(2));
     assert_eq!(node.dns_listen, ["0.0.0.0:53".parse().unwrap()]);
+    assert_eq!(node.dns_transfer, ["192.0.2.53/32".parse().unwrap()]);
+    assert_eq!(node.dns_rate, Some(dns::ResponseRate { per_second: 200, slip: 2 }));
     assert_eq!(node.admin.token_file.unwrap(), Path::new("/etc/meridian/admin.token"));
     assert_eq!((node.log.level.as_str(), node.log.format), ("info", LogFormat::Text));
     assert_eq!(node.log.access, AccessLog::Stdout);
@@ -64,6 +66,7 @@ fn a_node_needs_no_file() {
     assert_eq!((node.mesh.advertise, node.mesh.seeds.len(), node.mesh.key_file), (None, 0, None));
     assert_eq!(node.proxy_listen, DEFAULT_PROXY);
     assert_eq!((node.workers, node.dns_listen.len(), node.geoip), (None, 0, None));
+    assert_eq!((node.dns_transfer.len(), node.dns_rate), (0, None));
     assert_eq!((node.admin.listen.to_string(), node.admin.token_file), ("127.0.0.1:7900".into(), None));
     assert_eq!((node.log.level.as_str(), node.log.access), ("info", AccessLog::Stdout));
 }
@@ -146,6 +149,15 @@ fn what_is_wrong_is_told_at_its_place() {
                 "5:10 `listen` must be an array, not a string",
                 "6:6 unknown key `zone` (`[dns.zone.*]` belongs to services.toml, which the whole mesh shares)",
                 "7:2 unknown key `pool` (`[pool.*]` belongs to services.toml, which the whole mesh shares)",
+            ],
+        ),
+        (
+            "[dns]\ntransfer = [\"secondary\"]\nrate_limit = { slip = 101 }\n",
+            &[],
+            &[
+                "2:13 `secondary` is no network (a network is written \"10.0.0.0/8\" or \"2001:db8::/32\")",
+                "3:14 `per_network` is missing here (per_network = 20 for 20 answers a second to one /24 or /56)",
+                "3:23 `slip` must be between 0 and 100",
             ],
         ),
         (

@@ -115,7 +115,7 @@ where
 fn zones<'t>(value: &Value<'t>) -> Option<Vec<Section<'t, String, zone::Draft>>> {
     let mut dns = value.table()?;
     let zones = dns.value("zone").and_then(|value| value.table());
-    for key in ["listen", "geoip"] {
+    for key in ["listen", "geoip", "transfer", "rate_limit"] {
         if let Some((span, _)) = dns.misplaced(key) {
             let hint = "it belongs to node.toml; this file is the same on every node";
             value.sink.error(span, format!("unknown key `{key}`"), Some(hint.into()));

@@ -141,7 +141,7 @@ fn steered_name(value: &Value<'_>) -> Option<SteerDraft> {
     let policy = table.optional("policy", read::choice(POLICIES, &[])).unwrap_or(Policy::Nearest);
     let answers = table.optional("answers", read::integer(1..=8)).unwrap_or(2);
     let order = order(policy, &mut table);
-    table.later("shed", shed);
+    let shed = shed(policy, &mut table);
     table.finish();
     let service = service?;
     let names = order.iter().map(|region| region.value.clone()).collect();
@@ -151,7 +151,11 @@ fn steered_name(value: &Value<'_>) -> Option<SteerDraft> {
         Policy::Weighted => SteerPolicy::Weighted,
         Policy::Failover => SteerPolicy::Failover(names),
     };
-    Some(SteerDraft { steer: Steer { service: service.value.clone(), policy, answers }, service, order })
+    Some(SteerDraft {
+        steer: Steer { service: service.value.clone(), policy, answers, shed },
+        service,
+        order,
+    })
 }
 
 fn order(policy: Policy, table: &mut Table<'_>) -> Vec<At<RegionName>> {
@@ -178,12 +182,27 @@ fn order(policy: Policy, table: &mut Table<'_>) -> Vec<At<RegionName>> {
     order
 }
 
-fn shed(value: &Value<'_>) -> Option<()> {
+/// The watermarks, in shares of the capacity; the name server counts in thousandths.
+fn shed(policy: Policy, table: &mut Table<'_>) -> Option<dns::Shed> {
+    let sink = table.sink();
+    let (key, value) = table.keyed("shed")?;
+    if policy == Policy::Weighted {
+        sink.error(
+            key,
+            "`shed` has no meaning with the policy `weighted`, which follows the free capacity anyway",
+            None,
+        );
+    }
     let mut table = value.table()?;
-    table.required("low", read::number(0.0..=1.0));
-    table.required("high", read::number(0.0..=1.0));
+    let low = table.required("low", read::number(0.0..=1.0));
+    let high = table.required("high", read::number(0.0..=1.0));
     table.finish();
-    Some(())
+    let [low_permille, high_permille] = [low?, high?].map(|share| (share * 1000.0).round() as u16);
+    if low_permille >= high_permille {
+        value.wrong("`low` must be less than `high`, by a thousandth at least");
+        return None;
+    }
+    Some(dns::Shed { low_permille, high_permille })
 }
 
 fn static_record(zone: &str, value: &Value<'_>) -> Option<At<DnsRecord>> {

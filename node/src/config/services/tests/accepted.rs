@@ -24,6 +24,7 @@ ttl = "30s"
 service = "web"
 policy = "nearest"
 answers = 2
+shed = { low = 0.7, high = 0.95 }
 [[dns.zone."lb.example.com".record]]
 name = "@"
 type = "MX"
@@ -81,6 +82,7 @@ fn the_contracts_sample_means_what_it_says() {
     assert_eq!((zone.name.as_str(), zone.ttl), ("lb.example.com", 30 * SECOND));
     assert_eq!(zone.nameservers["ns2"], ["203.0.113.10".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!(zone.steer["www"].policy, SteerPolicy::Nearest);
+    assert_eq!(zone.steer["www"].shed, Some(dns::Shed { low_permille: 700, high_permille: 950 }));
     assert_eq!(zone.records[0].ttl, Some(3600 * SECOND));
     assert_eq!(services.behind_tcp().into_iter().map(ServiceName::as_str).collect::<Vec<_>>(), ["pg"]);
     assert_eq!(services.listeners["http"].accept_proxy, ["10.0.0.0/8".parse().unwrap()]);

@@ -197,7 +197,7 @@ send_proxy = "v3"
 nameserver.ns1 = ["192.0.2.1"]
 file = "x.zone"
 dnssec = "yes"
-steer.www = { service = "a", shed = { low = 0.7, high = 0.95 } }
+steer.www = { service = "a" }
 [service.a]
 split.p = 1
 [pool.p]
@@ -207,7 +207,6 @@ lease.ttl = "15s"
                 "3:1 `file` is not yet supported",
                 "4:1 `dnssec` is not yet supported",
                 "4:10 `dnssec` must be a boolean, not a string",
-                "5:30 `shed` is not yet supported",
                 "9:1 `lease` is not yet supported",
             ],
         ),
@@ -649,6 +648,24 @@ backend = [{ address = "10.0.0.1:80" }]
                 r#"5:16 `order` is missing here: failover needs it (order = ["eu", "us"])"#,
                 "? 6:66 no [region.us] is declared (declared: `eu`)",
                 "6:72 `eu` is already in this order",
+            ],
+        ),
+        (
+            r#"[dns.zone."x.de"]
+nameserver.ns1 = ["192.0.2.1"]
+steer.a = { service = "web", shed = { low = 0.9, high = 0.9 } }
+steer.b = { service = "web", shed = { low = 70 } }
+steer.c = { service = "web", policy = "weighted", shed = { low = 0.7, high = 0.9 } }
+[service.web]
+split.p = 1
+[pool.p]
+backend = [{ address = "10.0.0.1:80" }]
+"#,
+            &[
+                "3:37 `low` must be less than `high`, by a thousandth at least",
+                "4:37 `high` is missing here",
+                "4:45 `low` must be between 0 and 1",
+                "5:51 `shed` has no meaning with the policy `weighted`, which follows the free capacity anyway",
             ],
         ),
         (

@@ -1,0 +1,128 @@
+//! A whole zone to one who may have it (RFC 5936): messages over TCP, the SOA first and last.
+//!
+//! A transfer holds the scene it began with, so that the zone is one zone however long it takes. Steered names come with
+//! the addresses that the receiver itself would be told at that moment: a secondary cannot steer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rand::rngs::SmallRng;
+
+use crate::moment::Moment;
+use crate::name::Folded;
+use crate::steer::{Family, Scene, decide};
+use crate::wire::{Extras, HEADER_BYTES, Owner, Rcode, Reply, Request, Section, decode};
+use crate::zone::{Kind, Node, Zone};
+
+/// A message is sent when it has reached so many bytes (RFC 5936 §2.2: compression reaches no farther).
+const MESSAGE_BYTES: usize = 16 * 1024;
+
+/// A transfer under way.
+pub(crate) struct Transfer {
+    scene: Arc<Scene>,
+    query: Vec<u8>,
+    client: IpAddr,
+    now: Moment,
+    rng: SmallRng,
+    /// The next name, and the next of its sets.
+    node: usize,
+    set: usize,
+    begun: bool,
+    done: bool,
+}
+
+impl Transfer {
+    /// Begins one when a query asks for a zone that is served here and its sender may have it.
+    pub(crate) fn begin(
+        scene: &Arc<Scene>,
+        query: &[u8],
+        client: IpAddr,
+        now: Moment,
+        rng: SmallRng,
+    ) -> Option<Self> {
+        let request = decode(query)?;
+        let zone = wanted(scene, &request).filter(|_| scene.terms.may_transfer(client))?;
+        let mut query = query.to_vec();
+        // All names end in a pointer to the question's, so the question gets the zone's own upper and lower case.
+        query
+            .get_mut(HEADER_BYTES..HEADER_BYTES + zone.origin.wire().len())?
+            .copy_from_slice(zone.origin.wire());
+        Some(Self {
+            scene: Arc::clone(scene),
+            query,
+            client,
+            now,
+            rng,
+            node: 0,
+            set: 0,
+            begun: false,
+            done: false,
+        })
+    }
+
+    /// Writes the next message; false when there is none left.
+    pub(crate) fn next(&mut self, out: &mut Vec<u8>) -> bool {
+        let scene = Arc::clone(&self.scene);
+        let query = std::mem::take(&mut self.query);
+        let written = match decode(&query).as_ref().map(|request| (request, wanted(&scene, request))) {
+            Some((request, Some(zone))) if !self.done => {
+                let mut reply = Reply::begin(request, Extras::default(), u16::MAX, out);
+                reply.answer_from(zone.origin.wire().len());
+                self.fill(&scene, zone, &mut reply);
+                reply.finish(Rcode::NOERROR, 0);
+                true
+            }
+            _ => false,
+        };
+        self.query = query;
+        written
+    }
+
+    fn fill(&mut self, scene: &Scene, zone: &Zone, reply: &mut Reply<'_, '_>) {
+        let apex = zone.nodes().first().and_then(|apex| apex.set(Kind::SOA));
+        let soa = |reply: &mut Reply<'_, '_>| {
+            apex.is_some_and(|soa| reply.set(Section::Answer, Owner::Below(&[]), &soa.fragment).is_some())
+        };
+        if !self.begun {
+            self.begun = soa(reply);
+        }
+        while let Some(node) = zone.nodes().get(self.node) {
+            while let Some(set) = node.sets.get(self.set) {
+                if reply.length() > MESSAGE_BYTES {
+                    return;
+                }
+                let owner = Owner::Below(&node.labels);
+                if set.fragment.kind() != Kind::SOA
+                    && reply.set(Section::Answer, owner, &set.fragment).is_none()
+                {
+                    return;
+                }
+                self.set += 1;
+            }
+            if !self.steered(scene, node, reply) {
+                return;
+            }
+            (self.node, self.set) = (self.node + 1, 0);
+        }
+        self.done = soa(reply);
+    }
+
+    /// Writes the addresses of a steered name; false when they do not fit.
+    fn steered(&mut self, scene: &Scene, node: &Node, reply: &mut Reply<'_, '_>) -> bool {
+        let Some(steer) = &node.steer else { return true };
+        [Family::V4, Family::V6].into_iter().all(|family| {
+            let decision = decide(scene, steer, family, self.client, self.now.monotonic, &mut self.rng);
+            let addresses = decision.deck(scene).addresses(&decision.drawn);
+            reply.addresses(Owner::Below(&node.labels), family, decision.ttl, addresses)
+        })
+    }
+}
+
+/// The zone that a request asks for as a whole. One that asks for the changes gets all of it (RFC 1995 §4).
+fn wanted<'s>(scene: &'s Scene, request: &Request<'_>) -> Option<&'s Zone> {
+    let question = request.question.filter(|_| request.fault.is_none())?;
+    let asks = matches!(question.kind, Kind::AXFR | Kind::IXFR) && question.is_internet();
+    let name = Folded::new(question.name);
+    let zone = scene.table.zone_of(name.as_slice(), question.kind).filter(|_| asks)?;
+    (zone.origin.wire().len() == question.name.len()).then_some(zone)
+}
