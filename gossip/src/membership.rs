@@ -263,7 +263,7 @@ impl Socket for MeshLink {
     }
 }
 
-fn frame(from: SocketAddr, message: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(from: SocketAddr, message: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(20 + message.len());
     bytes.put_u8(VERSION);
     match from.ip() {
@@ -281,7 +281,7 @@ fn frame(from: SocketAddr, message: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn unframe(bytes: &[u8]) -> Option<(SocketAddr, ChitchatMessage)> {
+pub(crate) fn unframe(bytes: &[u8]) -> Option<(SocketAddr, ChitchatMessage)> {
     let (ip, rest): (IpAddr, &[u8]) = match bytes {
         [VERSION, 4, rest @ ..] => {
             let (ip, rest) = rest.split_first_chunk::<4>()?;

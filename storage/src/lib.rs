@@ -14,6 +14,8 @@
 pub mod cookie;
 pub mod digest;
 mod disk;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod intent;
 pub mod intents;
 pub mod pin;

@@ -13,7 +13,7 @@ pub(crate) mod api;
 mod doorkeeper;
 mod events;
 mod problem;
-mod reports;
+pub(crate) mod reports;
 mod routes;
 mod server;
 mod sessions;
