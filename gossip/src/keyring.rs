@@ -252,7 +252,7 @@ impl Keyring {
         self.keys.iter().position(|key| key.id == id).ok_or(KeyringError::Unknown(id))
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = format!("{HEADER}\n# Whoever reads this file can join the mesh. id, role, secret:\n");
         for (at, key) in self.keys.iter().enumerate() {
             let role = if at == 0 { "use" } else { "verify" };
@@ -296,7 +296,7 @@ fn expand(secret: &[u8; 32], purpose: &str) -> [u8; 32] {
     out
 }
 
-fn parse(text: &str) -> Result<Keyring, (usize, &'static str)> {
+pub(crate) fn parse(text: &str) -> Result<Keyring, (usize, &'static str)> {
     let mut lines = text.lines().map(str::trim).enumerate();
     if lines.next().is_none_or(|(_, line)| line != HEADER) {
         return Err((1, "it does not start with `meridian-keyring 1`"));

@@ -18,6 +18,8 @@
 mod agent;
 pub mod clock;
 pub mod fastlane;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod id;
 pub mod keyring;
 mod liveness;

@@ -10,6 +10,8 @@
 //! first in [`crate::agent`]. When its task ends, [`Membership::ended`] says so and [`Membership::restart`] begins a new
 //! life of the same node with the same state.
 
+mod blocks;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
@@ -263,7 +265,7 @@ impl Socket for MeshLink {
     }
 }
 
-fn frame(from: SocketAddr, message: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(from: SocketAddr, message: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(20 + message.len());
     bytes.put_u8(VERSION);
     match from.ip() {
@@ -281,7 +283,7 @@ fn frame(from: SocketAddr, message: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn unframe(bytes: &[u8]) -> Option<(SocketAddr, ChitchatMessage)> {
+pub(crate) fn unframe(bytes: &[u8]) -> Option<(SocketAddr, ChitchatMessage)> {
     let (ip, rest): (IpAddr, &[u8]) = match bytes {
         [VERSION, 4, rest @ ..] => {
             let (ip, rest) = rest.split_first_chunk::<4>()?;
@@ -294,6 +296,9 @@ fn unframe(bytes: &[u8]) -> Option<(SocketAddr, ChitchatMessage)> {
         _ => return None,
     };
     let (port, mut rest) = rest.split_first_chunk::<2>()?;
+    if !blocks::fit(rest) {
+        return None;
+    }
     // The decoder is not ours: should it panic on hostile bytes, only the message is lost.
     let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| ChitchatMessage::deserialize(&mut rest)));
     let message = decoded.ok()?.ok()?;

@@ -82,7 +82,7 @@ impl Peers {
         self.met.iter().map(|(name, (addr, _))| (name, *addr))
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = format!("{HEADER}\ngeneration {}\n", self.generation);
         for (name, (addr, seen)) in &self.met {
             text.push_str(&format!("{name} {addr} {}\n", seen.seconds()));
@@ -90,7 +90,7 @@ impl Peers {
         text
     }
 
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut peers = Self::default();
         let mut lines = text.lines();
         if lines.next() != Some(HEADER) {

@@ -14,6 +14,8 @@ pub mod balance;
 mod cli;
 pub mod config;
 pub mod distance;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod health;
 pub mod proxy;
 pub mod queue;

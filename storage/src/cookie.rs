@@ -267,6 +267,31 @@ fn within(day: u16, today: u16) -> bool {
     day <= today.saturating_add(1) && today.saturating_sub(day) <= SEAL_MAX_DAYS
 }
 
+/// With one key that everybody knows, for [`crate::fuzzing`].
+#[cfg(any(test, fuzzing))]
+impl Cookies {
+    pub(crate) fn fixed() -> Self {
+        Self::from_keys(vec![DerivedKey { key_id: 1, secret: [1; 32] }])
+    }
+}
+
+/// What [`golden`] sealed with that key, in 2026.
+#[cfg(any(test, fuzzing))]
+pub(crate) const GOLDEN: &str = "AQEAAADtUAkJCQkJCQkJCQkJCco7Apr8ElX2E3i-D55JgBESta_R-9BJJ7F-c8akcLwXetryTuoTNeyjrfXE6U7k7XWzLVauJLWS7UhCtOOeCWQ";
+
+#[cfg(any(test, fuzzing))]
+pub(crate) fn golden() -> SessionCookie {
+    SessionCookie {
+        id: SessionId([7; 16]),
+        pool: Tag::of("web-v1"),
+        backend: BackendId(0x0123_4567_89ab_cdef),
+        assigned: Hlc::from_millis(1_790_000_000_000),
+        home: Tag::of("eu"),
+        first_seen: 1_790_000_000,
+        last_seen: 1_790_000_001,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -284,15 +309,7 @@ mod tests {
     }
 
     fn cookie() -> SessionCookie {
-        SessionCookie {
-            id: SessionId([7; 16]),
-            pool: Tag::of("web-v1"),
-            backend: BackendId(0x0123_4567_89ab_cdef),
-            assigned: Hlc::from_millis(NOW.0),
-            home: Tag::of("eu"),
-            first_seen: 1_790_000_000,
-            last_seen: 1_790_000_001,
-        }
+        golden()
     }
 
     #[test]
@@ -333,9 +350,8 @@ mod tests {
     #[test]
     fn the_format_is_the_same_for_ever() {
         let value = seal_with(&day_key(&key(1), 20_717), 1, 20_717, [9; 12], &service("web"), &cookie());
-        let golden = "AQEAAADtUAkJCQkJCQkJCQkJCco7Apr8ElX2E3i-D55JgBESta_R-9BJJ7F-c8akcLwXetryTuoTNeyjrfXE6U7k7XWzLVauJLWS7UhCtOOeCWQ";
-        assert_eq!(value, golden);
-        assert_eq!(Cookies::from_keys(vec![key(1)]).open(&service("web"), &value, NOW), Ok(cookie()));
+        assert_eq!(value, GOLDEN);
+        assert_eq!(Cookies::fixed().open(&service("web"), &value, NOW), Ok(cookie()));
     }
 
     #[test]

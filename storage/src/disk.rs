@@ -363,7 +363,7 @@ fn all(tree: &sled::Tree) -> Result<Vec<(Vec<u8>, Vec<u8>)>, DiskError> {
         .collect()
 }
 
-fn key(home: Tag, id: &SessionId) -> [u8; 20] {
+pub(crate) fn key(home: Tag, id: &SessionId) -> [u8; 20] {
     let mut key = [0; 20];
     key[..4].copy_from_slice(&home.0.to_be_bytes());
     key[4..].copy_from_slice(&id.0);
@@ -382,7 +382,7 @@ fn expiry_key(record: &Record) -> [u8; 24] {
     entry
 }
 
-fn decode(key: &[u8], value: &[u8]) -> Option<Record> {
+pub(crate) fn decode(key: &[u8], value: &[u8]) -> Option<Record> {
     let (home, id) = split_key(key)?;
     let pin = Pin::decode(value.strip_prefix(&[PIN_VERSION])?).ok()?;
     (pin.id == id && bucket_of(&id) < BUCKETS).then_some(Record { home, pin })

@@ -6,7 +6,7 @@
 //!   every 5 s with one peer at random: digests; where they differ, all entries one way and what is newer back
 //! ```
 
-mod task;
+pub(crate) mod task;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

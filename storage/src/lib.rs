@@ -15,6 +15,8 @@ pub mod cookie;
 pub mod digest;
 mod disk;
 pub mod ends;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod intent;
 pub mod intents;
 pub mod pin;

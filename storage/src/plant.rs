@@ -13,6 +13,10 @@ pub enum Plant {
     MergeByArrival = 2,
     /// Records are dropped ten minutes before they expire.
     PurgeEarly = 3,
+    /// Who proposes a move and holds something newer itself is told of that, and nobody else is asked.
+    AnswerAlone = 4,
+    /// A message for a home that cannot be reached is not kept.
+    ForgetForward = 5,
 }
 
 /// Which bug is planted; none as a rule.

@@ -380,6 +380,37 @@ fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Option<T> {
     codec().deserialize(bytes.strip_prefix(&[VERSION])?).ok()
 }
 
+/// Both sides of the protocol, for [`crate::fuzzing`]: what is read is written, and read again.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_decode(bytes: &[u8]) {
+    if let Some(question) = decode::<Question>(bytes) {
+        assert_eq!(encode(&question), bytes);
+    }
+    if let Some(answer) = decode::<Answer>(bytes) {
+        assert!(answer.records().len() <= answer.records.len());
+        assert_eq!(encode(&answer), bytes);
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+pub(crate) fn golden() -> Vec<Vec<u8>> {
+    let questions = [
+        Question::Counts,
+        Question::Find([7; 16]),
+        Question::List { backend: Some(5), limit: 9 },
+        Question::List { backend: None, limit: 9 },
+        Question::Fingerprints,
+    ];
+    let node = NodeName::new("eu-1").expect("a valid name");
+    let answer = Answer {
+        counts: vec![(3, 4)],
+        records: vec![(1, vec![0; PIN_BYTES])],
+        fingerprints: vec![(1, 2, 3, 4)],
+        differ: vec![(5, node, 6)],
+    };
+    questions.iter().map(encode).chain([encode(&answer)]).map(|bytes| bytes.to_vec()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,7 +29,7 @@ const VERSION: u8 = 1;
 
 /// What one agent says to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Control {
+pub(crate) enum Control {
     MayI { generation: u64, addr: SocketAddr },
     WallTime,
     WhichLife,
@@ -37,7 +37,7 @@ pub(super) enum Control {
 }
 
 impl Control {
-    pub(super) fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut bytes = vec![VERSION];
         match self {
             Self::MayI { generation, addr } => {
@@ -55,7 +55,7 @@ impl Control {
         bytes.into()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let [VERSION, kind, rest @ ..] = bytes else { return None };
         Some(match kind {
             1 => {
@@ -72,7 +72,7 @@ impl Control {
 }
 
 /// The answer to [`Control::MayI`]: who has the name already.
-pub(super) fn encode_owner(owner: Option<SocketAddr>) -> Bytes {
+pub(crate) fn encode_owner(owner: Option<SocketAddr>) -> Bytes {
     match owner {
         None => vec![VERSION, 0].into(),
         Some(addr) => [&[VERSION, 1], addr.to_string().as_bytes()].concat().into(),
@@ -80,7 +80,7 @@ pub(super) fn encode_owner(owner: Option<SocketAddr>) -> Bytes {
 }
 
 /// Reads the answer to [`Control::MayI`]; `None` when it makes no sense.
-pub(super) fn decode_owner(bytes: &[u8]) -> Option<Option<SocketAddr>> {
+pub(crate) fn decode_owner(bytes: &[u8]) -> Option<Option<SocketAddr>> {
     match bytes {
         [VERSION, 0] => Some(None),
         [VERSION, 1, addr @ ..] => Some(Some(std::str::from_utf8(addr).ok()?.parse().ok()?)),
@@ -89,12 +89,12 @@ pub(super) fn decode_owner(bytes: &[u8]) -> Option<Option<SocketAddr>> {
 }
 
 /// The answer to [`Control::WallTime`] and [`Control::WhichLife`].
-pub(super) fn encode_number(number: u64) -> Bytes {
+pub(crate) fn encode_number(number: u64) -> Bytes {
     [&[VERSION][..], &number.to_le_bytes()].concat().into()
 }
 
 /// Reads a number that answers.
-pub(super) fn decode_number(bytes: &[u8]) -> Option<u64> {
+pub(crate) fn decode_number(bytes: &[u8]) -> Option<u64> {
     let [VERSION, number @ ..] = bytes else { return None };
     Some(u64::from_le_bytes(number.try_into().ok()?))
 }

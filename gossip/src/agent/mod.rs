@@ -6,7 +6,7 @@
 //!        └── view, events, load ◀───┘          join: calls seeds and lost peers, asks whether the name is free
 //! ```
 
-mod control;
+pub(crate) mod control;
 mod driver;
 mod join;
 mod names;

@@ -17,7 +17,7 @@ mod inbound;
 mod link;
 pub mod tls;
 pub mod tunnel;
-mod wire;
+pub(crate) mod wire;
 
 use std::net::SocketAddr;
 

@@ -14,7 +14,7 @@ mod doorkeeper;
 mod endings;
 mod events;
 mod problem;
-mod reports;
+pub(crate) mod reports;
 mod routes;
 mod server;
 mod sessions;

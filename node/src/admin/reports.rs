@@ -34,7 +34,7 @@ pub(super) struct Load {
 
 /// What one node says, or all together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Report {
+pub(crate) struct Report {
     pub(super) loads: BTreeMap<BackendId, Load>,
     /// What troubles it that nobody else sees: ports it could not bind, a disk that lags behind.
     pub(super) problems: Vec<String>,
@@ -134,7 +134,7 @@ fn options() -> impl Options {
     bincode::DefaultOptions::new().with_limit(CHANNEL.max_bytes as u64 - 1)
 }
 
-fn encode(report: &Report) -> Bytes {
+pub(crate) fn encode(report: &Report) -> Bytes {
     let loads = report.loads.iter().map(|(id, load)| (id.0, load.in_flight, load.requests));
     let wire = Wire { loads: loads.collect(), problems: readable(&report.problems) };
     let mut bytes = vec![VERSION];
@@ -153,7 +153,7 @@ fn readable(problems: &[String]) -> Vec<String> {
     problems.iter().take(PROBLEMS_MAX).map(line).collect()
 }
 
-fn decode(bytes: &[u8]) -> Option<Report> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<Report> {
     let (&version, body) = bytes.split_first()?;
     if version != VERSION {
         return None;

@@ -65,6 +65,7 @@ impl Report {
     ) {
         let caret = span.map(|span| self.source.caret(span));
         let (line, column) = caret.as_ref().map_or((0, 0), |caret| self.source.position(caret.start));
+        let (message, hint) = (harmless(&message), hint.as_deref().map(harmless));
         self.entries.push(Entry { severity, line, column, message, hint });
         self.carets.push(caret);
     }
@@ -160,6 +161,18 @@ impl Source {
     }
 }
 
+/// A text without what would play with somebody's terminal: a file may come from anywhere. As long as before, so that
+/// carets stay where they are.
+fn harmless(text: &str) -> String {
+    let shown = |char: char| match char {
+        '\n' | '\t' => char,
+        control if control.is_ascii_control() => '?',
+        control if control.is_control() => '¿',
+        other => other,
+    };
+    text.chars().map(shown).collect()
+}
+
 /// One fault as miette wants it.
 #[derive(Debug)]
 struct Fault<'a> {
@@ -174,7 +187,7 @@ struct Fault<'a> {
 impl<'a> Fault<'a> {
     fn new(entry: &'a Entry, caret: Option<Range<usize>>, source: &'a Source) -> Self {
         let excerpt = caret.as_ref().map_or(0..0, |caret| source.excerpt(caret.start));
-        let line = format!("{} ", &source.text[excerpt.clone()]);
+        let line = harmless(&source.text[excerpt.clone()]) + " ";
         Self { entry, caret, file: &source.name, line, line_start: excerpt.start }
     }
 }
@@ -289,6 +302,17 @@ mod tests {
         report.push(Severity::Warning, None, "odd".into(), None);
         assert_eq!(report.to_string(), "  ! warning: odd\n");
         assert_eq!((place(&report), report.has_errors()), ((0, 0), false));
+    }
+
+    #[test]
+    fn a_file_cannot_play_with_a_terminal() {
+        let text = "a = \"\u{1b}[2J\u{9b}x\" # b";
+        let mut report = report(text, 4..13, Some("not \u{1b}c"));
+        report.push(Severity::Error, None, "\u{7f}\u{85}wrong\nhere".into(), None);
+        let shown = report.to_string();
+        assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+        assert!(shown.contains("a = \"?[2J¿x\" # b") && shown.contains("help: not ?c"), "{shown}");
+        assert_eq!(report.entries()[1].message, "?¿wrong\nhere");
     }
 
     #[test]

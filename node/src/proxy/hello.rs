@@ -35,14 +35,14 @@ pub(super) struct Malformed;
 
 /// Puts a ClientHello together (pure).
 #[derive(Default)]
-struct Reader {
+pub(super) struct Reader {
     acceptor: Acceptor,
     seen: usize,
 }
 
 impl Reader {
     /// Takes further bytes; the name when the ClientHello is complete with them.
-    fn feed(&mut self, mut bytes: &[u8]) -> Result<Option<Option<String>>, Malformed> {
+    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<Option<Option<String>>, Malformed> {
         self.seen += bytes.len();
         while !bytes.is_empty() {
             let taken = self.acceptor.read_tls(&mut bytes).map_err(|_| Malformed)?;

@@ -34,6 +34,8 @@ mod fields;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod forwarded;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod gather;
 mod grpc;
 mod handle;

@@ -62,7 +62,7 @@ pub(super) async fn run(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
 }
 
 /// The message that carries entries.
-pub(super) fn put(entries: &[Entry]) -> Bytes {
+pub(crate) fn put(entries: &[Entry]) -> Bytes {
     let mut out = BytesMut::new();
     out.put_slice(&[VERSION, PUT]);
     write(&mut out, entries.iter());
@@ -123,7 +123,7 @@ fn write<'a>(out: &mut BytesMut, entries: impl Iterator<Item = &'a Entry>) {
     }
 }
 
-fn read(mut bytes: &[u8]) -> Option<Vec<Entry>> {
+pub(crate) fn read(mut bytes: &[u8]) -> Option<Vec<Entry>> {
     let mut entries = Vec::new();
     while !bytes.is_empty() {
         let length = bytes.try_get_u32_le().ok()? as usize;

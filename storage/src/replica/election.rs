@@ -25,6 +25,7 @@ use super::ops::{Kind, OPS_MAX, ack_wait};
 use super::{Due, Effect, Now, OpId, Outcome, Purpose, Replica, ReplyId, WAIT_MAX, add};
 use crate::pin::{Assignment, Pin};
 use crate::placement::bucket_of;
+use crate::plant::Plant;
 use crate::sessions::Repinned;
 use crate::table::Record;
 use crate::wire::{Ballot, Request, Response, Vote};
@@ -98,6 +99,12 @@ impl Replica {
                 false => election.later.push((asker, record, replaces, deadline)),
             }
             return;
+        }
+        if self.table.plants().has(Plant::AnswerAlone)
+            && let Some(held) = self.table.find(record.home, &record.pin.id, now.wall)
+            && held.assignment.hlc > replaces
+        {
+            return self.tell(asker, Repinned::Superseded(held));
         }
         let others = self.others(record.home, bucket);
         let mine = self.mates.is_mine(record.home, bucket);

@@ -20,6 +20,7 @@ use super::election::Asker;
 use super::{Command, Due, Effect, Mates, Now, OpId, Outcome, Purpose, Replica, WAIT_MAX, add};
 use crate::pin::Pin;
 use crate::placement::bucket_of;
+use crate::plant::Plant;
 use crate::sessions::Committed;
 use crate::table::{Merged, Record};
 use crate::wire::{Request, Response};
@@ -57,6 +58,7 @@ impl Replica {
             Command::Commit(record) => self.commit(op, record, now),
             Command::Find(home, id) => self.find(op, home, id, now),
             Command::Repin { record, replaces } => self.repin(Asker::Here(op), record, replaces, now),
+            Command::Keep(_) if self.table.plants().has(Plant::ForgetForward) => {}
             Command::Keep(record) => {
                 self.take(record, now);
                 for to in self.others(record.home, bucket_of(&record.pin.id)) {

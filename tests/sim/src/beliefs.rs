@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use gossip::id::{NodeName, RegionName};
+use gossip::id::{NodeName, RegionName, ZoneName};
 use storage::placement::{Holder, Placement};
 
 /// How often beliefs are looked at.
@@ -82,7 +82,7 @@ pub fn placement(nodes: &[&str]) -> Arc<Placement> {
     }
     let mut regions: BTreeMap<RegionName, Vec<Holder>> = BTreeMap::new();
     for name in nodes {
-        let holder = Holder { name: node_name(name), zone: None };
+        let holder = Holder { name: node_name(name), zone: zone_of(name) };
         regions.entry(region_of(name)).or_default().push(holder);
     }
     let placement = Arc::new(Placement::new(&regions, &Placement::default()));
@@ -92,6 +92,13 @@ pub fn placement(nodes: &[&str]) -> Arc<Placement> {
 /// The name of a node.
 pub fn node_name(name: &str) -> NodeName {
     NodeName::new(name).expect("the names of scenarios are valid")
+}
+
+/// The zone of a node: the letters behind the dash, if there are any.
+pub fn zone_of(name: &str) -> Option<ZoneName> {
+    let (region, rest) = name.split_once('-')?;
+    let letters = rest.trim_end_matches(|c: char| c.is_ascii_digit());
+    ZoneName::new(&format!("{region}-{letters}")).ok().filter(|_| !letters.is_empty())
 }
 
 /// The region of a node: its name up to the dash.

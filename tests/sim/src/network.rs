@@ -67,6 +67,11 @@ impl Network {
         self.cut.clear();
     }
 
+    /// Whether all ways are open and no message is lost or late.
+    pub fn is_sound(&self) -> bool {
+        self.cut.is_empty() && self.mood.loss == 0.0 && self.mood.late == 0.0
+    }
+
     /// Whether each hears the other, as a connection needs.
     pub fn is_linked(&self, a: usize, b: usize) -> bool {
         !self.cut.contains(&(a, b)) && !self.cut.contains(&(b, a))

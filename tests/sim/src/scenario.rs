@@ -6,16 +6,20 @@ use gossip::id::SessionId;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::beliefs::{region_of, zone_of};
 use crate::network::Mood;
 
-/// The meshes that are played; the region is the name up to the dash.
-const MESHES: [&[&str]; 6] = [
+/// The meshes that are played; the region is the name up to the dash, and letters behind it name the zone.
+const MESHES: [&[&str]; 9] = [
     &["eu-1", "eu-2", "eu-3"],
     &["eu-1", "eu-2", "eu-3", "eu-4"],
     &["eu-1", "eu-2", "eu-3", "eu-4", "eu-5"],
     &["eu-1", "eu-2", "us-1"],
     &["eu-1", "eu-2", "eu-3", "us-1", "us-2"],
     &["ap-1", "eu-1", "us-1"],
+    &["eu-a1", "eu-a2", "eu-b1", "eu-b2"],
+    &["eu-a1", "eu-a2", "eu-a3", "eu-b1", "eu-c1"],
+    &["eu-a1", "eu-b1", "us-a1", "us-a2"],
 ];
 
 /// Faults and users begin then.
@@ -46,6 +50,8 @@ pub enum Step {
     Start { node: usize },
     /// The same after its disk was deleted.
     StartEmpty { node: usize },
+    /// All nodes of a zone, or else of a region, die at once.
+    CrashTogether(Vec<usize>),
     /// It stands still.
     Pause { node: usize, time: Duration },
     /// These ways, from and to, are cut, beside those that are.
@@ -137,7 +143,8 @@ impl Scenario {
         for _ in 0..rng.random_range(0..7) {
             let (at, node) = (moment(rng, BEGIN, HEAL), rng.random_range(0..all));
             let later = at + Duration::from_millis(rng.random_range(20..20_000));
-            match rng.random_range(0..7) {
+            match rng.random_range(0..8) {
+                7 => self.add_fall(rng, at, node),
                 0 | 1 => {
                     let start =
                         if rng.random_bool(0.2) { Step::StartEmpty { node } } else { Step::Start { node } };
@@ -169,6 +176,43 @@ impl Scenario {
                 }
             }
         }
+    }
+}
+
+impl Scenario {
+    /// A zone, or a whole region for so long that it counts as dead, falls and comes back node by node.
+    fn add_fall(&mut self, rng: &mut StdRng, at: Duration, node: usize) {
+        let all = self.nodes.len();
+        let nodes = self.nodes;
+        let place = |node: usize| (region_of(nodes[node]), zone_of(nodes[node]));
+        let (region, zone) = place(node);
+        let whole = zone.is_none() || rng.random_bool(0.4);
+        let falls = |other: &usize| place(*other).0 == region && (whole || place(*other).1 == zone);
+        let (fallen, standing): (Vec<usize>, Vec<usize>) = (0..all).partition(falls);
+        let at = if whole { at.min(HEAL / 2) } else { at };
+        let back =
+            at + Duration::from_millis(rng.random_range(if whole { 13_000..19_000 } else { 20..19_000 }));
+        let users = self.users.len();
+        if whole && !standing.is_empty() {
+            // Users come to other regions meanwhile, and back with an old cookie.
+            for _ in 0..3 {
+                let (session, away) =
+                    (rng.random_range(0..users), standing[rng.random_range(0..standing.len())]);
+                let home = fallen[rng.random_range(0..fallen.len())];
+                let mut step = |at, node, old| {
+                    let backend = rng.random_range(0..4);
+                    self.steps.push((at, Step::Move { session, node, backend, old }));
+                };
+                step(back - Duration::from_millis(900), away, 0);
+                step(back + Duration::from_millis(4500), home, 1);
+                step(back + Duration::from_millis(9000), home, 2);
+            }
+        }
+        for node in &fallen {
+            let late = Duration::from_millis(rng.random_range(0..3000));
+            self.steps.push((back + late, Step::Start { node: *node }));
+        }
+        self.steps.push((at, Step::CrashTogether(fallen)));
     }
 }
 

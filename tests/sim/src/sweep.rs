@@ -55,5 +55,8 @@ impl Tally {
         self.acknowledged += other.acknowledged;
         self.committed += other.committed;
         self.degraded += other.degraded;
+        self.superseded += other.superseded;
+        self.forwarded += other.forwarded;
+        self.followed += other.followed;
     }
 }

@@ -1,21 +1,21 @@
 //! The run of one scenario: events in order of time, until everything is healed and agreed or a promise is broken.
 
+mod users;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use bytes::Bytes;
 use gossip::clock::Hlc;
-use gossip::id::{BackendId, SessionId, Tag};
-use storage::pin::{Assignment, Pin};
+use gossip::id::{SessionId, Tag};
 use storage::plant::Plants;
-use storage::replica::{AskId, Command, Effect, OpId, Outcome, Reply, ReplyId, WAIT_MAX};
-use storage::sessions::{Committed, Repinned};
+use storage::replica::{AskId, Effect, Reply, ReplyId};
 use storage::table::Record;
 use storage::wire::{Request, Response};
 
-use crate::beliefs::LOOK;
-use crate::ledger::{Claim, Ledger, Violation};
+use crate::beliefs::{Belief, LOOK};
+use crate::ledger::{Ledger, Violation};
 use crate::network::Network;
 use crate::node::Node;
 use crate::scenario::{AGREE, HEAL, Scenario, Step};
@@ -34,6 +34,12 @@ pub struct Tally {
     pub committed: u64,
     /// Commands that ended without others.
     pub degraded: u64,
+    /// Proposals that met a newer assignment.
+    pub superseded: u64,
+    /// Sessions that got a new home while nobody of their own could be reached.
+    pub forwarded: u64,
+    /// Users whom the old home sent on to the new one.
+    pub followed: u64,
 }
 
 enum Event {
@@ -56,14 +62,22 @@ struct Op {
     record: Record,
     replaces: Hlc,
     begun: Duration,
+    /// The home that the session has left with this, since nobody of it can be reached.
+    former: Option<Tag>,
 }
 
 #[derive(Debug, Clone)]
 struct Session {
     id: SessionId,
     life: Duration,
+    cookies: Vec<Cookie>,
+}
+
+/// What a user was told of a session.
+#[derive(Debug, Clone, Copy)]
+struct Cookie {
     home: Tag,
-    cookies: Vec<(Hlc, u64)>,
+    assigned: Hlc,
 }
 
 struct World<'a> {
@@ -82,6 +96,8 @@ struct World<'a> {
     next: u64,
     tally: Tally,
     healed: bool,
+    /// Something was broken then, for the last time so far.
+    uneasy: Duration,
 }
 
 /// Runs a scenario; `plant` may plant a bug.
@@ -97,12 +113,8 @@ impl<'a> World<'a> {
         let all = scenario.nodes.len();
         let nodes = scenario.nodes.iter().zip(&scenario.skew).map(|(name, skew)| Node::new(name, all, *skew));
         let regions = scenario.nodes.iter().map(|name| crate::beliefs::region_of(name).to_string()).collect();
-        let session = |user: &crate::scenario::User| Session {
-            id: user.id,
-            life: user.life,
-            home: Tag(0),
-            cookies: Vec::new(),
-        };
+        let session =
+            |user: &crate::scenario::User| Session { id: user.id, life: user.life, cookies: Vec::new() };
         Self {
             scenario,
             plant,
@@ -119,6 +131,7 @@ impl<'a> World<'a> {
             next: 0,
             tally: Tally::default(),
             healed: false,
+            uneasy: Duration::ZERO,
         }
     }
 
@@ -222,9 +235,13 @@ impl<'a> World<'a> {
             }
             Event::Look => {
                 self.look()?;
+                self.feel();
                 self.push(self.at + LOOK, Event::Look);
             }
-            Event::Step(index) if !self.healed => self.step(&self.scenario.steps[index].1)?,
+            Event::Step(index) if !self.healed => {
+                self.step(&self.scenario.steps[index].1)?;
+                self.feel();
+            }
             Event::Step(_) | Event::Settled => {}
             Event::Heal => {
                 self.healed = true;
@@ -352,12 +369,12 @@ impl<'a> World<'a> {
 
     fn step(&mut self, step: &Step) -> Result<(), Violation> {
         match *step {
-            Step::Crash { node } if self.nodes[node].is_up() => {
-                let held = self.ledger.before_crash(node, &self.nodes);
-                self.nodes[node].crash();
-                self.ledger.crashed(node, &held, self.at, &self.nodes)?;
+            Step::Crash { node } => self.crash(node)?,
+            Step::CrashTogether(ref fallen) => {
+                let owed = self.ledger.before_fall(fallen, &self.nodes);
+                fallen.iter().try_for_each(|node| self.crash(*node))?;
+                self.ledger.fallen(&owed, self.at, &self.nodes)?;
             }
-            Step::Crash { .. } => {}
             Step::Start { node } => self.start(node),
             Step::StartEmpty { node } => {
                 if !self.nodes[node].is_up() {
@@ -383,100 +400,27 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    fn use_session(&mut self, step: &Step, session: usize, node: usize) -> Result<(), Violation> {
-        if matches!(step, Step::New { .. }) {
-            self.sessions[session].home = self.nodes[node].home;
+    fn crash(&mut self, node: usize) -> Result<(), Violation> {
+        if !self.nodes[node].is_up() {
+            return Ok(());
         }
-        let Session { id, life, home, ref cookies } = self.sessions[session];
-        let shown = |old: usize| cookies.len().checked_sub(1).map(|last| cookies[last - old.min(last)]);
-        let (backend, replaces) = match *step {
-            Step::New { backend, .. } => (Some(backend), Hlc::ZERO),
-            Step::Move { backend, old, .. } => match shown(old) {
-                Some((hlc, _)) => (Some(backend), hlc),
-                None => return Ok(()),
-            },
-            _ if cookies.is_empty() => return Ok(()),
-            _ => (None, Hlc::ZERO),
-        };
-        let state = &mut self.nodes[node];
-        state.observe(replaces);
-        let now = state.now(self.at);
-        let backend = backend.map(BackendId);
-        let node_tag = Tag::of(state.name.as_str());
-        let assignment =
-            Assignment { hlc: now.hlc, node: node_tag, pool: Tag(1), backend, weak: false, forwarded: false };
-        let expires = now.wall.plus(life).seconds() as u32;
-        let record = Record { home, pin: Pin { id, assignment, expires } };
-        let command = match step {
-            Step::New { .. } | Step::End { .. } => Command::Commit(record),
-            Step::Move { .. } => Command::Repin { record, replaces },
-            Step::Refresh { .. } => Command::Refresh(home, id, expires),
-            _ => Command::Find(home, id),
-        };
-        self.next += 1;
-        let op = self.next;
-        if !matches!(step, Step::Refresh { .. }) {
-            let life = state.life;
-            self.ops.insert(op, Op { node, life, session, record, replaces, begun: self.at });
-        }
-        if let Some(replica) = &mut self.nodes[node].replica {
-            replica.command(OpId(op), command, now);
-        }
-        self.effects(node)
+        let held = self.ledger.before_crash(node, &self.nodes);
+        self.nodes[node].crash();
+        self.ledger.crashed(node, &held, self.at, &self.nodes)
     }
 
-    fn done(&mut self, op: OpId, outcome: Outcome) -> Result<(), Violation> {
-        let Some(Op { node, session, record, replaces, begun, .. }) = self.ops.remove(&op.0) else {
-            let what = "a command ended twice".into();
-            return Err(Violation { rule: "in time", what, at: self.at });
+    /// Whether all is well: everybody runs, hears and believes in everybody, and no message is lost or late.
+    fn feel(&mut self) {
+        let well = |node: &Node| {
+            let believes = |(other, belief): (usize, &Belief)| {
+                self.nodes[other].text == node.text || *belief == Belief::Alive
+            };
+            node.is_up()
+                && node.paused_until <= self.at
+                && node.beliefs.now().iter().enumerate().all(believes)
         };
-        let paused = self.nodes[node].paused_until > begun;
-        if self.at - begun > WAIT_MAX + Duration::from_millis(1) && !paused {
-            let what = format!("{outcome:?} took {:?}", self.at - begun);
-            return Err(Violation { rule: "in time", what, at: self.at });
+        if !self.network.is_sound() || !self.nodes.iter().all(well) {
+            self.uneasy = self.at;
         }
-        let cookie = match outcome {
-            Outcome::Committed(committed) => {
-                match committed {
-                    Committed::Degraded => self.tally.degraded += 1,
-                    Committed::Alone => {}
-                    Committed::Acknowledged => {
-                        self.tally.acknowledged += 1;
-                        self.ledger.promise(session, record, node, begun, self.at, &self.nodes)?;
-                    }
-                }
-                Some(record.pin)
-            }
-            Outcome::Repinned(Repinned::Committed(pin)) => {
-                self.tally.committed += 1;
-                let replicas = self.nodes[node].replicas(record.home, &pin.id);
-                if replicas.len() > 1 {
-                    self.ledger.promise(
-                        session,
-                        Record { pin, ..record },
-                        node,
-                        begun,
-                        self.at,
-                        &self.nodes,
-                    )?;
-                }
-                self.ledger.claim(Claim { session, begun, ended: self.at, replaces, pin, replicas })?;
-                Some(pin)
-            }
-            Outcome::Repinned(Repinned::Superseded(pin)) => Some(pin),
-            Outcome::Repinned(Repinned::Weak(pin)) => {
-                self.tally.degraded += 1;
-                Some(pin)
-            }
-            Outcome::Found(Some(pin)) if pin.is_expired(self.nodes[node].now(self.at).wall) => {
-                let what = format!("session {session} was found after its end");
-                return Err(Violation { rule: "in time", what, at: self.at });
-            }
-            Outcome::Found(_) | Outcome::Counted(_) => None,
-        };
-        if let Some(Pin { assignment: Assignment { hlc, backend: Some(backend), .. }, .. }) = cookie {
-            self.sessions[session].cookies.push((hlc, backend.0));
-        }
-        Ok(())
     }
 }

@@ -7,7 +7,11 @@ use storage::plant::Plant;
 const SEEDS: u64 = 500;
 
 fn find(plant: Plant, rules: &[&str]) {
-    let history = sweep(0, SEEDS, &|plants| plants.plant(plant)).expect_err("the bug is not found");
+    find_in(SEEDS, plant, rules);
+}
+
+fn find_in(seeds: u64, plant: Plant, rules: &[&str]) {
+    let history = sweep(0, seeds, &|plants| plants.plant(plant)).expect_err("the bug is not found");
     println!("{history}");
     assert!(
         rules.iter().any(|rule| history.contains(&format!(": {rule} at"))),
@@ -29,4 +33,15 @@ fn merging_by_arrival_is_found() {
 #[test]
 fn purging_early_is_found() {
     find(Plant::PurgeEarly, &["durable", "equal"]);
+}
+
+#[test]
+fn an_answer_that_nobody_was_asked_for_is_found() {
+    // It takes a replica that has missed a move, and is asked before repair has told it.
+    find_in(20 * SEEDS, Plant::AnswerAlone, &["superseded", "one place"]);
+}
+
+#[test]
+fn a_forward_that_is_forgotten_is_found() {
+    find(Plant::ForgetForward, &["forward"]);
 }

@@ -15,6 +15,7 @@ fn every_promise_is_kept_in_every_life() {
     let tally = sweep(0, seeds, &|_| {}).unwrap_or_else(|history| panic!("{history}"));
     println!("{seeds} seeds: {tally:?}");
     assert!(tally.acknowledged > seeds && tally.committed > seeds, "hardly anything happened: {tally:?}");
+    assert!(tally.superseded > seeds && tally.followed > seeds / 50, "hardly anybody was sent on: {tally:?}");
 }
 
 #[test]

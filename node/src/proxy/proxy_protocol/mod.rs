@@ -8,7 +8,7 @@
 //! Own code: the crate `proxy-header` 0.1.3 takes `PROXYxTCP4`, `+80` for a port and lines of any length, asks for more of
 //! a complete header whose addresses are missing, refuses LOCAL with an empty address, and checks no checksum.
 mod crc32c;
-mod parse;
+pub(super) mod parse;
 mod read;
 mod write;
 

@@ -16,7 +16,7 @@ const CRC32C: u8 = 0x03;
 
 /// What a header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Header {
+pub(in crate::proxy) enum Header {
     /// The connection is for this client, who came to `local`.
     For {
         /// The client.
@@ -30,7 +30,7 @@ pub(super) enum Header {
 
 /// What is known of a header from its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(in crate::proxy) enum Progress {
     /// All these bytes belong to it, and more do.
     Partial,
     /// It is this long.
@@ -40,10 +40,10 @@ pub(super) enum Progress {
 /// The bytes are no PROXY header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a PROXY header")]
-pub(super) struct Malformed;
+pub(in crate::proxy) struct Malformed;
 
 /// Reads a header from the first bytes of a connection. Whatever follows it is left alone.
-pub(super) fn parse(bytes: &[u8]) -> Result<Progress, Malformed> {
+pub(in crate::proxy) fn parse(bytes: &[u8]) -> Result<Progress, Malformed> {
     match bytes.first() {
         None => Ok(Progress::Partial),
         Some(b'P') => v1(bytes),

@@ -14,7 +14,7 @@ use gossip::id::{BackendId, PoolName, ServiceName};
 /// The version of the preface and of its answer.
 pub(super) const VERSION: u8 = 1;
 /// The greatest length that a preface announces.
-pub(super) const MAX_BYTES: usize = 512;
+pub(in crate::proxy) const MAX_BYTES: usize = 512;
 /// The longest request id.
 const REQUEST_ID_MAX_BYTES: usize = 128;
 
@@ -59,7 +59,7 @@ pub(super) enum Verdict {
 /// The bytes are no preface of this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a tunnel preface of version {VERSION}")]
-pub(super) struct Malformed;
+pub(in crate::proxy) struct Malformed;
 
 impl Verdict {
     pub(super) fn encode(self) -> [u8; 2] {
@@ -83,7 +83,7 @@ impl Verdict {
 
 impl Preface {
     /// The preface with its version and length in front.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(in crate::proxy) fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION, 0, 0];
         bytes.push(match self.kind {
             Kind::Http1 => 1,
@@ -110,13 +110,13 @@ impl Preface {
     }
 
     /// How many bytes follow this head of a preface.
-    pub(super) fn length(head: [u8; 3]) -> Result<usize, Malformed> {
+    pub(in crate::proxy) fn length(head: [u8; 3]) -> Result<usize, Malformed> {
         let length = usize::from(u16::from_le_bytes([head[1], head[2]]));
         (head[0] == VERSION && length <= MAX_BYTES).then_some(length).ok_or(Malformed)
     }
 
     /// Reads what follows the head.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(in crate::proxy) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut rest = bytes;
         let kind = match byte(&mut rest)? {
             1 => Kind::Http1,
