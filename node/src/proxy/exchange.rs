@@ -30,6 +30,8 @@ use super::{headers, http1, websocket};
 use crate::backend::{Evidence, InFlight};
 use crate::config::model::PoolProtocol;
 
+/// Nodes of another region that may accept a request and be gone before it is sent, until the try counts as failed.
+const CROSSINGS: u32 = 3;
 /// How often one backend may refuse a request that it did not begin with before another one is tried.
 const REFUSALS_MAX: u32 = 2;
 
@@ -289,13 +291,25 @@ async fn crossing_try(
 ) -> Try {
     let Place::Tunnel(region, wanted) = &seat.place else { return Try::NotSent };
     let wanted = wanted.map(|at| seat.pool.backends[at].config.id);
-    let stream = match near::open(usher, &seat.pool, region, wanted, crossing).await {
-        Ok(stream) => stream,
-        Err(Refusal) => return Try::NotSent,
+    let mut left = CROSSINGS;
+    let sent = loop {
+        left -= 1;
+        let stream = match near::open(usher, &seat.pool, region, wanted, crossing).await {
+            Ok(stream) => stream,
+            Err(Refusal) => return Try::NotSent,
+        };
+        let sent = match near::sender(stream, crossing, usher.worker).await {
+            Ok(sender) => send_driven(usher, sender, outgoing, crossing.local).await,
+            Err(_) => Sent::Unsent,
+        };
+        match sent {
+            // The node that had accepted is gone: that says nothing of the backend behind it.
+            Sent::Unsent | Sent::Refused if left > 0 && outgoing.is_at_hand() => {}
+            sent => break sent,
+        }
     };
-    let Ok(sender) = near::sender(stream, crossing, usher.worker).await else { return Try::NotSent };
     // A session that already knows its backend is bound to it; a new one learns it from the answer.
-    match send_driven(usher, sender, outgoing, crossing.local).await {
+    match sent {
         Sent::Answered(mut response) => {
             let told = near::told(response.headers_mut());
             match told.end {

@@ -24,6 +24,9 @@ use crate::proxy::{multiplex, upstream};
 const PATIENCE: Duration = Duration::from_millis(300);
 /// Nodes of one region that are tried: one may have died, another just come back, and a session would move for it.
 const NODES: usize = 4;
+/// What is bound to a backend of the region waits so long for the last word of the nodes that were asked: until nodes that
+/// are gone would be suspected. What moves a session must be more than a moment's silence.
+const LAST_WORD: Duration = Duration::from_secs(3);
 
 /// Which backend answered; between the two ends only, never shown to users.
 pub(in crate::proxy) const BACKEND: HeaderName = HeaderName::from_static("meridian-tunnel-backend");
@@ -83,6 +86,8 @@ pub(in crate::proxy) async fn open(
             return Err(Refusal);
         } else {
             last_word = true;
+            // Who has no session is better served elsewhere soon.
+            wait = if wanted.is_some() { wait.max(LAST_WORD) } else { wait };
         }
         match tokio::time::timeout(wait, asked.next()).await {
             Ok(Some((_, Ok((stream, Verdict::Accepted))))) => {
