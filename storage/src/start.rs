@@ -187,6 +187,11 @@ impl Storage {
         self.intents.ends()
     }
 
+    /// Returns when all that changed before is on disk; waits as long as the disk is full or broken.
+    pub async fn flush(&self) {
+        self.writer.flush().await;
+    }
+
     /// Stops the tasks and returns when all is on disk, at the latest after 5 s.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);

@@ -53,6 +53,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("storage", &["gossip"]),
     ("node", &["gossip", "storage", "dns"]),
     ("tests", &["gossip", "storage", "dns", "node"]),
+    ("tests/bench/sessions", &["gossip", "storage"]),
     ("tests/mutate", &[]),
     ("tests/sim", &["gossip", "storage"]),
 ];

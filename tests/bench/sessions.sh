@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# What a session costs, beside HAProxy's stick tables with peers where the work is the same: one table, with Meridian's targets.
+#
+#   bash tests/bench/sessions.sh [--pins N] [--new N] [--case NAME]... [--list] [--out FILE]
+#
+#   --pins N      pins in the tables and stores (default 1000000)
+#   --new N       new sessions over HTTP, and HAProxy's entries (default 100000)
+#   --case NAME   this case only; may be given several times (--list shows them)
+#   --out FILE    append the figures there: name, figure, unit, separated by tabs
+#
+# MERIDIAN=/path/to/meridian and SESSION_BENCH=/path/to/session-bench measure those binaries; else cargo makes both, --release.
+# Needs Linux, curl, haproxy, python3; no root. Where `unshare -rn` works, the region runs in a network of its own, in which its
+# traffic can be told from others'. Everything is on loopback and on this machine's cores, all nodes together.
+# sessions/ holds the measurements and the cases.
+set -euo pipefail
+from=$PWD
+cd "$(dirname "$0")/../.."
+here=$PWD/tests/bench/sessions
+export PATH="$PATH:/usr/sbin"
+
+pins=1000000 new=100000 out=/dev/null cases=()
+all=(micro region restart death latency meridian-new meridian-kill haproxy-new haproxy-kill)
+usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$here/../sessions.sh"; }
+while [ $# -gt 0 ]; do
+  case $1 in
+    --list) printf '%s\n' "${all[@]}"; exit ;;
+    --help | -h) usage; exit ;;
+    --pins | --new)
+      [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || { echo "$1 takes a whole number above 0" >&2; exit 2; } ;;&
+    --pins) pins=$2 ;;
+    --new) new=$2 ;;
+    --out) out=$(cd "$from" && realpath -- "${2:?--out takes a file}") ;;
+    --case)
+      printf '%s\n' "${all[@]}" | grep -xF -- "${2:-}" >/dev/null || { echo "no case \"${2:-}\"; see --list" >&2; exit 2; }
+      cases+=("$2") ;;
+    *) usage >&2; exit 2 ;;
+  esac
+  shift 2
+done
+[ ${#cases[@]} -gt 0 ] || cases=("${all[@]}")
+
+for program in curl haproxy python3 unshare flock; do
+  command -v $program >/dev/null || { echo "needs $program: apt-get install curl haproxy python3 util-linux" >&2; exit 1; }
+done
+exec 9>"${TMPDIR:-/tmp}/meridian-bench.lock"
+flock -n 9 || { echo "another benchmark runs on this machine; two at once measure each other" >&2; exit 1; }
+meridian=${MERIDIAN:-} bench=${SESSION_BENCH:-}
+if [ -z "$meridian" ] || [ -z "$bench" ]; then
+  cargo build --release --locked --quiet -p node -p session-bench
+  meridian=${meridian:-$PWD/target/release/meridian} bench=${bench:-$PWD/target/release/session-bench}
+fi
+meridian=$(cd "$from" && realpath -- "$meridian") bench=$(cd "$from" && realpath -- "$bench")
+for program in "$meridian" "$bench"; do [ -x "$program" ] || { echo "$program is no program" >&2; exit 1; }; done
+ulimit -n "$(ulimit -Hn)"
+
+folder=$(mktemp -d)
+declare -A pid=()
+# shellcheck source-path=SCRIPTDIR source=sessions/cases.sh
+source "$here/cases.sh"
+trap 'stop "${!pid[@]}"; rm -rf "$folder"' EXIT
+trap 'exit 130' INT TERM
+cd "$folder"
+
+busy=$(cut -d' ' -f1-3 /proc/loadavg)
+for name in "${cases[@]}"; do
+  echo "$name" >&2
+  begin "$name" >rows
+  tee -a "$out" <rows >>figures
+done
+
+outcome=0
+python3 "$here/table.py" figures || outcome=$?
+echo
+echo "$(date -u +%F), $pins pins, $new new sessions over HTTP; load average before: $busy; $(nproc) cores"
+"$meridian" --version
+haproxy -v | sed -n 1p
+exit $outcome

@@ -1,0 +1,222 @@
+# shellcheck shell=bash disable=SC2154 # Names that sessions.sh gives.
+# The cases of the sessions' benchmark. Sourced by ../sessions.sh, in an empty folder that everything is written to. Each prints
+# its figures: name, figure, unit, separated by tabs.
+
+# Where everything listens: nodes and HAProxies are numbered from 1.
+origin=127.61.0.1:9000
+node() { echo "127.61.1.$1"; }
+proxy() { echo "127.61.2.$1"; }
+http_port=8080 mesh_port=7946 admin_port=7900 peers_port=1024
+
+say() { printf '%s\t%s\t%s\n' "$1" "$2" "$3"; }
+
+# Runs in the background under a name.
+run() {
+  local name=$1; shift
+  "$@" >"$name.log" 2>&1 9>&- &
+  pid[$name]=$!
+}
+
+stop() {
+  local name
+  for name in "$@"; do
+    kill "${pid[$name]}" 2>/dev/null || true
+    wait "${pid[$name]}" 2>/dev/null || true
+    unset "pid[$name]"
+  done
+}
+
+# Waits at most a minute until a command succeeds.
+until_true() {
+  local tries
+  for tries in $(seq 600); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
+  echo "after a minute still not: $*" >&2
+  return 1
+}
+
+resident_bytes() { awk '/^VmRSS/ { print $2 * 1024 }' "/proc/$1/status"; }
+
+# In a network of its own where the system lets a user have one.
+alone() {
+  if unshare -rn true 2>/dev/null; then
+    unshare -rn sh -c 'ip link set lo up && exec "$0" "$@"' "$@"
+  else
+    "$@"
+  fi
+}
+
+begin() {
+  case $1 in
+    micro) "$bench" micro --pins "$pins" ;;
+    region)
+      local rest=0
+      unshare -rn true 2>/dev/null && rest=40
+      mkdir region
+      alone "$bench" region --pins "$pins" --rest $rest --data "$folder/region" ;;
+    restart)
+      [ -d region ] || { mkdir region; "$bench" region --pins "$pins" --data "$folder/region" >/dev/null; }
+      "$bench" restart --data "$folder/region" ;;
+    death) mkdir death; "$bench" death --pins "$pins" --data "$folder/death" ;;
+    latency) start_origin 2000; start_mesh; latency; stop_mesh; stop origin ;;
+    meridian-new) start_origin 0; start_mesh; meridian_new; stop_mesh; stop origin ;;
+    meridian-kill) start_origin 0; start_mesh; meridian_kill; stop_mesh; stop origin ;;
+    haproxy-new) start_origin 0; start_haproxies; haproxy_new; stop h1 h2 h3 origin ;;
+    haproxy-kill) start_origin 0; start_haproxies; haproxy_kill; stop h2 h3 origin ;;
+  esac
+}
+
+start_origin() {
+  run origin "$bench" origin "$origin" --think-micros "$1"
+  until_true curl -sf "http://$origin/"
+}
+
+# Three nodes of one region; the host `sticky` begins sessions, the host `plain` does not.
+start_mesh() {
+  local number flags
+  cat >services.toml <<CONF
+[listener.http]
+port = $http_port
+protocol = "http"
+[service.sticky]
+hosts = ["sticky"]
+split = { web = 1 }
+sticky.cookie = { name = "meridian", ttl = "8h" }
+[service.plain]
+hosts = ["plain"]
+split = { web = 1 }
+[pool.web]
+backend = [{ address = "$origin" }]
+CONF
+  for number in 1 2 3; do
+    mkdir -p "mesh/$number"
+    cat >"mesh/$number.toml" <<CONF
+[node]
+name = "eu-$number"
+region = "eu"
+data = "$folder/mesh/$number"
+[mesh]
+listen = "$(node "$number"):$mesh_port"
+seeds = [$([ "$number" = 1 ] || echo "\"$(node 1):$mesh_port\"")]
+key_file = "$folder/mesh/key"
+[proxy]
+listen = ["$(node "$number")"]
+[dns]
+listen = []
+[admin]
+listen = "$(node "$number"):$admin_port"
+[log]
+access = "off"
+CONF
+    flags=()
+    if [ "$number" = 1 ]; then
+      "$meridian" key new mesh/key >/dev/null
+      flags=(--apply services.toml)
+    fi
+    run "m$number" "$meridian" start -c "mesh/$number.toml" "${flags[@]}"
+    until_true curl -sf "http://$(node "$number"):$admin_port/livez"
+  done
+  until_true mesh_is_whole
+  for number in 1 2 3; do until_true curl -sf -H 'host: plain' "http://$(node "$number"):$http_port/"; done
+  # Probes settle, connections between the nodes stand.
+  sleep 3
+}
+
+mesh_is_whole() {
+  local number
+  for number in 1 2 3; do
+    [ "$(status "$number" 'sum(member["state"] == "alive" for member in status["members"])')" = 3 ] || return 1
+  done
+}
+
+stop_mesh() {
+  local number
+  for number in 1 2 3; do [ -z "${pid[m$number]:-}" ] || { kill -KILL "${pid[m$number]}"; stop "m$number"; }; done
+  rm -rf mesh
+}
+
+# What a node says, by a Python expression over its status.
+status() {
+  curl -sf "http://$(node "$1"):$admin_port/v1/status" | python3 -c "import json, sys; status = json.load(sys.stdin); print($2)"
+}
+
+held() { status "$1" 'status["sessions"]["held_here"]'; }
+holds() { [ "$(held "$1")" -ge "$2" ]; }
+
+latency() { "$bench" compare "$(node 1):$http_port" sticky plain; }
+
+meridian_new() {
+  local before begun
+  before=$(resident_bytes "${pid[m2]}")
+  begun=$(date +%s%N)
+  "$bench" flood "$(node 1):$http_port" sticky --sessions "$new" --answered answered >rows.flood
+  until_true holds 2 "$new"
+  until_true holds 3 "$new"
+  say "Meridian: new sessions over HTTP, held by all three" "$((new * 1000000000 / ($(date +%s%N) - begun)))" "/s"
+  say "Meridian: memory of a node by each of them" "$((($(resident_bytes "${pid[m2]}") - before) / new))" "bytes"
+}
+
+# Right after an answer the node that gave it is killed; whoever was answered must be known to the others.
+meridian_kill() {
+  local answered known
+  "$bench" flood "$(node 1):$http_port" sticky --kill "${pid[m1]}" 20000 --answered answered >rows.flood
+  answered=$(wc -l <answered)
+  wait "${pid[m1]}" 2>/dev/null || true
+  unset "pid[m1]"
+  known=$(python3 -c "print(max($(held 2), $(held 3)))")
+  say "Meridian: sessions answered before SIGKILL" "$answered" ""
+  say "Meridian: of them lost" "$((answered > known ? answered - known : 0))" ""
+}
+
+# Three HAProxies whose stick tables are peers of each other.
+start_haproxies() {
+  local number
+  for number in 1 2 3; do
+    cat >"h$number.cfg" <<CONF
+global
+  nbthread 1
+  stats socket $folder/h$number.sock level admin
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 75s
+  timeout server 60s
+peers mesh
+  peer h1 $(proxy 1):$peers_port
+  peer h2 $(proxy 2):$peers_port
+  peer h3 $(proxy 3):$peers_port
+listen web
+  bind $(proxy "$number"):$http_port
+  http-reuse always
+  stick-table type string len 32 size 2m expire 8h peers mesh
+  stick on req.hdr(x-sid)
+  server one $origin
+CONF
+    run "h$number" haproxy -L "h$number" -db -f "h$number.cfg"
+  done
+  for number in 1 2 3; do until_true curl -sf "http://$(proxy "$number"):$http_port/"; done
+  # Peers connect to each other within seconds.
+  sleep 5
+}
+
+entries() { python3 "$here/stick_table.py" used "h$1.sock"; }
+has_entries() { [ "$(entries "$1")" -ge "$2" ]; }
+
+haproxy_new() {
+  local before begun
+  before=$(resident_bytes "${pid[h2]}")
+  begun=$(date +%s%N)
+  "$bench" flood "$(proxy 1):$http_port" sticky --sessions "$new" --answered answered >rows.flood
+  until_true has_entries 2 "$new"
+  until_true has_entries 3 "$new"
+  say "HAProxy: new entries over HTTP, held by all three" "$((new * 1000000000 / ($(date +%s%N) - begun)))" "/s"
+  say "HAProxy: memory of a peer by each of them" "$((($(resident_bytes "${pid[h2]}") - before) / new))" "bytes"
+}
+
+haproxy_kill() {
+  "$bench" flood "$(proxy 1):$http_port" sticky --kill "${pid[h1]}" 20000 --answered answered >rows.flood
+  wait "${pid[h1]}" 2>/dev/null || true
+  unset "pid[h1]"
+  sleep 2
+  say "HAProxy: entries answered before SIGKILL" "$(wc -l <answered)" ""
+  say "HAProxy: of them lost" "$(python3 "$here/stick_table.py" missing answered h2.sock h3.sock)" ""
+}
