@@ -1,13 +1,14 @@
 //! The decoders of this crate, and of `dns` as this crate uses it, by name, with golden bytes: for the fuzz targets
 //! (`cfg(fuzzing)`) and for the test below. In no other build.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use dns::{
-    NodeState, Policy, RecordSpec, RegionSpec, RegionState, Responder, ServiceState, State, SteerSpec, Table,
-    TableSpec, Transport, Verdict, ZoneSpec,
+    Clerk, Moment, NodeState, Policy, RecordSpec, RegionSpec, RegionState, Responder, ServiceState, State,
+    SteerSpec, Table, TableSpec, Transport, Verdict, ZoneSpec,
 };
 use gossip::clock::{Clock, Wall};
 
@@ -36,21 +37,30 @@ const NODE: &str = include_str!("../../deploy/examples/node.toml");
 
 /// A DNS message, over UDP and over TCP.
 pub fn dns_message(bytes: &[u8]) {
-    static RESPONDER: OnceLock<(Responder, Instant)> = OnceLock::new();
-    let (responder, now) = RESPONDER.get_or_init(|| (responder(), Clock::simulated(Wall(0)).now()));
+    thread_local! {
+        static CLERK: RefCell<Clerk> = RefCell::new(responder().clerk());
+    }
     let from = SocketAddr::from(([198, 18, 0, 1], 5353));
     let mut out = Vec::new();
-    for (transport, most) in [(Transport::Udp, 4096), (Transport::Tcp, 65_535)] {
-        match responder.respond(bytes, from, transport, *now, &mut out) {
-            Verdict::Drop => assert!(bytes.len() < 12 || bytes[2] & 0x80 != 0),
-            Verdict::Reply(_) => {
-                assert!((12..=most).contains(&out.len()) && out[..2] == bytes[..2] && out[2] & 0x80 != 0);
-                // What is sent is an answer, which nobody answers in turn.
-                let answer = std::mem::take(&mut out);
-                assert_eq!(responder.respond(&answer, from, transport, *now, &mut out), Verdict::Drop);
+    CLERK.with_borrow_mut(|clerk| {
+        for (transport, most) in [(Transport::Udp, 4096), (Transport::Tcp, 65_535)] {
+            match clerk.respond(bytes, from, transport, moment(), &mut out) {
+                Verdict::Drop => assert!(bytes.len() < 12 || bytes[2] & 0x80 != 0),
+                Verdict::Reply(_) => {
+                    assert!((12..=most).contains(&out.len()) && out[..2] == bytes[..2] && out[2] & 0x80 != 0);
+                    // What is sent is an answer, which nobody answers in turn.
+                    let answer = std::mem::take(&mut out);
+                    assert_eq!(clerk.respond(&answer, from, transport, moment(), &mut out), Verdict::Drop);
+                }
             }
         }
-    }
+    });
+}
+
+/// Always the same.
+fn moment() -> Moment {
+    static NOW: OnceLock<Instant> = OnceLock::new();
+    Moment { monotonic: *NOW.get_or_init(|| Clock::simulated(Wall(0)).now()), unix: 0 }
 }
 
 /// A `services.toml`.
@@ -101,8 +111,13 @@ fn responder() -> Responder {
         value: value.into(),
         ttl: None,
     };
-    let steer =
-        |label: &str, policy| SteerSpec { label: label.into(), service: "web".into(), policy, answers: 2 };
+    let steer = |label: &str, policy| SteerSpec {
+        label: label.into(),
+        service: "web".into(),
+        policy,
+        answers: 2,
+        shed: None,
+    };
     let zone = ZoneSpec {
         name: "lb.example.com".into(),
         nameservers: vec![("ns1".into(), vec![[198, 51, 100, 10].into()])],
@@ -127,7 +142,7 @@ fn responder() -> Responder {
     let spec = TableSpec { serial: 42, zones: vec![zone], regions: regions.iter().map(region).collect() };
     let responder = Responder::new(Table::build(&spec).expect("a table without faults"), 7);
     let state = |number: u8| RegionState {
-        services: [("web".to_owned(), ServiceState { healthy: true, free: 100 })].into(),
+        services: [("web".to_owned(), ServiceState { healthy: true, free: 100, load_permille: 0 })].into(),
         nodes: vec![NodeState {
             name: format!("n-{number}"),
             addresses: vec![[127, number, 0, 1].into(), [127, number, 0, 2].into()],
@@ -191,8 +206,7 @@ mod tests {
         let answered = |bytes: &Vec<u8>| {
             let mut out = Vec::new();
             let from = SocketAddr::from(([198, 18, 0, 1], 5353));
-            let now = Clock::simulated(Wall(0)).now();
-            match responder().respond(bytes, from, Transport::Udp, now, &mut out) {
+            match responder().clerk().respond(bytes, from, Transport::Udp, moment(), &mut out) {
                 Verdict::Reply(rcode) => rcode.0,
                 Verdict::Drop => panic!("{bytes:02x?} is dropped"),
             }

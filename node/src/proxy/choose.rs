@@ -25,6 +25,16 @@ pub(super) enum Place {
     Tunnel(RegionName, Option<usize>),
 }
 
+impl Place {
+    /// The backend, unless a node of another region chooses it.
+    pub(super) fn backend(&self) -> Option<usize> {
+        match self {
+            Self::Direct(at) | Self::Tunnel(_, Some(at)) => Some(*at),
+            Self::Tunnel(_, None) => None,
+        }
+    }
+}
+
 /// What was tried for a request and is not tried again.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Tried {

@@ -7,6 +7,7 @@
 //! What is rare is boxed: a future is as large as its largest path, is moved when it begins, and stays in the cache of a
 //! core only while many of them fit.
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use gossip::id::BackendId;
@@ -27,7 +28,7 @@ use super::upstream::{self, ConnectError, Driven, Form, IDLE_FOR_ONCE, Sender, c
 use super::usher::{Seat, Usher};
 use super::worker::Went;
 use super::{headers, http1, websocket};
-use crate::backend::{Evidence, InFlight};
+use crate::backend::{Evidence, InFlight, PoolView};
 use crate::config::model::PoolProtocol;
 
 /// Nodes of another region that may accept a request and be gone before it is sent, until the try counts as failed.
@@ -53,7 +54,17 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) end: End,
+    /// The pool, and the backend that was tried last.
+    pub(super) pool: Arc<PoolView>,
+    pub(super) backend: Option<BackendId>,
     pub(super) tries: u32,
+}
+
+impl Failure {
+    fn new(end: End, seat: &Seat, tries: u32) -> Self {
+        let backend = seat.place.backend().map(|at| seat.pool.backends[at].config.id);
+        Self { end, pool: seat.pool.clone(), backend, tries }
+    }
 }
 
 /// How one try went.
@@ -90,15 +101,12 @@ pub(super) async fn exchange(
                 Some(in_flight) => Some(in_flight),
                 None => match Box::pin(admit(usher, &mut seat, &tried)).await {
                     Ok(in_flight) => Some(in_flight),
-                    Err(end) => return Err(Failure { end, tries }),
+                    Err(end) => return Err(Failure::new(end, &seat, tries)),
                 },
             },
             Place::Tunnel(..) => None,
         };
-        let at = match seat.place {
-            Place::Direct(at) | Place::Tunnel(_, Some(at)) => Some(at),
-            Place::Tunnel(_, None) => None,
-        };
+        let at = seat.place.backend();
         let direct = admitted.is_some();
         let went = match (at, admitted) {
             (Some(at), Some(in_flight)) => direct_try(usher, &mut seat, at, in_flight, outgoing).await,
@@ -113,11 +121,11 @@ pub(super) async fn exchange(
                 }
                 return Ok(Answer { response, fields, lease, in_flight, seat, backend, tries });
             }
-            Try::Over(end) => return Err(Failure { end, tries }),
+            Try::Over(end) => return Err(Failure::new(end, &seat, tries)),
             Try::NotSent => End::ConnectFailed,
             Try::Broke => End::UpstreamReset,
         };
-        let failure = Failure { end, tries };
+        let failure = Failure::new(end, &seat, tries);
         let bound = seat.session.as_ref().is_some_and(super::session::Session::is_assigned);
         if end == End::UpstreamReset {
             if left == 0 || !outgoing.is_replayable() || !worker.take_retry(usher.service) {
@@ -150,7 +158,7 @@ pub(super) async fn exchange(
             Ok(seat) => seat,
             // That nothing is left to try is less telling than what was met.
             Err(End::NoBackend) => return Err(failure),
-            Err(end) => return Err(Failure { end, tries }),
+            Err(end) => return Err(Failure { end, ..failure }),
         };
     }
 }
@@ -275,7 +283,7 @@ async fn connect_by(
 ) -> Result<Sender, ConnectError> {
     let (worker, timeout) = (usher.worker, usher.service.timeout.connect);
     match protocol {
-        PoolProtocol::Http1 => connect(address, via, timeout).await,
+        PoolProtocol::Http1 => connect(address, via, timeout, worker.clock()).await,
         PoolProtocol::Http2 => {
             let made = worker.upstreams.multiplexed.connect(id, address, via, timeout, worker.clock());
             made.await.map(|stream| Sender::Driven(Driven::Http2(stream)))
@@ -360,8 +368,7 @@ impl From<http1::Failure> for Sent {
 async fn send(usher: &Usher<'_>, sender: Sender, outgoing: &mut Outgoing, to: SocketAddr) -> Sent {
     let sender = match (sender, outgoing.at_hand()) {
         (Sender::Http1(connection), Some((head, added, body))) => {
-            let until = usher.worker.clock().now() + usher.service.timeout.response;
-            let answer = connection.exchange(head, added, body, until);
+            let answer = connection.exchange(head, added, body, &usher.service.timeout);
             return answer
                 .await
                 .map_or_else(Sent::from, |response| Sent::Answered(response.map(Inbound::Http1)));

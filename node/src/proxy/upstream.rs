@@ -167,21 +167,22 @@ pub(super) struct ConnectError {
 }
 
 impl ConnectError {
-    /// Whether it tells something of the backend; a lack of descriptors or ports tells only of this node.
+    /// Whether it tells something of the backend: that it refuses, is not reached, or shakes hands as it should not. A lack of
+    /// descriptors, ports or memory tells only of this node.
     pub(super) fn blames_backend(&self) -> bool {
-        use io::ErrorKind::{
-            ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable,
-            TimedOut,
-        };
-        matches!(
-            self.error.kind(),
-            ConnectionRefused
-                | ConnectionReset
-                | ConnectionAborted
-                | HostUnreachable
-                | NetworkUnreachable
-                | TimedOut
-        )
+        use rustix::io::Errno;
+        const OWN: [Errno; 8] = [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::ADDRNOTAVAIL,
+            Errno::AGAIN,
+            Errno::ACCESS,
+            Errno::PERM,
+        ];
+        let own = Errno::from_io_error(&self.error).is_some_and(|errno| OWN.contains(&errno));
+        !own && self.error.kind() != io::ErrorKind::Interrupted
     }
 }
 
@@ -196,16 +197,21 @@ pub(super) async fn connect_tcp(addr: SocketAddr, timeout: Duration) -> Result<T
 }
 
 /// Connects to a backend, over TLS where the pool wants it, to speak HTTP/1.1 with it.
-pub(super) async fn connect(addr: SocketAddr, via: &Via, timeout: Duration) -> Result<Sender, ConnectError> {
+pub(super) async fn connect(
+    addr: SocketAddr,
+    via: &Via,
+    timeout: Duration,
+    clock: &Clock,
+) -> Result<Sender, ConnectError> {
     let stream = connect_tcp(addr, timeout).await?;
     let Some(upstream) = via else {
-        return Ok(Sender::Http1(Connection::new(Box::new(Gathered(stream)))));
+        return Ok(Sender::Http1(Connection::new(Box::new(Gathered(stream)), clock.clone())));
     };
     let secured =
         tokio::time::timeout(timeout, upstream.handshake(stream, addr.ip(), PoolProtocol::Http1)).await;
     let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     let secured = secured.map_err(|error| ConnectError { error })?;
-    Ok(Sender::Http1(Connection::new(Box::new(secured))))
+    Ok(Sender::Http1(Connection::new(Box::new(secured), clock.clone())))
 }
 
 /// The settings of a backend's HTTP/1.1 connection that hyper drives.
@@ -241,7 +247,7 @@ mod tests {
     /// Keeps a connection that was used last so long after `at`; returns its far end.
     fn keep(upstreams: &Upstreams, at: Instant, later: u64) -> DuplexStream {
         let (near, far) = duplex(64);
-        let sender = Sender::Http1(Connection::new(Box::new(near)));
+        let sender = Sender::Http1(Connection::new(Box::new(near), Clock::system()));
         upstreams.put(BACKEND, sender, None, at + Duration::from_secs(later));
         far
     }
@@ -264,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_warmest_one_that_still_stands_is_taken() {
-        let clock = Clock::simulated(Wall::from_millis(0));
+        let clock = Clock::simulated(Wall(0));
         let (upstreams, now) = (Upstreams::new(), clock.now());
         let mut colder = keep(&upstreams, now, 0);
         let warmer = keep(&upstreams, now, 1);

@@ -310,7 +310,7 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the request to the head of the response.
     pub response: Duration,
-    /// Silence of an established TCP relay or an upgraded connection.
+    /// Silence of an established TCP relay or an upgraded connection, or of an HTTP/1.1 backend within its answer.
     pub idle: Duration,
 }
 

@@ -2,6 +2,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -16,6 +17,10 @@ pub(in crate::proxy) struct Body {
     sending: Sending,
     left: Left,
     keeps: bool,
+    /// How long the backend may be silent.
+    idle: Duration,
+    /// It is silent, and the connection's deadline says until when it may be.
+    waits: bool,
 }
 
 /// What is still to come.
@@ -28,7 +33,13 @@ enum Left {
 }
 
 impl Body {
-    pub(super) fn new(connection: Connection, sending: Sending, framing: Framing, keeps: bool) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        sending: Sending,
+        framing: Framing,
+        keeps: bool,
+        idle: Duration,
+    ) -> Self {
         let left = match framing {
             Framing::Length(0) => Left::Nothing,
             Framing::Length(bytes) => Left::Bytes(bytes),
@@ -36,7 +47,7 @@ impl Body {
             Framing::UntilClose => Left::UntilClose,
         };
         let keeps = keeps && framing != Framing::UntilClose;
-        Self { connection: Some(connection), sending, left, keeps }
+        Self { connection: Some(connection), sending, left, keeps, idle, waits: false }
     }
 
     /// The connection when it can take another request: all was sent and read, and nothing beyond came.
@@ -88,7 +99,7 @@ impl http_body::Body for Body {
             if let Poll::Ready(frame) = self.decode() {
                 return Poll::Ready(frame);
             }
-            let Self { connection: Some(connection), sending, left, .. } = &mut *self else {
+            let Self { connection: Some(connection), sending, left, idle, waits, .. } = &mut *self else {
                 return Poll::Ready(None);
             };
             // A backend may answer while the request is still on its way, and need the rest of it to go on.
@@ -97,7 +108,17 @@ impl http_body::Body for Body {
                 Left::Bytes(left) => usize::try_from(*left).unwrap_or(READ_MAX_BYTES),
                 _ => READ_MAX_BYTES,
             };
-            let read = ready!(connection.poll_read(cx, most));
+            let read = match connection.poll_read(cx, most) {
+                Poll::Ready(read) => read,
+                Poll::Pending => {
+                    if !std::mem::replace(waits, true) {
+                        connection.wait_for(*idle);
+                    }
+                    ready!(connection.deadline.as_mut().poll(cx));
+                    Err(io::ErrorKind::TimedOut.into())
+                }
+            };
+            *waits = false;
             if matches!(read, Ok(1..)) {
                 continue;
             }

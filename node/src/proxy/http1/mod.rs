@@ -18,18 +18,21 @@ mod response;
 mod tests;
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use gossip::clock::Clock;
 use http::request::Parts;
 use http::{Method, Response};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::added::Added;
+use crate::config::model::Timeouts;
 pub(super) use body::Body;
 pub(super) use request::write_field;
 use response::{Framing, HEAD_MAX_BYTES, Head, INTERIM_MAX};
@@ -58,8 +61,9 @@ pub(super) struct Connection {
     read_bytes: usize,
     /// Interim answers that may still come before the final one.
     interim: u32,
-    /// Ends the wait for an answer. It is kept, since moving a timer on costs less than setting one.
+    /// Ends the wait for an answer, or for more of it. It is kept, since moving a timer on costs less than setting one.
     deadline: Pin<Box<Sleep>>,
+    clock: Clock,
 }
 
 /// There is no answer.
@@ -75,9 +79,9 @@ pub(super) enum Failure {
 
 impl Connection {
     /// Over a stream on which nothing was said yet.
-    pub(super) fn new(io: Box<dyn Io>) -> Self {
+    pub(super) fn new(io: Box<dyn Io>, clock: Clock) -> Self {
         let deadline = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Self { io, buf: BytesMut::new(), read_bytes: READ_MIN_BYTES, interim: INTERIM_MAX, deadline }
+        Self { io, buf: BytesMut::new(), read_bytes: READ_MIN_BYTES, interim: INTERIM_MAX, deadline, clock }
     }
 
     /// The stream, for another way to speak over it.
@@ -89,22 +93,25 @@ impl Connection {
     /// in.
     pub(super) fn is_open(&mut self) -> bool {
         let mut byte = [0];
-        let mut read = tokio::io::ReadBuf::new(&mut byte);
-        Pin::new(&mut self.io).poll_read(&mut Context::from_waker(Waker::noop()), &mut read).is_pending()
+        let mut room = ReadBuf::new(&mut byte);
+        let io = &mut self.io;
+        // A task that has done much in one go would else be told to wait, whatever the system knows.
+        let read = tokio::task::unconstrained(poll_fn(|cx| Pin::new(&mut *io).poll_read(cx, &mut room)));
+        pin!(read).poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
-    /// Sends a request and waits for the head of its answer, `until` then.
+    /// Sends a request and waits for the head of its answer, and later for each part of its body, as long as `timeout` says.
     pub(super) async fn exchange(
         mut self,
         head: &Parts,
         added: &Added,
         body: &[u8],
-        until: Instant,
+        timeout: &Timeouts,
     ) -> Result<Response<Body>, Failure> {
-        self.deadline.as_mut().reset(until.into());
+        self.wait_for(timeout.response);
         self.interim = INTERIM_MAX;
         let mut sending = Sending::default();
-        let read = std::future::poll_fn(|cx| {
+        let read = poll_fn(|cx| {
             if sending.is_new() {
                 sending.begin(&mut *self.io, cx, |out| {
                     request::encode(head, added, body.len(), out);
@@ -114,7 +121,11 @@ impl Connection {
             self.poll_head(cx, &mut sending, &head.method)
         });
         let Head { response, framing, keeps } = read.await?;
-        Ok(response.map(|()| Body::new(self, sending, framing, keeps)))
+        Ok(response.map(|()| Body::new(self, sending, framing, keeps, timeout.idle)))
+    }
+
+    fn wait_for(&mut self, time: Duration) {
+        self.deadline.as_mut().reset((self.clock.now() + time).into());
     }
 
     fn poll_head(

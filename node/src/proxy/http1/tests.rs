@@ -9,8 +9,9 @@ use super::*;
 
 const LONG: Duration = Duration::from_secs(60);
 
-fn soon(time: Duration) -> Instant {
-    gossip::clock::Clock::system().now() + time
+/// That long for the head and for each part of the body.
+fn within(time: Duration) -> Timeouts {
+    Timeouts { connect: time, response: time, idle: time }
 }
 
 fn request(method: Method) -> Parts {
@@ -19,7 +20,7 @@ fn request(method: Method) -> Parts {
 
 fn connection(room: usize) -> (Connection, DuplexStream) {
     let (near, far) = duplex(room);
-    (Connection::new(Box::new(near)), far)
+    (Connection::new(Box::new(near), Clock::system()), far)
 }
 
 /// Reads a request's head.
@@ -32,7 +33,7 @@ async fn read_head(far: &mut DuplexStream) -> Vec<u8> {
 }
 
 async fn get(connection: Connection) -> Result<Response<Body>, Failure> {
-    connection.exchange(&request(Method::GET), &Added::default(), b"", soon(LONG)).await
+    connection.exchange(&request(Method::GET), &Added::default(), b"", &within(LONG)).await
 }
 
 async fn read_all(body: &mut Body) -> io::Result<Vec<u8>> {
@@ -120,14 +121,14 @@ async fn why_there_is_no_answer() {
     }
     let (near, _far) = connection(1 << 16);
     let response =
-        near.exchange(&request(Method::GET), &Added::default(), b"", soon(Duration::from_millis(1))).await;
+        near.exchange(&request(Method::GET), &Added::default(), b"", &within(Duration::from_millis(1))).await;
     assert!(matches!(response, Err(Failure::TimedOut)));
 }
 
 #[tokio::test]
 async fn what_a_stream_holds_back_is_flushed() {
     let (near, mut far) = duplex(1 << 16);
-    let near = Connection::new(Box::new(tokio::io::BufWriter::new(near)));
+    let near = Connection::new(Box::new(tokio::io::BufWriter::new(near)), Clock::system());
     let backend = async {
         read_head(&mut far).await;
         far.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
@@ -156,6 +157,20 @@ async fn a_body_that_ends_early_or_is_no_body_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_backend_that_falls_silent_within_its_answer_is_given_up() {
+    for answer in ["Content-Length: 9\r\n\r\nhi", "Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n", "\r\nhi"] {
+        let (near, mut far) = connection(1 << 16);
+        far.write_all(format!("HTTP/1.1 200 OK\r\n{answer}").as_bytes()).await.unwrap();
+        let (head, added, timeout) =
+            (request(Method::GET), Added::default(), within(Duration::from_millis(200)));
+        let mut body = near.exchange(&head, &added, b"", &timeout).await.unwrap().into_body();
+        let error = read_all(&mut body).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{answer:?}");
+        assert!(body.release().is_none());
+    }
+}
+
+#[tokio::test]
 async fn trailers_come_after_the_body() {
     let (near, mut far) = connection(1 << 16);
     let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nA: b\r\n\r\n";
@@ -179,7 +194,7 @@ async fn a_backend_may_answer_before_it_has_read_all() {
     };
     let asking = async {
         let mut body = near
-            .exchange(&request(Method::PUT), &Added::default(), &sent, soon(LONG))
+            .exchange(&request(Method::PUT), &Added::default(), &sent, &within(LONG))
             .await
             .unwrap()
             .into_body();
@@ -207,7 +222,7 @@ async fn an_answer_to_half_a_request_is_an_answer() {
 impl Connection {
     async fn exchange_owned(self, sent: Vec<u8>) -> (u16, Vec<u8>, bool) {
         let response =
-            self.exchange(&request(Method::PUT), &Added::default(), &sent, soon(LONG)).await.unwrap();
+            self.exchange(&request(Method::PUT), &Added::default(), &sent, &within(LONG)).await.unwrap();
         let status = response.status().as_u16();
         let mut body = response.into_body();
         let read = read_all(&mut body).await.unwrap();
@@ -246,8 +261,8 @@ async fn by_us(answer: &[u8], method: &Method) -> Made {
         let _ = far.write_all(answer).await;
         drop(far);
     };
-    let (head, added) = (request(method.clone()), Added::default());
-    let (response, ()) = tokio::join!(near.exchange(&head, &added, b"", soon(LONG)), backend);
+    let (head, added, timeout) = (request(method.clone()), Added::default(), within(LONG));
+    let (response, ()) = tokio::join!(near.exchange(&head, &added, b"", &timeout), backend);
     let (head, body) = response.ok()?.into_parts();
     let collected = BodyExt::collect(body).await.ok()?;
     let trailers = collected.trailers().map_or(0, http::HeaderMap::len);
