@@ -89,7 +89,10 @@ pub async fn run(order: &ProbeOrder, tls: &Tls) -> Result<(), ProbeError> {
 async fn ask(order: &ProbeOrder, tls: &Tls) -> Result<(Rest, Result<(), ProbeError>), ProbeError> {
     let stream = connect(order).await?;
     match &order.probe {
-        Probe::Tcp => Ok((Rest::Connection(stream), Ok(()))),
+        Probe::Tcp => {
+            let stream = secured(order, stream, order.protocol, tls).await?;
+            Ok((Rest::Connection(stream), Ok(())))
+        }
         // gRPC is HTTP/2, whatever the pool's requests are sent in.
         Probe::Grpc { service } => {
             let stream = secured(order, stream, PoolProtocol::Http2, tls).await?;
@@ -183,7 +186,7 @@ fn judge(status: StatusCode, wanted: &[(StatusCode, StatusCode)]) -> Result<(), 
 /// What is left of a probe when its verdict stands.
 enum Rest {
     Nothing,
-    Connection(TcpStream),
+    Connection(Box<dyn Stream>),
     Answer(Answer),
 }
 

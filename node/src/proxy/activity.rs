@@ -39,7 +39,7 @@ const STALLED: Duration = Duration::from_secs(3600);
 
 /// When a new connection is looked at first.
 pub(super) const FIRST_LOOK: Duration =
-    if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(1) };
+    if cfg!(test) { Duration::from_millis(100) } else { Duration::from_millis(400) };
 /// How often a busy connection is looked at ...
 const LOOK: Duration = Duration::from_secs(5);
 /// ... and an idle one, for it may become busy right after.

@@ -48,7 +48,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 const RESET_BEFORE_ACCEPT_MAX: usize = 32;
 const RESET_FOR_ERRORS_MAX: usize = 128;
 /// A connection that was idle for so long when it is looked at gives its buffers back.
-const REST_AFTER: Duration = if cfg!(test) { Duration::from_millis(1) } else { Duration::from_millis(500) };
+const REST_AFTER: Duration = if cfg!(test) { Duration::from_millis(1) } else { Duration::from_millis(200) };
 /// An HTTP/2 connection without a sign of life is asked for one this often, ...
 const PING: Duration = Duration::from_secs(20);
 /// ... and cut when none comes.

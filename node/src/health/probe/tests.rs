@@ -222,13 +222,18 @@ async fn http2_and_grpc_are_asked_over_tls_where_the_pool_speaks_it() {
         run(&over_tls(serving, PoolProtocol::Http1, shop()), &tls).await.unwrap();
         run(&over_tls(serving, PoolProtocol::Http2, shop()), &tls).await.unwrap();
         run(&over_tls(serving, PoolProtocol::Http2, page.clone()), &tls).await.unwrap();
+        run(&over_tls(serving, PoolProtocol::Http2, Probe::Tcp), &tls).await.unwrap();
         let reason = run(&over_tls(old, PoolProtocol::Http2, shop()), &tls).await.unwrap_err().to_string();
         assert_eq!(reason, "the backend does not speak the pool's protocol over TLS (ALPN)");
         let plain = grpc(b"", "0").await;
         assert!(run(&over_tls(plain, PoolProtocol::Http2, shop()), &tls).await.is_err());
+        assert!(run(&over_tls(plain, PoolProtocol::Http1, Probe::Tcp), &tls).await.is_err());
     }
-    let refused = run(&over_tls(serving, PoolProtocol::Http2, shop()), &tls_of(Some(wrong))).await;
-    assert!(matches!(refused, Err(ProbeError::Tls(_))), "{refused:?}");
+    let stranger = tls_of(Some(wrong));
+    for probe in [shop(), Probe::Tcp] {
+        let refused = run(&over_tls(serving, PoolProtocol::Http2, probe), &stranger).await;
+        assert!(matches!(refused, Err(ProbeError::Tls(_))), "{refused:?}");
+    }
 }
 
 #[tokio::test]
