@@ -1,8 +1,8 @@
 //! HTTP/1.1 with a backend, inside the task of the request that needs it.
 //!
 //! hyper drives each connection to a backend by a task of its own. For a request whose body is at hand, which most are, this
-//! costs more than the request: two tasks wake each other five times, and the head is copied for the case that it must be
-//! sent again. Here the request's task writes and reads itself, straight from the head that it keeps.
+//! costs more than the request: two tasks are polled five times in all, where one is twice, and the head is copied for the case
+//! that it must be sent again. Here the request's task writes and reads itself, straight from the head that it keeps.
 //!
 //! ```text
 //! Connection ── exchange(head, body) ──▶ answer's head + Body ── release ──▶ Connection
