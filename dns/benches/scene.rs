@@ -1,5 +1,5 @@
 //! What a query costs without its way through the kernel, in a small scene and a large one, and what it costs to change
-//! them: `cargo bench -p dns`. Prints figures and judges none. Times of changes are the least of several, since others disturb
+//! them; and what signatures cost: `cargo bench -p dns`. Prints figures and judges none. Times of changes are the least of several, since others disturb
 //! and nobody helps; that of a query is the median of many short stretches, most of which nobody interrupts.
 
 #![allow(clippy::disallowed_methods, reason = "this program measures, and has no clock of its own")]
@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dns::{
-    Moment, NodeState, Policy, RegionSpec, RegionState, Responder, ServiceState, State, SteerSpec, Table,
-    TableSpec, Transport, ZoneSpec,
+    Clerk, Moment, NodeState, Policy, RegionSpec, RegionState, Responder, ServiceState, Signing, SigningKey,
+    State, SteerSpec, Table, TableSpec, Transport, ZoneSpec,
 };
 use ipnet::IpNet;
 use rand::rngs::SmallRng;
@@ -36,6 +36,42 @@ fn main() {
     ] {
         measure(name, &size);
     }
+    measure_signatures();
+}
+
+/// The same question with its signature made before, and questions for names that are not there, each of which is signed
+/// anew.
+fn measure_signatures() {
+    let size = Size { names: 1, regions: 3, prefixes: 3 };
+    let mut rng = SmallRng::seed_from_u64(7);
+    let mut spec = table_spec(&size, &mut rng);
+    let secret = SigningKey::generate().expect("randomness");
+    let keys = vec![SigningKey::from_pkcs8(&secret).expect("what was made")];
+    spec.zones[0].signed = Some(Signing { keys, all_sign: false });
+    let responder = Responder::new(Table::build(&spec).expect("a sound specification"), 7);
+    responder.set_state(Arc::new(state(&size, 0)));
+    let signed = |mut query: Vec<u8>| {
+        let flags = query.len() - 15;
+        query[flags] = 0x80;
+        query
+    };
+    let known: Vec<Vec<u8>> = (0..QUERIES).map(|_| signed(query(&size, &mut rng))).collect();
+    let unsigned: Vec<Vec<u8>> = (0..QUERIES).map(|_| query(&size, &mut rng)).collect();
+    // Fewer than a thread may sign in a second.
+    let missing: Vec<Vec<u8>> =
+        (0..9_000).map(|number| signed(query_for(&format!("missing-{number}"), &mut rng))).collect();
+    let rates = [&unsigned, &known, &missing].map(|queries| {
+        let (mut clerk, mut out) = (responder.clerk(), Vec::with_capacity(1280));
+        median(&mut clerk, queries, if queries.len() == QUERIES { ROUNDS } else { 1 }, &mut out)
+    });
+    let [unsigned, known, missing] = rates;
+    let fresh = responder.counters().snapshot().signed;
+    assert!(fresh >= 9_000, "only {fresh} signatures were made");
+    println!(
+        "signed: {known:?} a query whose signature is there, {unsigned:?} without; {missing:?} for a name that is not \
+         there, {:.0} a second; {fresh} signatures made",
+        1.0 / missing.as_secs_f64()
+    );
 }
 
 fn measure(name: &str, size: &Size) {
@@ -58,22 +94,7 @@ fn measure(name: &str, size: &Size) {
     });
     let queries: Vec<Vec<u8>> = (0..QUERIES).map(|_| query(size, &mut rng)).collect();
     let (mut clerk, mut out) = (responder.clerk(), Vec::with_capacity(1280));
-    let from: SocketAddr = "127.0.0.1:5353".parse().expect("an address");
-    let now = Moment { monotonic: Instant::now(), unix: 1_800_000_000 };
-    let mut stretches: Vec<Duration> = queries
-        .chunks(STRETCH)
-        .cycle()
-        .take(ROUNDS * QUERIES / STRETCH)
-        .map(|stretch| {
-            let begun = Instant::now();
-            for query in stretch {
-                black_box(clerk.respond(query, from, Transport::Udp, now, &mut out));
-            }
-            begun.elapsed() / STRETCH as u32
-        })
-        .collect();
-    stretches.sort_unstable();
-    let answered = stretches[stretches.len() / 2];
+    let answered = median(&mut clerk, &queries, ROUNDS, &mut out);
     println!(
         "{name}: {} names, {} regions, {} prefixes: built in {built:.0?}, a state swapped in {swapped:.0?}, \
          {answered:?} a query, {} in memory with the queries",
@@ -82,6 +103,26 @@ fn measure(name: &str, size: &Size) {
         size.prefixes,
         resident()
     );
+}
+
+/// The time of a query, by the median of stretches.
+fn median(clerk: &mut Clerk, queries: &[Vec<u8>], rounds: usize, out: &mut Vec<u8>) -> Duration {
+    let from: SocketAddr = "127.0.0.1:5353".parse().expect("an address");
+    let now = Moment { monotonic: Instant::now(), unix: 1_800_000_000 };
+    let mut stretches: Vec<Duration> = queries
+        .chunks(STRETCH)
+        .cycle()
+        .take(rounds * queries.len() / STRETCH)
+        .map(|stretch| {
+            let begun = Instant::now();
+            for query in stretch {
+                black_box(clerk.respond(query, from, Transport::Udp, now, out));
+            }
+            begun.elapsed() / STRETCH as u32
+        })
+        .collect();
+    stretches.sort_unstable();
+    stretches[stretches.len() / 2]
 }
 
 fn least(rounds: usize, measured: impl FnMut(usize) -> Duration) -> Duration {
@@ -102,7 +143,9 @@ fn table_spec(size: &Size, rng: &mut SmallRng) -> TableSpec {
         contact: "hostmaster@example.com".into(),
         ttl: Duration::from_secs(30),
         steers: steers.collect(),
+        file: None,
         records: Vec::new(),
+        ..ZoneSpec::default()
     };
     let mut regions: Vec<RegionSpec> = (0..size.regions)
         .map(|number| RegionSpec {
@@ -145,7 +188,10 @@ fn state(size: &Size, sick: usize) -> State {
 
 /// A name and a client subnet at random.
 fn query(size: &Size, rng: &mut SmallRng) -> Vec<u8> {
-    let label = format!("n{}", rng.random_range(0..size.names));
+    query_for(&format!("n{}", rng.random_range(0..size.names)), rng)
+}
+
+fn query_for(label: &str, rng: &mut SmallRng) -> Vec<u8> {
     let mut bytes = vec![0xab, 0xcd, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1, label.len() as u8];
     bytes.extend_from_slice(label.as_bytes());
     bytes.extend_from_slice(b"\x07example\x03com\x00\x00\x01\x00\x01");

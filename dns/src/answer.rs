@@ -1,8 +1,8 @@
-//! Which records answer a question (RFC 1034 §4.3.2): the walk through the zone, and what stands beside an answer.
+//! Which records answer a question (RFC 1034 §4.3.2): the walk through the zone, and what stands beside an answer. In a
+//! signed zone every set is signed as soon as it is written, for who wants signatures.
 
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
-use std::time::Instant;
 
 use rand::Rng;
 
@@ -10,16 +10,19 @@ use crate::build::MAX_CHAIN;
 use crate::counters::Tally;
 use crate::fragment::Fragment;
 use crate::hinted::Hinted;
+use crate::moment::Moment;
 use crate::name::{Folded, Name};
+use crate::sign::{CanonicalSet, Deny, Pen, Signer, Stopped, few};
 use crate::steer::{Decision, Family, Scene, Steer, Step, decide};
 use crate::wire::{Owner, Question, Rcode, Reply, Section};
 use crate::zone::{Found, Kind, Node, Set, Zone};
 
 /// What answers ANY (RFC 8482 §4.2), for so long.
 const ANY_TTL: u32 = 3600;
-static ANY_HINFO: LazyLock<Fragment> = LazyLock::new(|| {
-    let data = Arc::from(b"\x07RFC8482\x00".as_slice());
-    Fragment::new(Kind::HINFO, ANY_TTL, &[data], &Name::root())
+static ANY_HINFO: LazyLock<(Fragment, CanonicalSet)> = LazyLock::new(|| {
+    let data = [Arc::from(b"\x07RFC8482\x00".as_slice())];
+    let fragment = Fragment::new(Kind::HINFO, ANY_TTL, &data, &Name::root());
+    (fragment, CanonicalSet::new(Kind::HINFO, ANY_TTL, &data))
 });
 
 /// What led to an answer.
@@ -32,6 +35,8 @@ pub(crate) struct Outcome<'a> {
     pub(crate) truncated: bool,
     /// Whether nothing stands in the answer section.
     pub(crate) empty: bool,
+    /// Whether it cannot go out, since it would need more signatures than may be made.
+    pub(crate) put_off: bool,
     /// The zone that answers.
     pub(crate) zone: Option<&'a Zone>,
     /// How a steered name in it was decided.
@@ -51,18 +56,36 @@ impl Outcome<'_> {
     }
 }
 
-/// Answers a question for a client.
+/// Who asks, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker {
+    /// Where the user is taken to be.
+    pub(crate) client: IpAddr,
+    pub(crate) now: Moment,
+    /// Wants signatures (RFC 3225).
+    pub(crate) dnssec_ok: bool,
+    /// Wants NXDOMAIN beside a signed denial (RFC 9824 §5.1).
+    pub(crate) compact_ok: bool,
+}
+
+/// True when an answer of a signed zone says something of its signatures.
+pub(crate) fn wants_signatures(dnssec_ok: bool, kind: Kind) -> bool {
+    dnssec_ok || matches!(kind, Kind::RRSIG | Kind::NSEC | Kind::DNSKEY | Kind::CDS | Kind::CDNSKEY)
+}
+
+/// Answers a question. `signer` is there when signatures are wanted.
 pub(crate) fn answer<'a>(
     scene: &'a Scene,
     question: &Question<'_>,
-    client: IpAddr,
-    now: Instant,
+    asker: Asker,
+    signer: Option<Signer<'_>>,
     rng: &mut impl Rng,
     reply: &mut Reply<'_, '_>,
 ) -> Outcome<'a> {
     let refused = |rcode| Outcome { rcode, ..Outcome::default() };
     match question.kind {
-        Kind::OPT => return refused(Rcode::FORMERR),
+        // RFC 9824 §3.5 for the second.
+        Kind::OPT | Kind::NXNAME => return refused(Rcode::FORMERR),
         Kind::TKEY | Kind::TSIG => return refused(Rcode::NOTIMP),
         // Who may transfer does so over TCP, and does not come here.
         Kind::AXFR | Kind::IXFR => return refused(Rcode::REFUSED),
@@ -71,91 +94,123 @@ pub(crate) fn answer<'a>(
     let name = Folded::new(question.name);
     let zone = scene.table.zone_of(name.as_slice(), question.kind).filter(|_| question.is_internet());
     let Some(zone) = zone else { return refused(Rcode::REFUSED) };
+    let pen = match (signer, &zone.keys) {
+        // Without the zone's keys an answer would be taken for forged; another server may have them.
+        (Some(_), Some(keys)) if !keys.can_sign() => return refused(Rcode::SERVFAIL),
+        (Some(signer), Some(keys)) => Some(Pen::new(signer, keys)),
+        _ => None,
+    };
     reply.answer_from(zone.origin.wire().len());
     let outcome = Outcome { zone: Some(zone), ..Outcome::default() };
-    let mut walk = Walk { scene, zone, client, now, reply, outcome };
-    walk.run(name.as_slice(), question.kind, rng);
+    let mut walk = Walk { scene, zone, asker, pen, reply, outcome };
+    match walk.pen {
+        Some(_) => walk.run(name.as_slice(), question.kind, &mut few(rng, asker.now.unix)),
+        None => walk.run(name.as_slice(), question.kind, rng),
+    }
     walk.outcome
 }
 
-struct Walk<'a, 'r, 'o, 'm> {
+struct Walk<'a, 'r, 'o, 'm, 'p> {
     scene: &'a Scene,
     zone: &'a Zone,
-    client: IpAddr,
-    now: Instant,
+    asker: Asker,
+    /// In a signed zone, for who wants signatures.
+    pen: Option<Pen<'p>>,
     reply: &'r mut Reply<'o, 'm>,
     outcome: Outcome<'a>,
 }
 
-impl<'a> Walk<'a, '_, '_, '_> {
-    fn run<'n>(&mut self, mut name: &'n [u8], kind: Kind, rng: &mut impl Rng)
+/// A name as it is written and as it is looked up and signed: folded.
+#[derive(Debug, Clone, Copy)]
+struct Spot<'n> {
+    owner: Owner<'n>,
+    name: &'n [u8],
+}
+
+impl<'a> Walk<'a, '_, '_, '_, '_> {
+    fn run<'n>(&mut self, name: &'n [u8], kind: Kind, rng: &mut impl Rng)
     where
         'a: 'n,
     {
-        let mut owner = Owner::Question;
+        let mut spot = Spot { owner: Owner::Question, name };
         for step in 0..=MAX_CHAIN {
-            let node = match self.zone.find(name, kind) {
+            let node = match self.zone.find(spot.name, kind) {
                 Found::Here(node) => node,
-                Found::Delegated(cut) => return self.refer(cut, step == 0),
+                Found::Delegated(cut) => return self.refer(cut, spot.name, step == 0),
                 Found::Missing => {
-                    self.outcome.rcode = Rcode::NXDOMAIN;
-                    return self.deny();
+                    let compact = self.pen.is_some() && self.asker.dnssec_ok && !self.asker.compact_ok;
+                    self.outcome.rcode = if compact { Rcode::NOERROR } else { Rcode::NXDOMAIN };
+                    return self.deny(spot, Deny::Name);
                 }
             };
             // What proves an alias stands beside it, and is asked for at it (RFC 4035 §2.5).
             let beside = matches!(kind, Kind::CNAME | Kind::RRSIG | Kind::NSEC);
             let alias = node.alias.as_deref().filter(|_| !beside);
             let Some((target, set)) = alias.zip(node.set(Kind::CNAME)) else {
-                return self.at(node, owner, kind, rng);
+                return self.at(node, spot, kind, rng);
             };
             // The alias alone answers ANY; a target elsewhere is for the resolver to ask.
-            let Some(place) = self.put(Section::Answer, owner, &set.fragment) else { return };
+            let Some(place) = self.put(Section::Answer, spot, set) else { return };
             let here = self.scene.table.zone_of(target, kind);
             if kind == Kind::ANY || here.is_none_or(|zone| !std::ptr::eq(zone, self.zone)) {
                 return;
             }
             // The alias's data is the name that the next records belong to.
-            (name, owner) = (target, Owner::At(place));
+            spot = Spot { owner: Owner::At(place), name: target };
         }
     }
 
     /// The name is there and no alias.
-    fn at(&mut self, node: &'a Node, owner: Owner<'_>, kind: Kind, rng: &mut impl Rng) {
+    fn at(&mut self, node: &'a Node, spot: Spot<'_>, kind: Kind, rng: &mut impl Rng) {
         let family = match kind {
             Kind::A => Some(Family::V4),
             Kind::AAAA => Some(Family::V6),
             _ => None,
         };
         if let Some((steer, family)) = node.steer.as_ref().zip(family) {
-            return self.steer(steer, owner, family, rng);
+            return self.steer(node, steer, spot, family, rng);
         }
         let set = node.set(kind);
         if let Some((steer, hinted)) = node.steer.as_ref().zip(set.and_then(|set| set.hinted.as_ref())) {
-            return self.hint(steer, hinted, owner, rng);
+            return self.hint(steer, hinted, spot, rng);
         }
         if let Some(set) = set {
-            let whole = self.put(Section::Answer, owner, &set.fragment).is_some();
+            let whole = self.put(Section::Answer, spot, set).is_some();
             if whole && kind == Kind::NS {
                 self.add_addresses(set, false);
             }
+        } else if matches!(kind, Kind::NSEC | Kind::RRSIG) && self.pen.is_some() {
+            self.prove(node, spot, kind);
         } else if kind == Kind::ANY && (!node.sets.is_empty() || node.steer.is_some()) {
-            self.put(Section::Answer, owner, &ANY_HINFO);
+            let (fragment, canonical) = &*ANY_HINFO;
+            self.write(Section::Answer, spot, fragment, ANY_TTL, Some(canonical));
         } else {
-            self.deny();
+            self.deny(spot, Deny::Data(kind, &node.types));
         }
     }
 
-    fn steer(&mut self, steer: &'a Steer, owner: Owner<'_>, family: Family, rng: &mut impl Rng) {
-        let decision = decide(self.scene, steer, family, self.client, self.now, rng);
+    fn steer(
+        &mut self,
+        node: &'a Node,
+        steer: &'a Steer,
+        spot: Spot<'_>,
+        family: Family,
+        rng: &mut impl Rng,
+    ) {
+        let (client, now) = (self.asker.client, self.asker.now.monotonic);
+        let decision = decide(self.scene, steer, family, client, now, rng);
         let addresses = decision.deck(self.scene).addresses(&decision.drawn);
         if decision.choice.region.is_none() {
             // No node is known, not even an unhealthy one: another server may know more, so this is not "no data".
             self.outcome.rcode = Rcode::SERVFAIL;
         } else if addresses.len() == 0 {
-            self.deny();
+            self.deny(spot, Deny::Data(family.kind(), &node.types));
         } else {
             self.outcome.scope = decision.place.scope;
-            if !self.reply.addresses(owner, family, decision.ttl, addresses) {
+            let start = self.reply.length();
+            if self.reply.addresses(spot.owner, family, decision.ttl, addresses) {
+                self.sign_written(spot, start, family.kind(), (decision.ttl, steer.ttl));
+            } else {
                 self.reply.truncate();
             }
         }
@@ -163,36 +218,81 @@ impl<'a> Walk<'a, '_, '_, '_> {
     }
 
     /// The records of the name, with its steered addresses as hints.
-    fn hint(&mut self, steer: &'a Steer, set: &Hinted, owner: Owner<'_>, rng: &mut impl Rng) {
-        let decision = decide(self.scene, steer, Family::V4, self.client, self.now, rng);
+    fn hint(&mut self, steer: &'a Steer, set: &Hinted, spot: Spot<'_>, rng: &mut impl Rng) {
+        let (client, now) = (self.asker.client, self.asker.now.monotonic);
+        let decision = decide(self.scene, steer, Family::V4, client, now, rng);
         let v4 = decision.deck(self.scene);
         // The same region, so that the families agree.
         let v6 = Decision { family: Family::V6, ..decision }.deck(self.scene);
         let drawn = v6.draw(steer.answers, rng);
         self.outcome.scope = decision.place.scope;
         let hints = [v4.addresses(&decision.drawn), v6.addresses(&drawn)];
-        if !self.reply.hinted(owner, set, set.ttl.min(decision.ttl), hints) {
+        let (start, ttl) = (self.reply.length(), set.ttl.min(decision.ttl));
+        if self.reply.hinted(spot.owner, set, ttl, hints) {
+            self.sign_written(spot, start, set.kind, (ttl, set.ttl));
+        } else {
             self.reply.truncate();
         }
         self.outcome.decision = Some(decision);
     }
 
-    /// No such name or no such data: the SOA says for how long (RFC 2308 §3).
-    fn deny(&mut self) {
-        let zone = self.zone;
-        self.put(Section::Authority, Owner::Below(&[]), &zone.denial);
+    /// What is said of a name in a signed zone, when just that is asked for. Of the signatures one is enough (RFC 8482 §4.1).
+    fn prove(&mut self, node: &Node, spot: Spot<'_>, kind: Kind) {
+        let Some(pen) = &mut self.pen else { return };
+        // All types, for none is denied.
+        let there = Deny::Data(Kind::ANY, &node.types);
+        let (place, ttl) = ((Section::Answer, spot.owner, spot.name), self.zone.denial_ttl);
+        let written = match kind {
+            Kind::RRSIG => Ok(()),
+            _ => pen.write_denial(self.reply, place, ttl, there),
+        };
+        let signed = match kind {
+            Kind::NSEC if !self.asker.dnssec_ok => written,
+            _ => written.and_then(|()| pen.sign_denial(self.reply, place, ttl, there)),
+        };
+        self.settle(signed);
     }
 
-    /// The name lies in a zone of others.
-    fn refer(&mut self, cut: &'a Node, at_once: bool) {
+    /// No such name or no such data: the SOA says for how long (RFC 2308 §3), and in a signed zone NSEC proves it.
+    fn deny(&mut self, spot: Spot<'_>, deny: Deny<'_>) {
+        let zone = self.zone;
+        let name = zone.keys.as_ref().map_or([].as_slice(), |keys| keys.signer());
+        let (apex, ttl) = (Spot { owner: Owner::Below(&[]), name }, zone.denial_ttl);
+        let soa = zone.nodes().first().and_then(|apex| apex.set(Kind::SOA));
+        let canonical = soa.and_then(|set| set.canonical.as_ref());
+        if self.write(Section::Authority, apex, &zone.denial, ttl, canonical).is_some() {
+            self.put_denial(spot, deny);
+        }
+    }
+
+    fn put_denial(&mut self, spot: Spot<'_>, deny: Deny<'_>) {
+        if let Some(pen) = self.pen.as_mut().filter(|_| self.asker.dnssec_ok) {
+            let place = (Section::Authority, spot.owner, spot.name);
+            let signed = pen.deny(self.reply, place, self.zone.denial_ttl, deny);
+            self.settle(signed);
+        }
+    }
+
+    /// The name lies in a zone of others. `name` is one at or below it.
+    fn refer(&mut self, cut: &'a Node, name: &[u8], at_once: bool) {
         let Some(set) = cut.set(Kind::NS) else { return };
         if at_once {
             self.reply.disclaim();
         }
-        if self.put(Section::Authority, Owner::Below(&cut.labels), &set.fragment).is_some() {
-            // A referral is useless without its glue (RFC 9471).
-            self.add_addresses(set, true);
+        let bytes = cut.labels.len() + self.zone.origin.wire().len();
+        let spot = Spot { owner: Owner::Below(&cut.labels), name: &name[name.len() - bytes..] };
+        // Its name servers are the child's to sign (RFC 4035 §2.2).
+        if self.write(Section::Authority, spot, &set.fragment, 0, None).is_none() {
+            return;
         }
+        if self.pen.is_some() && self.asker.dnssec_ok {
+            match cut.set(Kind::DS) {
+                Some(signers) => drop(self.put(Section::Authority, spot, signers)),
+                None => self.put_denial(spot, Deny::Delegation(&cut.types)),
+            }
+        }
+        // A referral is useless without its glue (RFC 9471).
+        self.add_addresses(set, true);
     }
 
     /// The static addresses of name servers, as far as this zone has them.
@@ -200,22 +300,75 @@ impl<'a> Walk<'a, '_, '_, '_> {
         for node in self.zone.servers(servers) {
             for set in [Kind::A, Kind::AAAA].into_iter().filter_map(|kind| node.set(kind)) {
                 let owner = Owner::Below(&node.labels);
-                if self.reply.set(Section::Additional, owner, &set.fragment).is_none() && needed {
-                    return self.reply.truncate();
+                if self.reply.set(Section::Additional, owner, &set.fragment).is_none() {
+                    if needed {
+                        self.reply.truncate();
+                        return;
+                    }
+                    continue;
+                }
+                if let (Some(pen), Some(canonical)) = (&mut self.pen, &set.canonical)
+                    && node.is_authoritative()
+                {
+                    let name = self.zone.folded(node);
+                    let place = (Section::Additional, owner, name.as_slice());
+                    // Here a signature that cannot be had is left out (RFC 4035 §3.1.1).
+                    let _ = pen.sign_set(self.reply, place, canonical.ttl, canonical);
                 }
             }
         }
     }
 
-    /// Writes a set that is needed; behind one that did not fit comes nothing more. Says where its last data begins.
-    fn put(&mut self, section: Section, owner: Owner<'_>, set: &Fragment) -> Option<u16> {
-        if self.reply.is_truncated() {
+    /// Writes and signs a set of the zone that is needed. Says where its last data begins.
+    fn put(&mut self, section: Section, spot: Spot<'_>, set: &Set) -> Option<u16> {
+        let ttl = set.canonical.as_ref().map_or(0, |canonical| canonical.ttl);
+        self.write(section, spot, &set.fragment, ttl, set.canonical.as_ref())
+    }
+
+    /// Writes a set that is needed, and signs it where there is a canonical form of it; behind one that did not fit comes
+    /// nothing more. Says where its last data begins.
+    fn write(
+        &mut self,
+        section: Section,
+        spot: Spot<'_>,
+        set: &Fragment,
+        ttl: u32,
+        canonical: Option<&CanonicalSet>,
+    ) -> Option<u16> {
+        if self.reply.is_truncated() || self.outcome.put_off {
             return None;
         }
-        let place = self.reply.set(section, owner, set);
+        let place = self.reply.set(section, spot.owner, set);
         if place.is_none() {
             self.reply.truncate();
         }
+        if let (Some(pen), Some(canonical), Some(_)) = (&mut self.pen, canonical, place)
+            && self.asker.dnssec_ok
+        {
+            let signed = pen.sign_set(self.reply, (section, spot.owner, spot.name), ttl, canonical);
+            if !self.settle(signed) {
+                return None;
+            }
+        }
         place
+    }
+
+    /// Signs what was written behind `start`. `ttls` are the one it was sent with and the one it has at rest.
+    fn sign_written(&mut self, spot: Spot<'_>, start: usize, kind: Kind, ttls: (u32, u32)) {
+        if let Some(pen) = &mut self.pen {
+            let place = (Section::Answer, spot.owner, spot.name);
+            let signed = pen.sign_written(self.reply, place, start, kind, ttls);
+            self.settle(signed);
+        }
+    }
+
+    /// Takes note of why a signature is missing; true when it is there.
+    fn settle(&mut self, signed: Result<(), Stopped>) -> bool {
+        match signed {
+            Ok(()) => {}
+            Err(Stopped::NoRoom) => self.reply.truncate(),
+            Err(Stopped::TooMany) => self.outcome.put_off = true,
+        }
+        signed.is_ok()
     }
 }

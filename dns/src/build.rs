@@ -2,13 +2,15 @@
 
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::hinted::has_own_hints;
 use crate::name::{Name, suffixes};
+use crate::sign::ZoneKeys;
 use crate::spec::{
     Place, Policy, SpecError, SteerSpec, ZoneSpec, parse_contact, parse_label, parse_record_in,
     parse_zone_name,
@@ -16,9 +18,10 @@ use crate::spec::{
 use crate::steer::{Order, Steer};
 use crate::table::Numbers;
 use crate::zone::{Draft, DraftSet, Kind, Zone};
+use crate::zonefile::FileRecord;
 
 /// The longest TTL (RFC 2181 §8).
-const MAX_TTL: u64 = (1 << 31) - 1;
+pub(crate) const MAX_TTL: u64 = (1 << 31) - 1;
 /// Nodes in one answer.
 pub(crate) const MAX_ANSWERS: usize = 8;
 /// Aliases followed in one answer, and so the longest chain that can be configured.
@@ -45,18 +48,34 @@ pub(crate) fn zone(
             return None;
         }
     };
-    let mut builder =
-        Builder { spec, numbers, errors, ttl: 0, nodes: FxHashMap::default(), placed: Vec::new(), origin };
+    let mut builder = Builder {
+        spec,
+        numbers,
+        errors,
+        ttl: 0,
+        nodes: FxHashMap::default(),
+        placed: Vec::new(),
+        overflowing: FxHashSet::default(),
+        origin,
+    };
     builder.ttl = builder.seconds(spec.ttl, Place::Zone { zone: spec.name.clone(), key: "ttl" });
     builder.ensure(&builder.origin.clone());
     let primary = builder.nameservers();
-    let soa = builder.soa(primary, serial);
+    let (soa, negative_ttl) = builder.soa(primary, serial);
     builder.records();
+    builder.file_records();
     builder.steers();
+    builder.check_servers();
     builder.check_aliases();
     builder.check_hints();
     builder.check_cuts();
-    Some(Zone::new(builder.origin, builder.nodes, soa, builder.ttl))
+    let keys = spec.signed.as_ref().map(|keys| ZoneKeys::new(&builder.origin, keys));
+    if let Some(keys) = &keys {
+        let origin = builder.origin.clone();
+        let sets = keys.apex(&origin);
+        builder.ensure(&origin).sets.extend(sets);
+    }
+    Some(Zone::new(builder.origin, builder.nodes, soa, negative_ttl, keys))
 }
 
 struct Builder<'a> {
@@ -68,6 +87,8 @@ struct Builder<'a> {
     nodes: FxHashMap<Box<[u8]>, Draft>,
     /// Every record with the place it came from, for the checks of the whole.
     placed: Vec<(Place, Name, Kind)>,
+    /// Sets that are too long already, which is told once; what more there is of them is not looked at.
+    overflowing: FxHashSet<(Name, Kind)>,
 }
 
 impl Builder<'_> {
@@ -106,7 +127,15 @@ impl Builder<'_> {
         })
     }
 
+    fn file_place(&self, span: &Range<usize>) -> Place {
+        Place::File { zone: self.spec.name.clone(), span: span.clone() }
+    }
+
     fn insert(&mut self, place: Place, name: &Name, kind: Kind, ttl: u32, data: Arc<[u8]>) {
+        if !self.overflowing.is_empty() && self.overflowing.contains(&(name.clone(), kind)) {
+            return;
+        }
+        let mut overflows = false;
         let sets = &mut self.ensure(name).sets;
         let problem = match sets.iter_mut().find(|set| set.kind == kind) {
             None => {
@@ -120,23 +149,44 @@ impl Builder<'_> {
                 set.ttl
             )),
             Some(set) => {
-                set.data.push(data);
-                let bytes: usize = set.data.iter().map(|data| data.len() + 12).sum();
-                (bytes > MAX_SET_BYTES)
-                    .then(|| "makes the records of this name and type too many for one answer".to_owned())
+                let bytes: usize = set.data.iter().chain([&data]).map(|data| data.len() + 12).sum();
+                if bytes <= MAX_SET_BYTES {
+                    set.data.push(data);
+                    None
+                } else {
+                    overflows = true;
+                    Some("makes the records of this name and type too many for one answer".to_owned())
+                }
             }
         };
         if let Some(problem) = problem {
             self.wrong(place.clone(), problem);
         }
+        if overflows {
+            self.overflowing.insert((name.clone(), kind));
+        }
         self.placed.push((place, name.clone(), kind));
     }
 
-    /// NS and glue. Returns the first name server.
+    /// NS and glue. Returns the first name server. They stand in the configuration or in the zone file, not in both.
     fn nameservers(&mut self) -> Option<Name> {
         let mut primary = None;
-        if self.spec.nameservers.is_empty() {
-            self.wrong(self.zone_place("nameserver"), "needs at least one: ns1 = [\"198.51.100.10\"]");
+        let in_file = self.spec.file.as_deref().and_then(|file| {
+            file.records.iter().find(|record| record.record.kind == Kind::NS && record.owner == self.origin)
+        });
+        match in_file {
+            Some(_) if !self.spec.nameservers.is_empty() => {
+                let place = self.zone_place("nameserver");
+                self.wrong(
+                    place,
+                    "stands beside the name servers (NS) of the zone file; keep one of the two",
+                );
+            }
+            Some(first) => return Name::from_wire(&first.record.data),
+            None if self.spec.nameservers.is_empty() => {
+                self.wrong(self.zone_place("nameserver"), "needs at least one: ns1 = [\"198.51.100.10\"]");
+            }
+            None => {}
         }
         for (label, addresses) in &self.spec.nameservers {
             let place = Place::Nameserver { zone: self.spec.name.clone(), label: label.clone() };
@@ -168,18 +218,30 @@ impl Builder<'_> {
         primary
     }
 
-    fn soa(&mut self, primary: Option<Name>, serial: u32) -> Arc<[u8]> {
+    /// The SOA's data, and how long a resolver may remember that something is not there, in seconds. Of an SOA in the
+    /// file all is kept but the serial, which is the revision's.
+    fn soa(&mut self, primary: Option<Name>, serial: u32) -> (Arc<[u8]>, u32) {
+        if let Some(soa) = self.spec.file.as_deref().and_then(|file| file.soa.as_ref()) {
+            let [refresh, retry, expire] = soa.timers;
+            let numbers = [serial, refresh, retry, expire, soa.minimum];
+            let data = self.put_soa(&soa.primary, &soa.contact, numbers, soa.ttl);
+            // RFC 2308 §5.
+            return (data, soa.minimum.min(soa.ttl));
+        }
         let contact = parse_contact(&self.spec.contact).unwrap_or_else(|message| {
             self.wrong(self.zone_place("contact"), message);
             Name::root()
         });
-        let mut data = Vec::new();
-        data.extend_from_slice(primary.unwrap_or_else(Name::root).wire());
-        data.extend_from_slice(contact.wire());
-        for number in [serial, SOA_REFRESH, SOA_RETRY, SOA_EXPIRE, self.ttl] {
+        let numbers = [serial, SOA_REFRESH, SOA_RETRY, SOA_EXPIRE, self.ttl];
+        (self.put_soa(&primary.unwrap_or_else(Name::root), &contact, numbers, self.ttl), self.ttl)
+    }
+
+    fn put_soa(&mut self, primary: &Name, contact: &Name, numbers: [u32; 5], ttl: u32) -> Arc<[u8]> {
+        let mut data = [primary.wire(), contact.wire()].concat();
+        for number in numbers {
             data.extend_from_slice(&number.to_be_bytes());
         }
-        let (origin, ttl, data) = (self.origin.clone(), self.ttl, Arc::from(data));
+        let (origin, data) = (self.origin.clone(), Arc::from(data));
         self.ensure(&origin).sets.push(DraftSet { kind: Kind::SOA, ttl, data: vec![Arc::clone(&data)] });
         data
     }
@@ -202,6 +264,41 @@ impl Builder<'_> {
             }
             let ttl = record.ttl.map_or(self.ttl, |ttl| self.seconds(ttl, ttl_place));
             self.insert(value_place, &name, parsed.kind, ttl, parsed.data);
+        }
+    }
+
+    fn file_records(&mut self) {
+        let file = self.spec.file.clone();
+        for FileRecord { owner, ttl, record, span } in file.iter().flat_map(|file| &file.records) {
+            let place = self.file_place(span);
+            if record.kind == Kind::NS && owner.labels().next() == Some(b"*") {
+                self.wrong(place, "is a wildcard, which cannot be delegated (RFC 4592 §4.2)");
+                continue;
+            }
+            self.insert(place, owner, record.kind, *ttl, Arc::clone(&record.data));
+        }
+    }
+
+    /// The zone's own name servers of a zone file: those inside of the zone need addresses that are not steered, and are no
+    /// aliases (RFC 2181 §10.3).
+    fn check_servers(&mut self) {
+        let file = self.spec.file.clone();
+        for FileRecord { owner, record, span, .. } in file.iter().flat_map(|file| &file.records) {
+            let server =
+                Name::from_wire(&record.data).filter(|_| record.kind == Kind::NS && *owner == self.origin);
+            let Some(server) = server.filter(|server| server.is_within(&self.origin)) else { continue };
+            let node = self.nodes.get(server.folded().as_slice());
+            let has = |kind| node.is_some_and(|node| node.set(kind).is_some());
+            let problem = if has(Kind::CNAME) {
+                "is an alias (CNAME), which a name server cannot be; give it addresses"
+            } else if node.is_some_and(|node| node.steer.is_some()) {
+                "is steered, which the address of a name server cannot be; give it a name of its own"
+            } else if !has(Kind::A) && !has(Kind::AAAA) {
+                "has no address in this zone; add an A or AAAA record"
+            } else {
+                continue;
+            };
+            self.wrong(self.file_place(span), format!("the name server {server} {problem}"));
         }
     }
 

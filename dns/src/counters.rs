@@ -18,12 +18,16 @@ pub struct Counters {
 pub(crate) struct Tally {
     queries_udp: AtomicU64,
     queries_tcp: AtomicU64,
+    queries_tls: AtomicU64,
+    tls_failed: AtomicU64,
     dropped: AtomicU64,
     truncated: AtomicU64,
     fail_open: AtomicU64,
     tcp_refused: AtomicU64,
     limited: AtomicU64,
     transfers: AtomicU64,
+    signed: AtomicU64,
+    unsigned: AtomicU64,
     panics: AtomicU64,
     rcodes: [AtomicU64; 24],
 }
@@ -33,8 +37,12 @@ pub(crate) struct Tally {
 pub struct CountersSnapshot {
     /// Messages over UDP, answered or not.
     pub queries_udp: u64,
-    /// Messages over TCP, answered or not.
+    /// Messages over TCP, answered or not; over TLS too.
     pub queries_tcp: u64,
+    /// Of these, those over TLS.
+    pub queries_tls: u64,
+    /// Handshakes of TLS that came to nothing.
+    pub tls_failed: u64,
     /// Messages that got no answer: shorter than a header, or answers themselves.
     pub dropped: u64,
     /// Answers cut to fit UDP.
@@ -47,6 +55,10 @@ pub struct CountersSnapshot {
     pub limited: u64,
     /// Zones given away whole.
     pub transfers: u64,
+    /// Signatures made; those used again are not counted.
+    pub signed: u64,
+    /// Answers put off because too many signatures were made of late.
+    pub unsigned: u64,
     /// Batches lost to a panic, which is a bug.
     pub panics: u64,
     /// Answers by response code; only those seen.
@@ -63,12 +75,16 @@ impl Counters {
         CountersSnapshot {
             queries_udp: sum(&|tally| &tally.queries_udp),
             queries_tcp: sum(&|tally| &tally.queries_tcp),
+            queries_tls: sum(&|tally| &tally.queries_tls),
+            tls_failed: sum(&|tally| &tally.tls_failed),
             dropped: sum(&|tally| &tally.dropped),
             truncated: sum(&|tally| &tally.truncated),
             fail_open: sum(&|tally| &tally.fail_open),
             tcp_refused: sum(&|tally| &tally.tcp_refused),
             limited: sum(&|tally| &tally.limited),
             transfers: sum(&|tally| &tally.transfers),
+            signed: sum(&|tally| &tally.signed),
+            unsigned: sum(&|tally| &tally.unsigned),
             panics: sum(&|tally| &tally.panics),
             rcodes: (0..Tally::default().rcodes.len())
                 .map(|code| (Rcode(code as u16), sum(&|tally| &tally.rcodes[code])))
@@ -97,6 +113,15 @@ impl Tally {
         });
     }
 
+    /// Counts a message over TLS, which counts as one over TCP too.
+    pub(crate) fn tls_query(&self) {
+        add(&self.queries_tls);
+    }
+
+    pub(crate) fn tls_fail(&self) {
+        add(&self.tls_failed);
+    }
+
     /// Counts a message that gets no answer.
     pub(crate) fn ignore(&self) {
         add(&self.dropped);
@@ -120,6 +145,14 @@ impl Tally {
 
     pub(crate) fn transfer(&self) {
         add(&self.transfers);
+    }
+
+    pub(crate) fn sign(&self) {
+        add(&self.signed);
+    }
+
+    pub(crate) fn sign_not(&self) {
+        add(&self.unsigned);
     }
 
     /// Counts a panic; returns how many there were.

@@ -61,6 +61,8 @@ pub struct Steering {
     pub step: Step,
     /// The region that answers.
     pub region: Option<String>,
+    /// The TTL at rest, in seconds; that of the answer is less while a change is expected.
+    pub full_ttl: u32,
     /// Nodes and their addresses; drawn anew for every query.
     pub chosen: Vec<(String, IpAddr)>,
 }
@@ -141,6 +143,7 @@ impl Steering {
             source: place.source,
             location: place.location,
             scope: place.scope,
+            full_ttl: steer.ttl,
             chosen: nodes.zip(deck.addresses(&decision.drawn)).collect(),
             order: order.into_iter().map(name).collect(),
             skipped,

@@ -62,6 +62,7 @@ pub(crate) fn zone_spec() -> ZoneSpec {
             steer("even", Policy::Weighted, 1),
             steer("fast", Policy::Latency, 1),
         ],
+        file: None,
         records: vec![
             RecordSpec { ttl: Some(Duration::from_secs(3600)), ..record("@", "MX", "10 mail.example.com.") },
             record("@", "TXT", "\"v=spf1 -all\""),
@@ -81,6 +82,7 @@ pub(crate) fn zone_spec() -> ZoneSpec {
             record("svc", "HTTPS", "1 . alpn=h2"),
             record("odd", "TYPE65280", r"\# 3 0a0b0c"),
         ],
+        signed: None,
     }
 }
 

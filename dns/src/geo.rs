@@ -1,13 +1,21 @@
 //! Where an address is: a MaxMind database, and distances on the globe. The only file that names maxminddb.
 
+mod map;
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use maxminddb::{Reader, WithinOptions};
 use serde::{Deserialize, Serialize};
 
+use self::map::Bytes;
+
 /// The mean radius of the Earth, in kilometres.
 const EARTH_KM: f64 = 6371.0;
+/// The longest name of a kind of database that is told.
+const MAX_KIND_CHARS: usize = 100;
 /// How many records are looked at for coordinates before a database is held to have none.
 const SAMPLE: usize = 10_000;
 
@@ -78,10 +86,12 @@ pub struct Located {
     pub prefix_len: u8,
 }
 
-/// An open GeoIP database.
+/// An open GeoIP database, as its file was when it was opened: what becomes of the file later does not matter to it.
 #[derive(Debug)]
 pub struct GeoIp {
-    reader: Reader<Vec<u8>>,
+    reader: Reader<Bytes>,
+    mapped: bool,
+    kind: String,
 }
 
 /// Why a GeoIP file is of no use. The server runs on without it.
@@ -114,13 +124,14 @@ pub enum GeoError {
 }
 
 impl GeoIp {
-    /// Reads a database whole into memory and checks that it tells locations.
+    /// Maps a copy of a database, made in the folder `scratch`, and checks that it tells locations.
     ///
     /// # Errors
     /// See [`GeoError`].
-    pub fn load(path: &Path) -> Result<Self, GeoError> {
-        let bytes =
-            std::fs::read(path).map_err(|error| GeoError::Unreadable { path: path.to_owned(), error })?;
+    pub fn load(path: &Path, scratch: &Path) -> Result<Self, GeoError> {
+        let bytes = Bytes::of(path, scratch)
+            .map_err(|error| GeoError::Unreadable { path: path.to_owned(), error })?;
+        let mapped = bytes.is_mapped();
         let damaged = |reason: String| GeoError::Damaged { path: path.to_owned(), reason };
         let reader = Reader::from_source(bytes).map_err(|error| damaged(error.to_string()))?;
         let mut has_locations = false;
@@ -135,11 +146,28 @@ impl GeoIp {
                 break;
             }
         }
+        // It is shown on terminals: what plays with them is left out.
+        let kind = &reader.metadata().database_type;
+        let kind: String = kind.chars().filter(|char| !char.is_control()).take(MAX_KIND_CHARS).collect();
         if !has_locations {
-            let kind = reader.metadata().database_type.clone();
             return Err(GeoError::NoLocations { path: path.to_owned(), kind });
         }
-        Ok(Self { reader })
+        Ok(Self { reader, mapped, kind })
+    }
+
+    /// What it says it is, such as `GeoLite2-City`: printable, at most 100 characters.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// True when it lies on disk, false when it was read into memory for want of room there.
+    pub fn is_mapped(&self) -> bool {
+        self.mapped
+    }
+
+    /// When it says it was built, in seconds from 1970.
+    pub fn built(&self) -> u64 {
+        self.reader.metadata().build_epoch
     }
 
     /// Looks up an address. A record that cannot be read is one without a location.
@@ -166,75 +194,4 @@ impl GeoIp {
 fn location_of(entry: &Entry) -> Option<Location> {
     let coordinates = entry.location.as_ref()?;
     Location::new(coordinates.latitude?, coordinates.longitude?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixtures::geoip_databases;
-
-    #[test]
-    fn distances_are_those_of_the_globe() {
-        let place = |latitude, longitude| Location::new(latitude, longitude).unwrap();
-        let [frankfurt, virginia, tokyo] = [place(50.11, 8.68), place(38.95, -77.45), place(35.68, 139.69)];
-        assert!((frankfurt.distance_km(&virginia) - 6540.0).abs() < 30.0);
-        assert!((frankfurt.distance_km(&tokyo) - 9340.0).abs() < 40.0);
-        assert_eq!(frankfurt.distance_km(&frankfurt), 0.0);
-        let [near, far] = [virginia, tokyo].map(|place| frankfurt.point().chord_squared(&place.point()));
-        assert!(near < far && far < 4.0);
-        // Over the date line and from pole to pole.
-        assert!(place(0.0, 179.5).distance_km(&place(0.0, -179.5)) < 112.0);
-        assert!((place(90.0, 0.0).distance_km(&place(-90.0, 0.0)) - 20015.0).abs() < 1.0);
-        assert_eq!(Location::new(91.0, 0.0), None);
-        assert_eq!(Location::new(f64::NAN, 0.0), None);
-    }
-
-    #[test]
-    fn a_missing_file_is_named() {
-        let error = GeoIp::load(Path::new("/nonexistent/city.mmdb")).unwrap_err();
-        assert!(matches!(error, GeoError::Unreadable { .. }));
-        assert!(error.to_string().contains("/nonexistent/city.mmdb"), "{error}");
-    }
-
-    #[test]
-    fn a_file_of_something_else_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("city.mmdb");
-        for content in [b"".as_slice(), b"hello", &[0xff; 4096]] {
-            std::fs::write(&path, content).unwrap();
-            assert!(matches!(GeoIp::load(&path), Err(GeoError::Damaged { .. })));
-        }
-    }
-
-    #[test]
-    fn a_city_database_locates() {
-        let Some(folder) = geoip_databases() else { return };
-        let geo = GeoIp::load(&folder.join("GeoLite2-City-Test.mmdb")).unwrap();
-        let london = geo.locate("81.2.69.160".parse().unwrap());
-        let place = london.location.unwrap();
-        assert!(place.distance_km(&Location::new(51.5, -0.1).unwrap()) < 50.0);
-        assert!((8..=32).contains(&london.prefix_len));
-        let nowhere = geo.locate("10.0.0.1".parse().unwrap());
-        assert_eq!(nowhere.location, None);
-        assert!(geo.locate("2001:218::1".parse().unwrap()).location.is_some());
-        let country = GeoIp::load(&folder.join("GeoLite2-Country-Test.mmdb"));
-        assert!(matches!(country, Err(GeoError::NoLocations { .. })));
-    }
-
-    #[test]
-    fn damaged_databases_are_refused_or_read_without_a_panic() {
-        let Some(folder) = geoip_databases() else { return };
-        for entry in std::fs::read_dir(folder.join("bad")).unwrap() {
-            let path = entry.unwrap().path();
-            match GeoIp::load(&path) {
-                Err(error) => assert!(error.to_string().contains(path.to_str().unwrap())),
-                Ok(geo) => {
-                    for byte in 0..=255u8 {
-                        geo.locate([byte, byte, 1, 1].into());
-                        geo.locate([u16::from(byte) << 8, 0, 0, 0, 0, 0, 0, 1].into());
-                    }
-                }
-            }
-        }
-    }
 }

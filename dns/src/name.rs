@@ -30,6 +30,9 @@ pub enum NameError {
     /// A backslash that is followed by neither a character nor three digits up to 255.
     #[error("has a wrong escape; `\\.` is a dot in a label, `\\065` a byte by its decimal value")]
     BadEscape,
+    /// A quote that is not escaped.
+    #[error("has a quote; names are written without, and `\\\"` is a quote in a label")]
+    Quote,
     /// Blanks, control characters, or letters beyond ASCII.
     #[error(
         "has a character that is not printable ASCII; internationalised names are written in their xn-- form"
@@ -78,6 +81,7 @@ impl Name {
                     label.clear();
                 }
                 b'\\' => label.push(unescape(&mut bytes)?),
+                b'"' => return Err(NameError::Quote),
                 0x21..=0x7e => label.push(byte),
                 _ => return Err(NameError::BadCharacter),
             }

@@ -17,20 +17,25 @@ use ipnet::IpNet;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::answer::{Outcome, answer};
+use crate::answer::{Asker, Outcome, answer, wants_signatures};
 use crate::board::Board;
 use crate::cookie::Cookie;
 use crate::counters::{Counters, Tally};
 use crate::explain::{ExplainError, Explanation};
 use crate::geo::GeoIp;
-use crate::limit::Limiter;
+use crate::limit::{Limiter, ResponseRate};
 use crate::moment::Moment;
+use crate::sign::{Desk, Signer};
 use crate::state::State;
 use crate::steer::Scene;
 use crate::table::Table;
 use crate::terms::Terms;
 use crate::transfer::Transfer;
 use crate::wire::{Extras, Rcode, Reply, Request, UDP_PAYLOAD_BYTES, decode};
+
+/// Signatures that one network may have made in a second, and at once: an IPv4 /24 or an IPv6 /56. A resolver that serves
+/// millions needs fewer, as most of what it asks for is signed already.
+const SIGNATURES_A_NETWORK: ResponseRate = ResponseRate { per_second: 2_000, slip: 0 };
 
 /// How a message came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +61,8 @@ pub struct Responder {
     /// What the next scene is made of. Only those who change it wait here, never a query.
     parts: Mutex<Parts>,
     counters: Counters,
+    /// Where clerks sign that have no thread of their own, one after the other.
+    desk: Arc<Mutex<Desk>>,
     seed: u64,
     /// How many clerks there were so far.
     clerks: AtomicU64,
@@ -67,6 +74,7 @@ struct Parts {
     geo: Option<Arc<GeoIp>>,
     terms: Arc<Terms>,
     limiter: Option<Arc<Limiter>>,
+    signatures: Option<Arc<Limiter>>,
     /// The scene before the present one: whoever still answers by it need not be the one to take it apart.
     _former: Option<Arc<Scene>>,
 }
@@ -75,18 +83,21 @@ impl Responder {
     /// A responder over a table, without any state: steered names are SERVFAIL until one is set. `seed` makes the
     /// random choices; equal seeds and equal messages in equal order give equal answers.
     pub fn new(table: Table, seed: u64) -> Self {
-        let parts = Parts {
-            table: Arc::new(table),
+        let mut parts = Parts {
+            table: Arc::default(),
             state: Arc::default(),
             geo: None,
             terms: Arc::default(),
             limiter: None,
+            signatures: None,
             _former: None,
         };
+        parts.set_table(Arc::new(table));
         Self {
             scene: Arc::new(ArcSwap::from_pointee(parts.scene())),
             parts: Mutex::new(parts),
             counters: Counters::default(),
+            desk: Arc::default(),
             seed,
             clerks: AtomicU64::new(0),
         }
@@ -94,7 +105,7 @@ impl Responder {
 
     /// Swaps the table.
     pub fn set_table(&self, table: Arc<Table>) {
-        self.change(|parts| parts.table = table);
+        self.change(|parts| parts.set_table(table));
     }
 
     /// Swaps the state.
@@ -107,10 +118,13 @@ impl Responder {
         self.change(|parts| parts.geo = geo);
     }
 
-    /// Swaps the terms on which strangers are served. Who was limited begins anew.
+    /// Swaps the terms on which strangers are served, such as the secrets of cookies when the mesh's keys rotate. Who was
+    /// limited begins anew only where the limit is another one.
     pub fn set_terms(&self, terms: Terms) {
         self.change(|parts| {
-            parts.limiter = terms.response_rate.map(|rate| Arc::new(Limiter::new(rate)));
+            if terms.response_rate != parts.terms.response_rate {
+                parts.limiter = terms.response_rate.map(|rate| Arc::new(Limiter::new(rate)));
+            }
             parts.terms = Arc::new(terms);
         });
     }
@@ -128,14 +142,19 @@ impl Responder {
 
     /// One who answers, for one thread.
     pub fn clerk(&self) -> Clerk {
-        self.clerk_with(self.counters.tally())
+        self.clerk_at(self.counters.tally(), Hand::Own(Box::default()))
     }
 
-    /// One who answers and counts together with others.
+    /// One who answers, and counts and signs together with others.
     pub(crate) fn clerk_with(&self, tally: Arc<Tally>) -> Clerk {
+        self.clerk_at(tally, Hand::Shared(Arc::clone(&self.desk)))
+    }
+
+    fn clerk_at(&self, tally: Arc<Tally>, hand: Hand) -> Clerk {
         let number = self.clerks.fetch_add(1, Ordering::Relaxed);
         let seed = self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Clerk { scene: Cache::new(Arc::clone(&self.scene)), rng: SmallRng::seed_from_u64(seed), tally }
+        let rng = SmallRng::seed_from_u64(seed);
+        Clerk { scene: Cache::new(Arc::clone(&self.scene)), rng, tally, hand }
     }
 
     /// Says what a client would be told, and why; by the same code that answers. `client` is a user's address or
@@ -155,13 +174,20 @@ impl Responder {
         let (scene, mut out) = (self.scene.load(), Vec::new());
         let now = Moment { monotonic: now, unix: 0 };
         let outcome = decode(&query).map(|request| {
-            Visit::new(&scene, &request, client.addr(), now).answer(u16::MAX, &mut rng, &mut out)
+            let visit = Visit::new(&scene, &request, client.addr(), now);
+            visit.answer(u16::MAX, Transport::Tcp, None, &mut rng, &mut out)
         });
         Ok(Explanation::of(name, kind, client, &scene, &outcome.unwrap_or_default(), &out))
     }
 }
 
 impl Parts {
+    fn set_table(&mut self, table: Arc<Table>) {
+        let bound = || Arc::new(Limiter::new(SIGNATURES_A_NETWORK));
+        self.signatures = table.signs().then(|| self.signatures.take().unwrap_or_else(bound));
+        self.table = table;
+    }
+
     fn scene(&self) -> Scene {
         Scene {
             board: Board::new(&self.table, Arc::clone(&self.state)),
@@ -169,6 +195,7 @@ impl Parts {
             geo: self.geo.clone(),
             terms: Arc::clone(&self.terms),
             limiter: self.limiter.clone(),
+            signatures: self.signatures.clone(),
         }
     }
 }
@@ -178,6 +205,15 @@ pub struct Clerk {
     scene: Cache<Arc<ArcSwap<Scene>>, Arc<Scene>>,
     rng: SmallRng,
     tally: Arc<Tally>,
+    hand: Hand,
+}
+
+/// Where a clerk signs.
+enum Hand {
+    /// At a desk of its own, without waiting for anybody.
+    Own(Box<Desk>),
+    /// Where others sign too. Held for one answer.
+    Shared(Arc<Mutex<Desk>>),
 }
 
 impl Clerk {
@@ -204,7 +240,23 @@ impl Clerk {
             (Transport::Udp, None) => 512,
             (Transport::Udp, Some(edns)) => edns.payload.min(UDP_PAYLOAD_BYTES),
         };
-        let mut outcome = visit.answer(limit, &mut self.rng, out);
+        let mut shared = None;
+        let desk = match &mut self.hand {
+            _ if !visit.wants_signatures() => None,
+            Hand::Own(desk) => Some(&mut **desk),
+            Hand::Shared(desk) => {
+                Some(&mut **shared.insert(desk.lock().unwrap_or_else(PoisonError::into_inner)))
+            }
+        };
+        let signer = desk.map(|desk| Signer {
+            desk,
+            from: from.ip(),
+            limiter: scene.signatures.as_deref(),
+            now,
+            tally: &self.tally,
+        });
+        let mut outcome = visit.answer(limit, transport, signer, &mut self.rng, out);
+        drop(shared);
         let limiter = scene.limiter.as_deref().filter(|_| transport == Transport::Udp && !visit.is_known());
         if let Some(limiter) = limiter
             && !limiter.admits(from.ip(), outcome.rcode, outcome.empty, now.monotonic)
@@ -265,18 +317,50 @@ impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
         Reply::begin(self.request, Extras { cookie, nsid: self.scene.terms.nsid() }, limit, out)
     }
 
+    /// True when the scene has a signed zone, and its signatures are asked for.
+    fn wants_signatures(&self) -> bool {
+        let dnssec_ok = self.request.edns.as_ref().is_some_and(|edns| edns.dnssec_ok);
+        let question = self.request.question.as_ref();
+        self.scene.signatures.is_some()
+            && question.is_some_and(|question| wants_signatures(dnssec_ok, question.kind))
+    }
+
     /// Answers what can be read of the message.
-    fn answer(&self, limit: u16, rng: &mut SmallRng, out: &mut Vec<u8>) -> Outcome<'s> {
+    fn answer(
+        &self,
+        limit: u16,
+        transport: Transport,
+        signer: Option<Signer<'_>>,
+        rng: &mut SmallRng,
+        out: &mut Vec<u8>,
+    ) -> Outcome<'s> {
         let mut reply = self.begin(limit, out);
         let mut outcome = match (&self.request.question, self.request.fault) {
             (Some(question), None) => {
-                let client = client_of(self.request, self.from);
-                answer(self.scene, question, client, self.now.monotonic, rng, &mut reply)
+                let edns = self.request.edns.as_ref();
+                let asker = Asker {
+                    client: client_of(self.request, self.from),
+                    now: self.now,
+                    dnssec_ok: edns.is_some_and(|edns| edns.dnssec_ok),
+                    compact_ok: edns.is_some_and(|edns| edns.compact_ok),
+                };
+                answer(self.scene, question, asker, signer, rng, &mut reply)
             }
             // A query for a cookie alone (RFC 7873 §5.4).
             (None, None) => Outcome::default(),
             (_, Some(rcode)) => Outcome { rcode, ..Outcome::default() },
         };
+        if outcome.put_off {
+            reply = self.begin(limit, out);
+            (outcome.rcode, outcome.scope) = match transport {
+                // Who is really there comes back over TCP; who forges its address does not.
+                Transport::Udp => (Rcode::NOERROR, 0),
+                Transport::Tcp => (Rcode::SERVFAIL, 0),
+            };
+            if transport == Transport::Udp {
+                reply.truncate();
+            }
+        }
         outcome.truncated = reply.is_truncated();
         outcome.empty = reply.is_empty();
         reply.finish(outcome.rcode, outcome.scope);

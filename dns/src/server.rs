@@ -12,6 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::AbortHandle;
 
+use crate::dot::TlsListen;
 use crate::moment::Clock;
 use crate::responder::Responder;
 use crate::{tcp, udp};
@@ -30,8 +31,10 @@ pub struct ServerConfig {
     pub listen: Vec<SocketAddr>,
     /// UDP threads for each address, at least 1.
     pub udp_threads: usize,
-    /// Bounds of TCP.
+    /// Bounds of TCP, and of TLS.
     pub tcp: TcpLimits,
+    /// DNS over TLS; `None`: off.
+    pub tls: Option<TlsListen>,
     /// Where TCP connections run.
     pub runtime: tokio::runtime::Handle,
     /// The clock.
@@ -91,6 +94,7 @@ pub enum BindError {
 /// A running server; dropping it stops it.
 pub struct DnsServer {
     addresses: Vec<SocketAddr>,
+    tls_addresses: Vec<SocketAddr>,
     /// Readable once the server stops; every UDP thread waits for it beside its socket.
     stop: Arc<OwnedFd>,
     threads: Vec<JoinHandle<()>>,
@@ -115,10 +119,13 @@ impl DnsServer {
             .iter()
             .map(|address| bind_both(*address, threads))
             .collect::<Result<Vec<_>, _>>()?;
+        let tls = config.tls.as_ref().map_or([].as_slice(), |tls| &tls.listen);
+        let tls = tls.iter().map(|address| bind_tls(*address)).collect::<Result<Vec<_>, _>>()?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| BindError::Threads(error.into()))?;
         let mut server = Self {
             addresses: bound.iter().map(|bound| bound.address).collect(),
+            tls_addresses: tls.iter().map(|(address, _)| *address).collect(),
             stop: Arc::new(stop),
             threads: Vec::new(),
             tasks: Vec::new(),
@@ -134,13 +141,34 @@ impl DnsServer {
                     .map_err(BindError::Threads)?;
                 server.threads.push(thread);
             }
-            let _entered = config.runtime.enter();
-            let listener = tokio::net::TcpListener::from_std(bound.tcp).map_err(BindError::Threads)?;
-            let listener =
-                tcp::Listener::new(listener, Arc::clone(&responder), Arc::clone(&config.clock), config.tcp);
-            server.tasks.push(config.runtime.spawn(listener.run()).abort_handle());
+            server.accept(bound.tcp, &config, &responder, None)?;
+        }
+        let shown = config.tls.clone().map(Arc::new);
+        for (_, socket) in tls {
+            server.accept(socket, &config, &responder, shown.clone())?;
         }
         Ok(server)
+    }
+
+    /// Begins to accept connections.
+    fn accept(
+        &mut self,
+        socket: TcpListener,
+        config: &ServerConfig,
+        responder: &Arc<Responder>,
+        tls: Option<Arc<TlsListen>>,
+    ) -> Result<(), BindError> {
+        let _entered = config.runtime.enter();
+        let socket = tokio::net::TcpListener::from_std(socket).map_err(BindError::Threads)?;
+        let clock = Arc::clone(&config.clock);
+        let listener = tcp::Listener::new(socket, Arc::clone(responder), clock, config.tcp, tls);
+        self.tasks.push(config.runtime.spawn(listener.run()).abort_handle());
+        Ok(())
+    }
+
+    /// The addresses of DNS over TLS, in the order of the configuration, with their real ports.
+    pub fn tls_addrs(&self) -> &[SocketAddr] {
+        &self.tls_addresses
     }
 
     /// The addresses bound, in the order of the configuration, with their real ports; UDP and TCP share them.
@@ -190,6 +218,11 @@ fn bind_both(address: SocketAddr, threads: usize) -> Result<Bound, BindError> {
         }
     }
     Err(last)
+}
+
+fn bind_tls(address: SocketAddr) -> Result<(SocketAddr, TcpListener), BindError> {
+    let bound = bind_tcp(address).and_then(|socket| Ok((socket.local_addr()?, socket)));
+    bound.map_err(|error| failed("TCP", address, error))
 }
 
 fn failed(transport: &'static str, address: SocketAddr, error: io::Error) -> BindError {
@@ -243,3 +276,5 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

@@ -3,13 +3,17 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::name::Name;
+use crate::sign::SigningKey;
 use crate::wire::{kind_from_text, parse_value};
 use crate::zone::{Kind, Record};
+use crate::zonefile::ZoneFile;
 
 /// Everything the table is built from.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +41,20 @@ pub struct ZoneSpec {
     pub steers: Vec<SteerSpec>,
     /// Static records.
     pub records: Vec<RecordSpec>,
+    /// Records of a zone file, beside the others.
+    pub file: Option<Arc<ZoneFile>>,
+    /// What the zone is signed with; `None`: it is not signed.
+    pub signed: Option<Signing>,
+}
+
+/// What a zone is signed with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Signing {
+    /// The oldest first: it signs, and all are published. None: the zone is signed, but this node does not have its keys
+    /// yet; who wants signatures gets SERVFAIL.
+    pub keys: Vec<SigningKey>,
+    /// All of them sign everything, since resolvers may know some of them alone.
+    pub all_sign: bool,
 }
 
 /// One steered name.
@@ -152,6 +170,13 @@ pub enum Place {
         /// `name`, `type`, `value`, `ttl`.
         key: &'static str,
     },
+    /// An entry of a zone's file.
+    File {
+        /// The zone's name as given.
+        zone: String,
+        /// Where the entry stands in the file, in bytes.
+        span: Range<usize>,
+    },
 }
 
 impl fmt::Display for Place {
@@ -176,6 +201,10 @@ impl fmt::Display for Place {
             Self::Record { zone, index, key } => {
                 write!(f, "dns.zone.\"{zone}\".record[{index}]")?;
                 key
+            }
+            Self::File { zone, .. } => {
+                write!(f, "dns.zone.\"{zone}\".file")?;
+                &""
             }
         };
         if key.is_empty() { Ok(()) } else { write!(f, ".{key}") }
@@ -250,7 +279,7 @@ pub(crate) fn parse_record_in(
 }
 
 /// Types that cannot be written as static records.
-fn refuse_kind(kind: Kind) -> Option<&'static str> {
+pub(crate) fn refuse_kind(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::SOA => Some("is made from the zone's contact, ttl and revision"),
         Kind::DNAME => Some("is not supported; write a wildcard CNAME"),
@@ -273,7 +302,12 @@ pub(crate) fn parse_zone_name(name: &str) -> Result<Name, String> {
 }
 
 pub(crate) fn parse_label(zone: &Name, label: &str) -> Result<Name, String> {
-    let name = Name::parse(label, zone).map_err(|error| error.to_string())?;
+    parse_owner(label, zone, zone)
+}
+
+/// The owner of a record in `zone`, relative to `origin`.
+pub(crate) fn parse_owner(text: &str, origin: &Name, zone: &Name) -> Result<Name, String> {
+    let name = Name::parse(text, origin).map_err(|error| error.to_string())?;
     if !name.is_within(zone) {
         return Err(format!("lies outside the zone {zone}; names without a final dot are relative to it"));
     }

@@ -27,6 +27,7 @@ use crate::ranked::Ranked;
 use crate::spec::Shed;
 use crate::table::Table;
 use crate::terms::Terms;
+use crate::zone::Kind;
 
 /// A TTL that shrinks before an expected change never falls below this.
 pub const MIN_SHRUNK_TTL: Duration = Duration::from_secs(5);
@@ -46,6 +47,14 @@ pub enum Family {
 }
 
 impl Family {
+    /// The type of its records.
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Self::V4 => Kind::A,
+            Self::V6 => Kind::AAAA,
+        }
+    }
+
     /// True when the address is one of this family.
     pub(crate) fn holds(self, address: IpAddr) -> bool {
         address.is_ipv4() == (self == Self::V4)
@@ -62,6 +71,8 @@ pub(crate) struct Scene {
     pub(crate) terms: Arc<Terms>,
     /// How much each network gets, when that is limited.
     pub(crate) limiter: Option<Arc<Limiter>>,
+    /// How many signatures each network may have made, when a zone is signed.
+    pub(crate) signatures: Option<Arc<Limiter>>,
 }
 
 /// A name whose addresses are those of nodes.

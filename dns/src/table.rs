@@ -123,6 +123,11 @@ impl Table {
         }
     }
 
+    /// True when any zone is signed.
+    pub(crate) fn signs(&self) -> bool {
+        self.zones.values().any(|zone| zone.keys.is_some())
+    }
+
     /// The number of a service that is steered to.
     pub(crate) fn service(&self, name: &str) -> Option<ServiceId> {
         self.numbers.services.get(name).copied()
@@ -151,6 +156,12 @@ impl Table {
     /// Where a region is, in space.
     pub(crate) fn point(&self, region: RegionId) -> Option<Point> {
         self.regions.get(usize::from(region)).and_then(|region| region.point)
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::empty()
     }
 }
 

@@ -1,4 +1,5 @@
-//! DNS over TCP (RFC 7766): messages with their length before them, any number a connection, answered in order.
+//! DNS over TCP (RFC 7766): messages with their length before them, any number a connection, answered in order. DNS over TLS is
+//! the same behind a handshake (`dot.rs`).
 //!
 //! One task accepts, one task serves each connection; both end with the listener, whose task owns them. A connection
 //! holds one query and one answer at a time, so its memory is bounded; what a client sends ahead waits in the kernel.
@@ -10,15 +11,17 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::timeout;
 
 use crate::counters::Tally;
+use crate::dot::{self, TlsListen};
 use crate::moment::Clock;
 use crate::responder::{Clerk, Responder, Transport, Verdict};
 use crate::server::TcpLimits;
+use crate::wire::pad;
 
 /// A pause after `accept` failed, which it does again at once when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -30,6 +33,8 @@ pub(crate) struct Listener {
     tally: Arc<Tally>,
     clock: Clock,
     limits: TcpLimits,
+    /// With it, every connection begins with a handshake.
+    tls: Option<Arc<TlsListen>>,
     connections: JoinSet<()>,
     /// Whose each connection is, and how many each client has; both no longer than there are connections.
     clients: HashMap<Id, IpAddr>,
@@ -42,10 +47,11 @@ impl Listener {
         responder: Arc<Responder>,
         clock: Clock,
         limits: TcpLimits,
+        tls: Option<Arc<TlsListen>>,
     ) -> Self {
         let tally = responder.counters().tally();
         let (clients, held) = (HashMap::new(), HashMap::new());
-        Self { socket, responder, tally, clock, limits, connections: JoinSet::new(), clients, held }
+        Self { socket, responder, tally, clock, limits, tls, connections: JoinSet::new(), clients, held }
     }
 
     /// Accepts until aborted; connections are aborted with it.
@@ -71,9 +77,31 @@ impl Listener {
             return self.tally.tcp_refuse();
         }
         let clerk = self.responder.clerk_with(Arc::clone(&self.tally));
-        let connection =
-            Connection { stream, peer, clerk, clock: Arc::clone(&self.clock), limits: self.limits };
-        let task = self.connections.spawn(connection.serve());
+        let (clock, limits) = (Arc::clone(&self.clock), self.limits);
+        let task = match &self.tls {
+            None => {
+                // An answer is written in one piece; without this it would only be slower.
+                let _ = stream.set_nodelay(true);
+                let connection = Connection { stream, peer, clerk, clock, limits, encrypted: false };
+                self.connections.spawn(connection.serve())
+            }
+            Some(tls) => {
+                let tls = Arc::clone(tls);
+                self.connections.spawn(async move {
+                    // As slow as a query may be.
+                    let shaken = timeout(limits.transfer, dot::accept(stream, &tls)).await;
+                    match shaken.map_err(io::Error::from).flatten() {
+                        Ok(stream) => {
+                            Connection { stream, peer, clerk, clock, limits, encrypted: true }.serve().await;
+                        }
+                        Err(error) => {
+                            clerk.tally().tls_fail();
+                            tracing::debug!(client.addr = %peer, %error, "no TLS with a DNS client");
+                        }
+                    }
+                })
+            }
+        };
         self.clients.insert(task.id(), client);
         self.held.insert(client, held + 1);
     }
@@ -107,24 +135,29 @@ fn client_of(address: IpAddr) -> IpAddr {
     }
 }
 
-struct Connection {
-    stream: TcpStream,
+struct Connection<S> {
+    stream: S,
     peer: SocketAddr,
     clerk: Clerk,
     clock: Clock,
     limits: TcpLimits,
+    /// Its bytes are not to be read, so their number is hidden for who asks that.
+    encrypted: bool,
 }
 
-impl Connection {
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn serve(mut self) {
         if let Err(error) = self.exchange().await {
             tracing::debug!(client.addr = %self.peer, %error, "a DNS connection ended");
+        }
+        // TLS says goodbye, so that nobody takes a cut for the end; who does not listen has had its time.
+        if self.encrypted && timeout(self.limits.transfer, self.stream.shutdown()).await.is_err() {
+            tracing::debug!(client.addr = %self.peer, "a DNS client does not take the goodbye");
         }
     }
 
     /// Answers until the client closes, idles or is too slow.
     async fn exchange(&mut self) -> io::Result<()> {
-        self.stream.set_nodelay(true)?;
         let (mut query, mut answer, mut framed) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             let mut length = [0; 2];
@@ -142,6 +175,9 @@ impl Connection {
                 }
             }
             let now = (self.clock)();
+            if self.encrypted {
+                self.clerk.tally().tls_query();
+            }
             if let Some(mut transfer) = self.clerk.transfer(&query, self.peer, now) {
                 while transfer.next(&mut answer) {
                     self.send(&answer, &mut framed).await?;
@@ -150,6 +186,9 @@ impl Connection {
             }
             if self.clerk.respond(&query, self.peer, Transport::Tcp, now, &mut answer) == Verdict::Drop {
                 return Ok(());
+            }
+            if self.encrypted {
+                pad(&query, &mut answer);
             }
             self.send(&answer, &mut framed).await?;
         }
@@ -160,6 +199,10 @@ impl Connection {
         framed.clear();
         framed.extend_from_slice(&(message.len() as u16).to_be_bytes());
         framed.extend_from_slice(message);
-        timeout(self.limits.transfer, self.stream.write_all(framed)).await?
+        let sent = async {
+            self.stream.write_all(framed).await?;
+            self.stream.flush().await
+        };
+        timeout(self.limits.transfer, sent).await?
     }
 }

@@ -123,6 +123,8 @@ fn wanted<'s>(scene: &'s Scene, request: &Request<'_>) -> Option<&'s Zone> {
     let question = request.question.filter(|_| request.fault.is_none())?;
     let asks = matches!(question.kind, Kind::AXFR | Kind::IXFR) && question.is_internet();
     let name = Folded::new(question.name);
-    let zone = scene.table.zone_of(name.as_slice(), question.kind).filter(|_| asks)?;
+    // What is signed while it is asked cannot be given away whole.
+    let zone =
+        scene.table.zone_of(name.as_slice(), question.kind).filter(|zone| asks && zone.keys.is_none())?;
     (zone.origin.wire().len() == question.name.len()).then_some(zone)
 }

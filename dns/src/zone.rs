@@ -10,7 +10,8 @@ use rustc_hash::FxHashMap;
 
 use crate::fragment::{Fragment, within};
 use crate::hinted::Hinted;
-use crate::name::{Name, suffixes};
+use crate::name::{Folded, MAX_NAME_BYTES, Name, suffixes};
+use crate::sign::{CanonicalSet, ZoneKeys, types_at};
 use crate::steer::Steer;
 
 /// A record type (RFC 6895 §3.1).
@@ -28,24 +29,31 @@ impl Kind {
     pub const MX: Self = Self(15);
     pub const TXT: Self = Self(16);
     pub const AAAA: Self = Self(28);
+    pub const LOC: Self = Self(29);
     pub const SRV: Self = Self(33);
     pub const NAPTR: Self = Self(35);
+    pub const CERT: Self = Self(37);
     pub const DNAME: Self = Self(39);
     pub const OPT: Self = Self(41);
     pub const DS: Self = Self(43);
     pub const SSHFP: Self = Self(44);
     pub const RRSIG: Self = Self(46);
     pub const NSEC: Self = Self(47);
+    pub const DNSKEY: Self = Self(48);
     pub const TLSA: Self = Self(52);
     pub const SMIMEA: Self = Self(53);
+    pub const CDS: Self = Self(59);
+    pub const CDNSKEY: Self = Self(60);
     pub const OPENPGPKEY: Self = Self(61);
     pub const SVCB: Self = Self(64);
     pub const HTTPS: Self = Self(65);
+    pub const NXNAME: Self = Self(128);
     pub const TKEY: Self = Self(249);
     pub const TSIG: Self = Self(250);
     pub const IXFR: Self = Self(251);
     pub const AXFR: Self = Self(252);
     pub const ANY: Self = Self(255);
+    pub const URI: Self = Self(256);
     pub const CAA: Self = Self(257);
 }
 
@@ -65,6 +73,10 @@ pub(crate) struct Zone {
     pub(crate) origin: Name,
     /// The SOA as it stands beside "no such name" and "no such data" (RFC 2308 §3).
     pub(crate) denial: Fragment,
+    /// In seconds: how long that may be remembered.
+    pub(crate) denial_ttl: u32,
+    /// What signs it; `None`: it is not signed.
+    pub(crate) keys: Option<ZoneKeys>,
     nodes: Vec<Node>,
     /// By folded name, with every empty non-terminal.
     index: FxHashMap<Box<[u8]>, u32>,
@@ -83,6 +95,8 @@ pub(crate) struct Node {
     pub(crate) steer: Option<Steer>,
     /// When it is an alias: the folded name it stands for.
     pub(crate) alias: Option<Box<[u8]>>,
+    /// In a signed zone: the types that are there, in order.
+    pub(crate) types: Box<[Kind]>,
     /// The highest delegation at or above it.
     cut: Option<u32>,
     /// The wildcard right below it.
@@ -93,6 +107,8 @@ pub(crate) struct Node {
 #[derive(Debug)]
 pub(crate) struct Set {
     pub(crate) fragment: Fragment,
+    /// In a signed zone: the same records as they are signed.
+    pub(crate) canonical: Option<CanonicalSet>,
     /// At a steered name: the same records as they are sent with hints.
     pub(crate) hinted: Option<Hinted>,
     /// For name servers: the nodes of this zone that hold their addresses.
@@ -137,13 +153,16 @@ pub(crate) enum Found<'a> {
 
 impl Zone {
     /// Takes names by their folded form, the apex and every empty non-terminal among them. `soa` is the data of the
-    /// SOA, `negative_ttl` how long a resolver may remember that something is not there (RFC 2308 §5), in seconds.
+    /// SOA, `negative_ttl` how long a resolver may remember that something is not there (RFC 2308 §5), in seconds; `keys`
+    /// what the zone is signed with, if it is.
     pub(crate) fn new(
         origin: Name,
         drafts: impl IntoIterator<Item = (Box<[u8]>, Draft)>,
         soa: Arc<[u8]>,
         negative_ttl: u32,
+        keys: Option<ZoneKeys>,
     ) -> Self {
+        let signed = keys.is_some();
         let mut drafts: Vec<(Box<[u8]>, Draft)> = drafts.into_iter().collect();
         // Ancestors first, and equal specifications make equal zones.
         drafts.sort_unstable_by(|(left, _), (right, _)| (left.len(), left).cmp(&(right.len(), right)));
@@ -163,13 +182,20 @@ impl Zone {
                     parent.cut.or_else(|| draft.set(Kind::NS).map(|_| at))
                 }
             };
+            let sets: Box<[Set]> = draft
+                .sets
+                .iter()
+                .map(|set| {
+                    let canonical = signed.then(|| CanonicalSet::new(set.kind, set.ttl, &set.data));
+                    Set { canonical, ..prepare(set, draft.steer.is_some(), &origin, &index) }
+                })
+                .collect();
+            let kinds = sets.iter().map(|set| set.fragment.kind());
+            let types = signed.then(|| types_at(kinds, draft.steer.is_some(), cut == Some(at)));
             nodes.push(Node {
                 labels: within(draft.name.wire(), &origin).unwrap_or_default().into(),
-                sets: draft
-                    .sets
-                    .iter()
-                    .map(|set| prepare(set, draft.steer.is_some(), &origin, &index))
-                    .collect(),
+                types: types.unwrap_or_default(),
+                sets,
                 steer: draft.steer.clone(),
                 alias: draft
                     .set(Kind::CNAME)
@@ -180,7 +206,7 @@ impl Zone {
             });
         }
         let denial = Fragment::new(Kind::SOA, negative_ttl, &[soa], &origin);
-        Self { origin, denial, nodes, index, longest }
+        Self { origin, denial, denial_ttl: negative_ttl, keys, nodes, index, longest }
     }
 
     /// Looks up a folded name at or below the apex. `kind` matters at a delegation only, where DS belongs to the parent.
@@ -207,6 +233,15 @@ impl Zone {
         set.servers.iter().filter_map(|at| self.node(*at))
     }
 
+    /// The whole name of a node, folded.
+    pub(crate) fn folded(&self, node: &Node) -> Folded {
+        let mut name = [0; MAX_NAME_BYTES];
+        let (labels, origin) = (node.labels.len(), self.origin.wire());
+        name[..labels].copy_from_slice(&node.labels);
+        name[labels..labels + origin.len()].copy_from_slice(origin);
+        Folded::new(&name[..labels + origin.len()])
+    }
+
     /// All names, the apex first.
     pub(crate) fn nodes(&self) -> &[Node] {
         &self.nodes
@@ -222,6 +257,11 @@ impl Node {
     pub(crate) fn set(&self, kind: Kind) -> Option<&Set> {
         self.sets.iter().find(|set| set.fragment.kind() == kind)
     }
+
+    /// True when it lies in this zone, not in one that is delegated.
+    pub(crate) fn is_authoritative(&self) -> bool {
+        self.cut.is_none()
+    }
 }
 
 fn prepare(set: &DraftSet, steered: bool, origin: &Name, index: &FxHashMap<Box<[u8]>, u32>) -> Set {
@@ -233,5 +273,6 @@ fn prepare(set: &DraftSet, steered: bool, origin: &Name, index: &FxHashMap<Box<[
         _ => Vec::new(),
     };
     let hinted = if steered { Hinted::new(set.kind, set.ttl, &set.data) } else { None };
-    Set { fragment: Fragment::new(set.kind, set.ttl, &set.data, origin), hinted, servers: servers.into() }
+    let fragment = Fragment::new(set.kind, set.ttl, &set.data, origin);
+    Set { fragment, canonical: None, hinted, servers: servers.into() }
 }

@@ -1,5 +1,6 @@
 //! The same zone in Meridian, Knot and NSD, asked the same 100,000 questions: names in, under, beside and above the zone, all
-//! types, EDNS in its variants. The answers are equal section by section but for the choices listed in [`compare`].
+//! types, EDNS in its variants. The answers are equal section by section but for the choices listed in [`compare`]. Then the
+//! same zone file, written in every way there is, in all three.
 //!
 //! Needs Knot and NSD (`apt-get install knot nsd`); without one of them its half is skipped and says so, or fails when
 //! `MERIDIAN_REQUIRE_PEERS=1`.
@@ -16,7 +17,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use dns::{
-    Clock, DnsServer, Moment, RecordSpec, Responder, ServerConfig, Table, TableSpec, TcpLimits, ZoneSpec,
+    Clock, DnsServer, Moment, RecordSpec, Responder, ServerConfig, Table, TableSpec, TcpLimits, ZoneFile,
+    ZoneSpec,
 };
 use hickory_proto::op::Message;
 use hickory_proto::rr::Record;
@@ -69,7 +71,7 @@ const RECORDS: &[(&str, &str, &str)] = &[
 const LABELS: &[&str] = &[
     "www", "WWW", "mail", "alias", "chain", "to-apex", "out", "dangling", "to-child", "to-wild", "a", "b",
     "c", "wild", "there", "deep", "x", "*", "aliases", "child", "ns", "ns1", "signed", "odd", "many", "ptr",
-    "_sip", "_tcp", "missing", "example", "zone", "zzz",
+    "_sip", "_tcp", "missing", "example", "zone", "zzz", "alias2", "none", "c", "ns2",
 ];
 
 const TYPES: &[u16] =
@@ -84,6 +86,63 @@ fn zone_file() -> String {
     text
 }
 
+/// Much the same names and more, as people and programs write them. Left out is what one of the peers refuses: relative
+/// names behind `$ORIGIN` and classes by their number.
+const TANGLED: &str = r#"; a comment ( with "quotes" and \
+$TTL 5m
+$ORIGIN example.
+zone	IN	SOA	ns1.zone (
+		hostmaster\.of\.zone.zone	; a dot in the mailbox
+		7	; serial
+		1D 2h
+		1000H ; expire
+		1m30s )
+	NS	ns1.zone
+	IN	NS	ns2.zone.example.
+$ORIGIN zone.example.
+ns1	300	A	192.0.2.101
+	IN	300	AAAA	2001:DB8:0:0::101
+ns2	A	192.0.2.102
+@	86400 MX	10 mail
+	86400 MX ( 20
+		mail.example.net. )
+	TXT	v=spf1 "-all" "a;b" c\;d \"e\"
+	CAA	0 issue "ca.example.net; policy=ev"
+	CAA	128 iodef mailto:security@zone.example
+mail	A	192.0.2.25
+WWW	1h	IN	A	192.0.2.1
+	IN	1h	A	192.0.2.2
+	300	IN	TYPE28	\# 16 20010db8000000000000000000000001
+	HTTPS	1 . alpn="h2,h3" port=8443
+	SVCB	0 svc
+$TTL 7200
+a\.b	A	192.0.2.31
+\097lias	CNAME	www
+alias2 CNAME www ; another
+*.wild	A	192.0.2.9
+*.wild	TXT	"made"
+there.wild	TXT	"there" "" "\001\255"
+x.deep.wild	A	192.0.2.10
+child	NS	ns.child
+	NS	ns.example.net.
+$ORIGIN child.zone.example.
+ns	A	192.0.2.53
+	AAAA	2001:db8::53
+$ORIGIN zone.example.
+odd	TYPE65280	\# 3 ( 0a 0B
+	0c )
+many	0	TXT	( "one"
+)
+many	0	TXT	two
+ptr	PTR	www
+_sip._tcp	SRV	0 5 5060 sip.example.net.
+c	NAPTR	100 10 "u" "E2U+sip" "!^.*$!sip:info@zone.example!" .
+b	SSHFP	4 2 ( 0123456789abcdef0123456789abcdef
+	0123456789abcdef0123456789abcdef )
+x	TLSA	3 1 1 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+many	0	TXT	two	; there twice
+"#;
+
 #[expect(
     clippy::disallowed_methods,
     reason = "an Instant has no other source, and this program has no clock of its own"
@@ -92,7 +151,7 @@ fn moment() -> Moment {
     Moment { monotonic: std::time::Instant::now(), unix: 1_800_000_000 }
 }
 
-fn meridian(runtime: &tokio::runtime::Runtime) -> DnsServer {
+fn zone_of_records() -> ZoneSpec {
     let address = |text: &str| text.parse().unwrap();
     let records = RECORDS.iter().map(|(name, kind, value)| RecordSpec {
         name: (*name).into(),
@@ -100,7 +159,7 @@ fn meridian(runtime: &tokio::runtime::Runtime) -> DnsServer {
         value: (*value).into(),
         ttl: None,
     });
-    let zone = ZoneSpec {
+    ZoneSpec {
         name: ZONE.into(),
         nameservers: vec![
             ("ns1".into(), vec![address("192.0.2.101"), address("2001:db8::101")]),
@@ -109,14 +168,27 @@ fn meridian(runtime: &tokio::runtime::Runtime) -> DnsServer {
         contact: format!("hostmaster@{ZONE}"),
         ttl: Duration::from_secs(300),
         steers: Vec::new(),
+        file: None,
         records: records.collect(),
-    };
+        ..ZoneSpec::default()
+    }
+}
+
+fn zone_of_file() -> ZoneSpec {
+    let ttl = Duration::from_secs(300);
+    let parsed = ZoneFile::parse(ZONE, TANGLED, ttl);
+    assert_eq!(parsed.errors, []);
+    ZoneSpec { name: ZONE.into(), ttl, file: Some(Arc::new(parsed.file)), ..ZoneSpec::default() }
+}
+
+fn meridian(runtime: &tokio::runtime::Runtime, zone: ZoneSpec) -> DnsServer {
     let table = Table::build(&TableSpec { serial: 7, zones: vec![zone], regions: Vec::new() }).unwrap();
     let clock: Clock = Arc::new(moment);
     let config = ServerConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         udp_threads: 1,
         tcp: TcpLimits::default(),
+        tls: None,
         runtime: runtime.handle().clone(),
         clock,
     };
@@ -142,6 +214,7 @@ impl Peer {
         program: &str,
         arguments: &[&str],
         folder: &Path,
+        zone: &str,
         config: impl Fn(SocketAddr) -> String,
     ) -> Option<Self> {
         let folders =
@@ -156,7 +229,7 @@ impl Peer {
         let [high, low] = (std::process::id() as u16).to_be_bytes();
         let port = 5300 + PEERS.fetch_add(1, Ordering::Relaxed);
         let address = SocketAddr::from(([127, 83, high, low], port));
-        std::fs::write(folder.join("zone"), zone_file()).unwrap();
+        std::fs::write(folder.join("zone"), zone).unwrap();
         std::fs::write(folder.join("conf"), config(address)).unwrap();
         let log = std::fs::File::create(folder.join("log")).unwrap();
         let process = Command::new(path)
@@ -250,10 +323,8 @@ fn any_question(rng: &mut SmallRng, id: u16) -> (String, Vec<u8>) {
     }
     name.push_str(under);
     let kind = match rng.random_range(0..4) {
-        // No questions of their own: OPT, TKEY to MAILA.
-        0 => Some(rng.random_range(1..300))
-            .filter(|kind| *kind != 41 && !(249..255).contains(kind))
-            .unwrap_or(1),
+        // No questions of their own: OPT, NXNAME (RFC 9824 §3.5), TKEY to MAILA.
+        0 => Some(rng.random_range(1..300)).filter(|kind| !matches!(*kind, 41 | 128 | 249..255)).unwrap_or(1),
         _ => TYPES[rng.random_range(0..TYPES.len())],
     };
     let edns = (rng.random_range(0..3) > 0).then(|| Edns {
@@ -272,7 +343,7 @@ fn lines(records: &[Record]) -> BTreeSet<String> {
 }
 
 /// What differs and is no choice of ours. The choices: ANY is answered with little (RFC 8482); addresses of mail and
-/// service hosts are left for the resolver to ask; DNSSEC is not there yet, so a DS at a cut is data as any other.
+/// service hosts are left for the resolver to ask. The zone is not signed, so a DS at a cut is data as any other.
 fn compare(ours: &Message, theirs: &Message, peer: &str) -> Option<&'static str> {
     let (us, them) = (&ours.metadata, &theirs.metadata);
     let kind = ours.queries.first().map_or(0, |query| u16::from(query.query_type()));
@@ -311,9 +382,9 @@ fn compare(ours: &Message, theirs: &Message, peer: &str) -> Option<&'static str>
     None
 }
 
-fn differ(peer: &Peer, name: &str) {
+fn differ(peer: &Peer, zone: ZoneSpec, name: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let server = meridian(&runtime);
+    let server = meridian(&runtime, zone);
     let patience = Duration::from_secs(10);
     let mut us = Asker::new(server.local_addrs()[0], patience);
     let mut them = Asker::new(peer.address, patience);
@@ -338,36 +409,60 @@ fn differ(peer: &Peer, name: &str) {
     assert!(differences.is_empty(), "{name} differs:\n{}", differences.join("\n"));
 }
 
-#[test]
-fn answers_are_those_of_knot() {
-    let folder = tempfile::tempdir().unwrap();
+fn knot(folder: &Path, zone: &str) -> Option<Peer> {
     let config = |address: SocketAddr| {
         let (ip, port) = (address.ip(), address.port());
         format!(
             "server:\n  rundir: \".\"\n  listen: {ip}@{port}\n  udp-workers: 1\n  tcp-workers: 1\n\
              database:\n  storage: \".\"\n\
              zone:\n  - domain: {ZONE}\n    storage: \"{}\"\n    file: zone\n    semantic-checks: off\n",
-            folder.path().display()
+            folder.display()
         )
     };
-    if let Some(peer) = Peer::start("knotd", &["-c", "conf"], folder.path(), config) {
-        differ(&peer, "knot");
-    }
+    Peer::start("knotd", &["-c", "conf"], folder, zone, config)
 }
 
-#[test]
-fn answers_are_those_of_nsd() {
-    let folder = tempfile::tempdir().unwrap();
+fn nsd(folder: &Path, zone: &str) -> Option<Peer> {
     let config = |address: SocketAddr| {
         let (ip, port) = (address.ip(), address.port());
-        let here = folder.path().display();
+        let here = folder.display();
         format!(
             "server:\n  ip-address: {ip}@{port}\n  username: \"\"\n  zonesdir: \"{here}\"\n  database: \"\"\n\
              \x20 pidfile: \"{here}/pid\"\n  xfrdfile: \"{here}/xfrd\"\n  zonelistfile: \"{here}/zones\"\n  xfrdir: \"{here}\"\n\
              \x20 server-count: 1\n  rrl-ratelimit: 0\nremote-control:\n  control-enable: no\nzone:\n  name: {ZONE}\n  zonefile: zone\n"
         )
     };
-    if let Some(peer) = Peer::start("nsd", &["-d", "-c", "conf"], folder.path(), config) {
-        differ(&peer, "nsd");
+    Peer::start("nsd", &["-d", "-c", "conf"], folder, zone, config)
+}
+
+#[test]
+fn answers_are_those_of_knot() {
+    let folder = tempfile::tempdir().unwrap();
+    if let Some(peer) = knot(folder.path(), &zone_file()) {
+        differ(&peer, zone_of_records(), "knot");
+    }
+}
+
+#[test]
+fn answers_are_those_of_nsd() {
+    let folder = tempfile::tempdir().unwrap();
+    if let Some(peer) = nsd(folder.path(), &zone_file()) {
+        differ(&peer, zone_of_records(), "nsd");
+    }
+}
+
+#[test]
+fn a_zone_file_means_to_us_what_it_means_to_knot() {
+    let folder = tempfile::tempdir().unwrap();
+    if let Some(peer) = knot(folder.path(), TANGLED) {
+        differ(&peer, zone_of_file(), "knot");
+    }
+}
+
+#[test]
+fn a_zone_file_means_to_us_what_it_means_to_nsd() {
+    let folder = tempfile::tempdir().unwrap();
+    if let Some(peer) = nsd(folder.path(), TANGLED) {
+        differ(&peer, zone_of_file(), "nsd");
     }
 }

@@ -1,4 +1,5 @@
-//! A query costs no allocation: neither its answer nor the way it comes and goes over UDP.
+//! A query costs no allocation: neither its answer nor the way it comes and goes over UDP. Nor does a signed one, once its
+//! signatures are made.
 //!
 //! The allocator of this program counts. One test alone, so that nobody else's allocations are counted with.
 
@@ -17,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use dns::{
     DnsServer, Moment, NodeState, Policy, Rcode, RecordSpec, RegionSpec, RegionState, Responder,
-    ServerConfig, ServiceState, State, SteerSpec, Table, TableSpec, TcpLimits, Transport, Verdict, ZoneSpec,
+    ServerConfig, ServiceState, Signing, SigningKey, State, SteerSpec, Table, TableSpec, TcpLimits,
+    Transport, Verdict, ZoneSpec,
 };
 
 struct Counting;
@@ -52,7 +54,7 @@ fn allocations() -> u64 {
 const POLICIES: [(&str, Policy); 3] =
     [("near", Policy::Nearest), ("fast", Policy::Latency), ("even", Policy::Weighted)];
 
-fn responder() -> Responder {
+fn responder(signed: Option<Signing>) -> Responder {
     let record = |name: &str, kind: &str, value: &str| RecordSpec {
         name: name.into(),
         kind: kind.into(),
@@ -76,6 +78,7 @@ fn responder() -> Responder {
         contact: "hostmaster@example.com".into(),
         ttl: Duration::from_secs(30),
         steers,
+        file: None,
         records: vec![
             record("@", "MX", "10 mail"),
             record("alias", "CNAME", "near"),
@@ -83,6 +86,7 @@ fn responder() -> Responder {
             record("child", "NS", "ns.child"),
             record("ns.child", "A", "192.0.2.54"),
         ],
+        signed,
     };
     let regions = (0..8).map(|number| RegionSpec {
         name: format!("r{number}"),
@@ -112,8 +116,8 @@ fn responder() -> Responder {
     responder
 }
 
-/// A query with EDNS and a client subnet in region `octet`.
-fn query(name: &str, kind: u16, octet: u8) -> Vec<u8> {
+/// A query with EDNS and a client subnet in region `octet`; `flags` are the upper ones of EDNS.
+fn query(name: &str, kind: u16, octet: u8, flags: u8) -> Vec<u8> {
     let mut bytes = vec![0xab, 0xcd, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
     for label in name.split('.').filter(|label| !label.is_empty()) {
         bytes.push(label.len() as u8);
@@ -122,29 +126,35 @@ fn query(name: &str, kind: u16, octet: u8) -> Vec<u8> {
     bytes.push(0);
     bytes.extend_from_slice(&kind.to_be_bytes());
     bytes.extend_from_slice(&[0, 1]);
-    bytes.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 11, 0, 8, 0, 7, 0, 1, 24, 0, 10, octet, 0]);
+    bytes
+        .extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, flags, 0, 0, 11, 0, 8, 0, 7, 0, 1, 24, 0, 10, octet, 0]);
     bytes
 }
 
-#[test]
-fn queries_allocate_nothing() {
-    let responder = responder();
-    let from: SocketAddr = "198.51.100.1:5353".parse().unwrap();
-    let now = moment();
+/// Questions of all kinds, and what is wrong.
+fn queries(flags: u8) -> Vec<Vec<u8>> {
     let mut queries = Vec::new();
     for octet in [0, 1, 7, 99] {
         for name in ["near", "fast", "even", "pair", "alias", "a.b.wild", "missing", "www.child", "Near"] {
             for kind in [1, 28, 16, 255] {
-                queries.push(query(&format!("{name}.example.com"), kind, octet));
+                queries.push(query(&format!("{name}.example.com"), kind, octet, flags));
             }
         }
-        queries.extend([2, 6, 15, 252].map(|kind| query("example.com", kind, octet)));
-        queries.push(query("example.net", 1, octet));
+        queries.extend([2, 6, 15, 252].map(|kind| query("example.com", kind, octet, flags)));
+        queries.push(query("example.net", 1, octet, flags));
     }
     // And what is wrong: cut anywhere.
     let whole = queries[0].clone();
     queries.extend((0..whole.len()).map(|length| whole[..length].to_vec()));
+    queries
+}
 
+#[test]
+fn queries_allocate_nothing() {
+    let responder = responder(None);
+    let from: SocketAddr = "198.51.100.1:5353".parse().unwrap();
+    let now = moment();
+    let queries = queries(0);
     let mut clerk = responder.clerk();
     let mut out = Vec::with_capacity(1280);
     let mut seen = std::collections::BTreeMap::new();
@@ -161,11 +171,14 @@ fn queries_allocate_nothing() {
     }
     assert_eq!(allocations() - before, 0, "for {} answers", queries.len());
 
+    signed_queries_allocate_nothing();
+
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let config = ServerConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
         udp_threads: 1,
         tcp: TcpLimits::default(),
+        tls: None,
         runtime: runtime.handle().clone(),
         clock: Arc::new(moment),
     };
@@ -186,4 +199,33 @@ fn queries_allocate_nothing() {
         ask(500);
         assert_eq!(allocations() - before, 0, "over UDP, to {address}");
     }
+}
+
+/// Once all signatures are there: each query is asked until no more are made.
+fn signed_queries_allocate_nothing() {
+    let key = SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap();
+    let responder = responder(Some(Signing { keys: vec![key], all_sign: false }));
+    let from: SocketAddr = "127.0.0.1:5353".parse().unwrap();
+    let now = moment();
+    let queries = queries(0x80);
+    let mut clerk = responder.clerk();
+    let mut out = Vec::with_capacity(1280);
+    let mut signed = 0;
+    loop {
+        for query in queries.iter().cycle().take(50 * queries.len()) {
+            clerk.respond(query, from, Transport::Udp, now, &mut out);
+        }
+        let before = std::mem::replace(&mut signed, responder.counters().snapshot().signed);
+        if signed == before {
+            break;
+        }
+    }
+    assert!(signed > 50, "{signed}");
+    let before = allocations();
+    for query in &queries {
+        clerk.respond(query, from, Transport::Udp, now, &mut out);
+    }
+    let allocated = allocations() - before;
+    assert_eq!(responder.counters().snapshot().signed, signed, "all were signed before");
+    assert_eq!(allocated, 0, "for {} signed answers", queries.len());
 }

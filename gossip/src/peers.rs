@@ -11,7 +11,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::clock::Wall;
@@ -21,6 +23,39 @@ const HEADER: &str = "meridian-peers 1";
 const MAX_PEERS: usize = 1000;
 const MAX_FILE_BYTES: u64 = 1 << 20;
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The file, as it is written while the node runs: on a thread where waiting harms nobody. A disk that is full is
+/// tried again each time, and told of once.
+#[derive(Debug)]
+pub(crate) struct PeersFile {
+    path: PathBuf,
+    fails: Arc<AtomicBool>,
+}
+
+impl PeersFile {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, fails: Arc::default() }
+    }
+
+    /// Writes it soon.
+    pub(crate) fn write(&self, peers: &Peers) {
+        let (peers, path, fails) = (peers.clone(), self.path.clone(), self.fails.clone());
+        drop(tokio::task::spawn_blocking(move || note(&path, &fails, peers.save(&path))));
+    }
+}
+
+/// Says that the file cannot be written, or that it can be again; nothing else is news. Whether it was.
+fn note(path: &Path, fails: &AtomicBool, saved: io::Result<()>) -> bool {
+    let news = fails.swap(saved.is_err(), Ordering::Relaxed) != saved.is_err();
+    match saved {
+        Err(error) if news => {
+            tracing::warn!(path = %path.display(), %error, "the known peers cannot be written, trying on");
+        }
+        Ok(()) if news => tracing::info!(path = %path.display(), "the known peers are written again"),
+        _ => {}
+    }
+    news
+}
 
 /// Whom this node has met, and where and when.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,16 +85,6 @@ impl Peers {
         file.write_all(self.text().as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&next, path)
-    }
-
-    /// Writes the file on a thread where waiting harms nobody; says when it cannot.
-    pub(crate) fn save_beside(&self, path: &Path) {
-        let (peers, path) = (self.clone(), path.to_owned());
-        drop(tokio::task::spawn_blocking(move || {
-            if let Err(error) = peers.save(&path) {
-                tracing::warn!(path = %path.display(), %error, "the known peers cannot be written");
-            }
-        }));
     }
 
     /// Takes note that a peer is there. Whether that is news worth writing.
@@ -118,6 +143,14 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_of_once() {
+        let (path, fails) = (Path::new("peers"), AtomicBool::default());
+        let full = || Err(io::Error::from(io::ErrorKind::StorageFull));
+        let told = [Ok(()), full(), full(), Ok(()), Ok(()), full()].map(|saved| note(path, &fails, saved));
+        assert_eq!(told, [false, true, false, true, false, true]);
+    }
 
     #[test]
     fn peers_are_kept_for_thirty_days_and_damage_is_skipped() {

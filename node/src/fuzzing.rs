@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use dns::{
-    Clerk, Moment, NodeState, Policy, RecordSpec, RegionSpec, RegionState, Responder, ServiceState, State,
-    SteerSpec, Table, TableSpec, Transport, Verdict, ZoneSpec,
+    Clerk, Moment, NodeState, Policy, RecordSpec, RegionSpec, RegionState, Responder, ServiceState, Signing,
+    SigningKey, State, SteerSpec, Table, TableSpec, Transport, Verdict, ZoneFile, ZoneSpec,
 };
 use gossip::clock::{Clock, Wall};
 
@@ -22,11 +22,13 @@ pub use proxy::{client_hello, proxy_header, tunnel_preface};
 pub type Decoder = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
 
 /// All of them.
-pub const DECODERS: [Decoder; 7] = [
+pub const DECODERS: [Decoder; 9] = [
     ("tunnel-preface", tunnel_preface, proxy::tunnel_preface_golden),
     ("proxy-header", proxy_header, proxy::proxy_header_golden),
     ("client-hello", client_hello, proxy::client_hello_golden),
     ("dns", dns_message, dns_golden),
+    ("dns-signed", signed_dns_message, signed_dns_golden),
+    ("zone-file", zone_file, || vec![ZONE.into()]),
     ("services", services_file, || vec![SERVICES.into()]),
     ("node", node_file, || vec![NODE.into()]),
     ("report", report, report_golden),
@@ -35,26 +37,64 @@ pub const DECODERS: [Decoder; 7] = [
 const SERVICES: &str = include_str!("../../deploy/examples/services.toml");
 const NODE: &str = include_str!("../../deploy/examples/node.toml");
 
+const ZONE: &str = "$ORIGIN example.com.\n$TTL 1h\n@ SOA ns1 host ( 1 ; serial\n 1d 2h 4w 5m )\n NS ns1\nns1 60 IN A 192.0.2.1\n\
+    a.b TXT \"a \\\"b\\\" \\065\" c\n TYPE65280 \\# 3 0a 0b0c\n@ HTTPS 1 . alpn=\"h2,h3\" port=8443\n CAA 0 issue \"ca.example\"\n";
+
+/// A zone file.
+pub fn zone_file(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let parsed = ZoneFile::parse("example.com", &text, Duration::from_secs(30));
+    for fault in parsed.errors.iter().chain(&parsed.warnings) {
+        assert!(text.get(fault.span.clone()).is_some() && fault.line >= 1 && fault.column >= 1);
+    }
+    let zone = ZoneSpec {
+        name: "example.com".into(),
+        contact: "hostmaster@example.com".into(),
+        ttl: Duration::from_secs(30),
+        file: Some(Arc::new(parsed.file)),
+        ..ZoneSpec::default()
+    };
+    let spec = TableSpec { serial: 1, zones: vec![zone], regions: Vec::new() };
+    for fault in Table::build(&spec).err().unwrap_or_default() {
+        assert!(!fault.message.is_empty());
+    }
+}
+
 /// A DNS message, over UDP and over TCP.
 pub fn dns_message(bytes: &[u8]) {
     thread_local! {
-        static CLERK: RefCell<Clerk> = RefCell::new(responder().clerk());
+        static CLERK: RefCell<Clerk> = RefCell::new(responder(None).clerk());
     }
+    CLERK.with_borrow_mut(|clerk| answer(clerk, bytes, moment()));
+}
+
+/// The same to a signed zone. Time goes on, or the bound on signatures would soon be all that is met.
+pub fn signed_dns_message(bytes: &[u8]) {
+    thread_local! {
+        static CLERK: RefCell<(Clerk, u64)> = RefCell::new((signing().clerk(), 0));
+    }
+    CLERK.with_borrow_mut(|(clerk, asked)| {
+        *asked += 1;
+        let Moment { monotonic, unix } = moment();
+        let now = Moment { monotonic: monotonic + Duration::from_millis(*asked), unix: unix + *asked };
+        answer(clerk, bytes, now);
+    });
+}
+
+fn answer(clerk: &mut Clerk, bytes: &[u8], now: Moment) {
     let from = SocketAddr::from(([198, 18, 0, 1], 5353));
     let mut out = Vec::new();
-    CLERK.with_borrow_mut(|clerk| {
-        for (transport, most) in [(Transport::Udp, 4096), (Transport::Tcp, 65_535)] {
-            match clerk.respond(bytes, from, transport, moment(), &mut out) {
-                Verdict::Drop => assert!(bytes.len() < 12 || bytes[2] & 0x80 != 0),
-                Verdict::Reply(_) => {
-                    assert!((12..=most).contains(&out.len()) && out[..2] == bytes[..2] && out[2] & 0x80 != 0);
-                    // What is sent is an answer, which nobody answers in turn.
-                    let answer = std::mem::take(&mut out);
-                    assert_eq!(clerk.respond(&answer, from, transport, moment(), &mut out), Verdict::Drop);
-                }
+    for (transport, most) in [(Transport::Udp, 4096), (Transport::Tcp, 65_535)] {
+        match clerk.respond(bytes, from, transport, now, &mut out) {
+            Verdict::Drop => assert!(bytes.len() < 12 || bytes[2] & 0x80 != 0),
+            Verdict::Reply(_) => {
+                assert!((12..=most).contains(&out.len()) && out[..2] == bytes[..2] && out[2] & 0x80 != 0);
+                // What is sent is an answer, which nobody answers in turn.
+                let answer = std::mem::take(&mut out);
+                assert_eq!(clerk.respond(&answer, from, transport, now, &mut out), Verdict::Drop);
             }
         }
-    });
+    }
 }
 
 /// Always the same.
@@ -100,11 +140,17 @@ pub fn report(bytes: &[u8]) {
 fn look_at(report: &Report, text: &str) {
     assert!(report.entries().len() <= Report::MAX_ENTRIES + 1);
     let lines = text.split('\n').count();
-    assert!(report.entries().iter().all(|entry| entry.line <= lines));
+    assert!(report.entries().iter().all(|entry| entry.file.is_some() || entry.line <= lines));
     assert!(!report.render(false).contains('\u{1b}'));
 }
 
-fn responder() -> Responder {
+/// With a key of its own, which no golden bytes depend on.
+fn signing() -> Responder {
+    let key = SigningKey::generate().and_then(|secret| SigningKey::from_pkcs8(&secret)).expect("a key");
+    responder(Some(Signing { keys: vec![key], all_sign: false }))
+}
+
+fn responder(signed: Option<Signing>) -> Responder {
     let record = |name: &str, kind: &str, value: &str| RecordSpec {
         name: name.into(),
         kind: kind.into(),
@@ -124,6 +170,7 @@ fn responder() -> Responder {
         contact: "hostmaster@example.com".into(),
         ttl: Duration::from_secs(30),
         steers: vec![steer("www", Policy::Nearest), steer("*.any", Policy::Weighted)],
+        file: None,
         records: vec![
             record("@", "MX", "10 mail.example.com."),
             record("@", "TXT", "\"v=spf1 -all\""),
@@ -132,6 +179,7 @@ fn responder() -> Responder {
             record("child", "NS", "ns.child"),
             record("ns.child", "A", "192.0.2.53"),
         ],
+        signed,
     };
     let regions = [("eu", 50.0, 8.0, "10.1.0.0/16"), ("us", 38.0, -77.0, "10.2.0.0/16")];
     let region = |(name, latitude, longitude, prefix): &(&str, f64, f64, &str)| RegionSpec {
@@ -192,6 +240,20 @@ fn dns_golden() -> Vec<Vec<u8>> {
     ]
 }
 
+/// The same questions with EDNS behind them, DO and CO set.
+fn signed_dns_golden() -> Vec<Vec<u8>> {
+    let plain = dns_golden().into_iter().filter(|query| query[11] == 0 && query[5] == 1);
+    let flagged = plain.flat_map(|query| {
+        [0x80, 0xc0].map(|flags| {
+            let mut query = query.clone();
+            query[11] = 1;
+            query.extend([0, 0, 41, 4, 0xd0, 0, 0, flags, 0, 0, 0]);
+            query
+        })
+    });
+    flagged.collect()
+}
+
 fn report_golden() -> Vec<Vec<u8>> {
     vec![vec![2, 1, 7, 3, 251, 44, 1, 1, 2, b'n', b'o'], vec![2, 0, 0]]
 }
@@ -206,7 +268,7 @@ mod tests {
         let answered = |bytes: &Vec<u8>| {
             let mut out = Vec::new();
             let from = SocketAddr::from(([198, 18, 0, 1], 5353));
-            match responder().clerk().respond(bytes, from, Transport::Udp, moment(), &mut out) {
+            match responder(None).clerk().respond(bytes, from, Transport::Udp, moment(), &mut out) {
                 Verdict::Reply(rcode) => rcode.0,
                 Verdict::Drop => panic!("{bytes:02x?} is dropped"),
             }
@@ -225,6 +287,8 @@ mod tests {
             "report" => mutate::Room { bytes: 3 << 20, times: 64 },
             // An answer may be as long as a message can be.
             "dns" => mutate::Room { bytes: 512 << 10, times: 64 },
+            // And the table of signatures is made with the first.
+            "dns-signed" => mutate::Room { bytes: 2 << 20, times: 64 },
             _ => mutate::Room { bytes: 64 << 10, times: 64 },
         });
     }

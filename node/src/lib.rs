@@ -16,10 +16,12 @@ pub mod config;
 pub mod distance;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod geoip;
 pub mod health;
 pub mod proxy;
 pub mod queue;
 pub mod registry;
+mod stamp;
 mod steering;
 pub mod tls;
 mod watchdog;

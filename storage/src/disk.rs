@@ -2,15 +2,18 @@
 //!
 //! ```text
 //!   DATA/store/   meta         "format" → 1
-//!                 pins-1       home 4 ‖ sid 16 → version 1 ‖ pin 45      big endian: a bucket is a range
-//!                 expiry-1     minute 4 ‖ home 4 ‖ sid 16 → ()
+//!                 pins-1       home 4 ‖ sid 16 → version 2 ‖ the rest of the pin 29      big endian: a bucket is a range
 //!                 revisions-1  epoch 8 ‖ hash 32 → the encoded revision
 //!                 intents-1    a hash of the target → the encoded entry
 //! ```
 //!
+//! Version 1 of a pin repeated its id; it is still read. What expires is not looked for here: RAM says what is gone, and what
+//! it does not take at the start is removed.
+//!
 //! Everything here blocks; the writer's thread and the start are the only callers. sled answers damage with an error or a
 //! panic; both are caught, and then the store is set aside under a dated name and written anew from RAM.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -19,15 +22,17 @@ use std::time::Duration;
 use gossip::clock::Wall;
 use gossip::id::{SessionId, Tag};
 
-use crate::pin::Pin;
+use crate::pin::{PACKED_BYTES, Pin};
 use crate::placement::{BUCKETS, bucket_of};
 use crate::table::{Record, Table};
 
 const FORMAT: &[u8] = &[1];
-const PIN_VERSION: u8 = 1;
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+const PIN_VERSION: u8 = 2;
+const PIN_VERSION_WITH_ID: u8 = 1;
+/// An index by expiry that former versions kept.
+const FORMER_TREE: &str = "expiry-1";
+const CACHE_BYTES: u64 = 1024 * 1024;
 const SET_ASIDE_MAX: usize = 3;
-const SWEEP_MAX: usize = 10_000;
 
 /// A part of the store that is no session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,7 +89,6 @@ impl From<sled::Error> for DiskError {
 pub(crate) struct Store {
     db: sled::Db,
     pins: sled::Tree,
-    expiry: sled::Tree,
     revisions: sled::Tree,
     intents: sled::Tree,
 }
@@ -173,6 +177,7 @@ impl Store {
         let fresh = !path.exists();
         let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let db = config.open()?;
+        db.drop_tree(FORMER_TREE)?;
         let meta = db.open_tree("meta")?;
         if fresh {
             meta.insert("format", FORMAT)?;
@@ -182,7 +187,6 @@ impl Store {
         }
         Ok(Self {
             pins: db.open_tree("pins-1")?,
-            expiry: db.open_tree("expiry-1")?,
             revisions: db.open_tree("revisions-1")?,
             intents: db.open_tree("intents-1")?,
             db,
@@ -197,8 +201,8 @@ impl Store {
         for row in &self.pins {
             let (key, value) = row?;
             match decode(&key, &value) {
-                // An expired one is refused here and swept from the disk later.
-                Some(record) => drop(table.merge(record, now)),
+                Some(record) if table.merge(record, now).held().is_none() => drop(self.pins.remove(key)?),
+                Some(_) => {}
                 None => strange += 1,
             }
         }
@@ -214,21 +218,10 @@ impl Store {
     /// When the disk cannot be written; a retry later may succeed.
     pub(crate) fn save(&self, table: &Table, home: Tag, id: SessionId, now: Wall) -> Result<(), DiskError> {
         let key = key(home, &id);
-        let held = table.find(home, &id, now);
-        let before = match &held {
-            Some(pin) => self.pins.insert(key, &[&[PIN_VERSION], &pin.encode()[..]].concat()[..])?,
+        match table.find(home, &id, now) {
+            Some(pin) => self.pins.insert(key, &value(&pin))?,
             None => self.pins.remove(key)?,
         };
-        let before = before.and_then(|value| decode(&key, &value)).map(|record| expiry_key(&record));
-        let after = held.map(|pin| expiry_key(&Record { home, pin }));
-        if before != after {
-            if let Some(before) = before {
-                self.expiry.remove(before)?;
-            }
-            if let Some(after) = after {
-                self.expiry.insert(after, &[])?;
-            }
-        }
         Ok(())
     }
 
@@ -249,12 +242,18 @@ impl Store {
         let mut last = [0xff; 20];
         last[..4].copy_from_slice(&home.0.to_be_bytes());
         last[4..6].copy_from_slice(&((bucket << 4) | 0xf).to_be_bytes());
+        let mut wanted: BTreeMap<_, _> =
+            table.pins(home, bucket, now).iter().map(|pin| (key(home, &pin.id), value(pin))).collect();
         for row in self.pins.range(first..=last) {
-            if let Some((home, id)) = split_key(&row?.0) {
-                self.save(table, home, id, now)?;
+            let (key, value) = row?;
+            match wanted.get(&key[..]) {
+                Some(same) if *same == value[..] => drop(wanted.remove(&key[..])),
+                Some(_) => {}
+                None => drop(self.pins.remove(key)?),
             }
         }
-        table.pins(home, bucket, now).iter().try_for_each(|pin| self.save(table, home, pin.id, now))
+        wanted.iter().try_for_each(|(key, value)| self.pins.insert(key, value).map(drop))?;
+        Ok(())
     }
 
     /// Writes something on a shelf, or takes it away.
@@ -270,22 +269,6 @@ impl Store {
             Some(value) => tree.insert(key, &value[..])?,
             None => tree.remove(key)?,
         };
-        Ok(())
-    }
-
-    /// Drops what has expired; at most 10,000 records a call.
-    ///
-    /// # Errors
-    /// As [`Store::save`].
-    pub(crate) fn sweep(&self, table: &Table, now: Wall) -> Result<(), DiskError> {
-        let minute = (now.seconds() / 60) as u32;
-        for row in self.expiry.range(..minute.to_be_bytes().to_vec()).take(SWEEP_MAX) {
-            let (entry, _) = row?;
-            self.expiry.remove(&entry)?;
-            if let Some((home, id)) = entry.get(4..).and_then(split_key) {
-                self.save(table, home, id, now)?;
-            }
-        }
         Ok(())
     }
 
@@ -375,16 +358,21 @@ fn split_key(key: &[u8]) -> Option<(Tag, SessionId)> {
     Some((Tag(u32::from_be_bytes(*home)), SessionId(id.try_into().ok()?)))
 }
 
-fn expiry_key(record: &Record) -> [u8; 24] {
-    let mut entry = [0; 24];
-    entry[..4].copy_from_slice(&(record.pin.expires / 60).to_be_bytes());
-    entry[4..].copy_from_slice(&key(record.home, &record.pin.id));
-    entry
+pub(crate) fn value(pin: &Pin) -> [u8; 1 + PACKED_BYTES] {
+    let mut value = [PIN_VERSION; 1 + PACKED_BYTES];
+    value[1..].copy_from_slice(&pin.pack());
+    value
 }
 
 pub(crate) fn decode(key: &[u8], value: &[u8]) -> Option<Record> {
     let (home, id) = split_key(key)?;
-    let pin = Pin::decode(value.strip_prefix(&[PIN_VERSION])?).ok()?;
+    let (version, pin) = value.split_first()?;
+    let pin = match *version {
+        PIN_VERSION => Pin::decode(&[&id.0, pin].concat()),
+        PIN_VERSION_WITH_ID => Pin::decode(pin),
+        _ => return None,
+    };
+    let pin = pin.ok()?;
     (pin.id == id && bucket_of(&id) < BUCKETS).then_some(Record { home, pin })
 }
 
@@ -424,10 +412,13 @@ mod tests {
         let record = Record { home: Tag(0x0102_0304), pin };
         let golden = [&[1, 2, 3, 4][..], &[7; 16]].concat();
         assert_eq!(key(record.home, &pin.id)[..], golden);
-        assert_eq!(expiry_key(&record)[..], [&[0, 0, 0, 10][..], &golden].concat());
+        let written = [&[2][..], &pin.encode()[16..]].concat();
+        assert_eq!(value(&pin)[..], written);
+        assert_eq!(decode(&golden, &written), Some(record));
         let value = [&[1][..], &pin.encode()].concat();
-        assert_eq!(decode(&golden, &value), Some(record));
+        assert_eq!(decode(&golden, &value), Some(record), "what former versions wrote");
         assert_eq!(decode(&golden, &[&[2][..], &pin.encode()].concat()), None);
+        assert_eq!(decode(&golden, &[&[3][..], &written[1..]].concat()), None);
         assert_eq!(decode(&[0; 20], &value), None);
         assert_eq!(decode(&golden[1..], &value), None);
     }

@@ -15,13 +15,15 @@ use crate::revision::Revision;
 use crate::sessions::Repinned;
 use crate::table::Record;
 use crate::wire::{Ballot, GROUPS, Request, Response, Vote};
+use crate::zone_key::{Sealer, ZoneKey};
+use crate::zone_keys::task as zone_keys;
 use crate::{disk, survey};
 
 /// A decoder's name, the decoder, and its golden bytes.
 pub type Decoder = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
 
 /// All of them.
-pub const DECODERS: [Decoder; 9] = [
+pub const DECODERS: [Decoder; 11] = [
     ("cookie", cookie, cookie_golden),
     ("session-request", request, request_golden),
     ("session-response", response, response_golden),
@@ -33,6 +35,8 @@ pub const DECODERS: [Decoder; 9] = [
     ("intents", intents_message, intents_golden),
     ("revision", revision, revision_golden),
     ("survey", survey, survey::golden),
+    ("zone-key", zone_key, zone_key_golden),
+    ("zone-keys", zone_keys_message, zone_keys_golden),
 ];
 
 const NOW: Wall = Wall(1_790_000_000_000);
@@ -75,6 +79,7 @@ pub fn stored_pin(bytes: &[u8]) {
     let (key, value) = bytes.split_at(bytes.len().min(20));
     if let Some(record) = disk::decode(key, value) {
         assert_eq!(disk::key(record.home, &record.pin.id), key);
+        assert_eq!(disk::decode(key, &disk::value(&record.pin)), Some(record));
     }
 }
 
@@ -136,6 +141,30 @@ fn cookie_golden() -> Vec<Vec<u8>> {
     ]
 }
 
+/// A zone's key, sealed.
+pub fn zone_key(bytes: &[u8]) {
+    let sealer = Sealer::fixed();
+    if let Ok(key) = sealer.open(bytes) {
+        assert_eq!(sealer.seal(&key).map(|sealed| sealer.open(&sealed)), Some(Ok(key)));
+    }
+}
+
+/// Keys of zones, as nodes exchange them.
+pub fn zone_keys_message(bytes: &[u8]) {
+    zone_keys::read(bytes).into_iter().flatten().for_each(zone_key);
+}
+
+fn zone_key_golden() -> Vec<Vec<u8>> {
+    let key = ZoneKey { zone: "a.example".into(), made: NOW, secret: vec![1; 138] };
+    Vec::from_iter(Sealer::fixed().seal_with(&key, [3; 12]))
+}
+
+fn zone_keys_golden() -> Vec<Vec<u8>> {
+    let sealed = zone_key_golden().into_iter();
+    let message = sealed.flat_map(|sealed| [&(sealed.len() as u16).to_le_bytes()[..], &sealed].concat());
+    vec![message.collect(), Vec::new()]
+}
+
 fn request_golden() -> Vec<Vec<u8>> {
     let (home, id, replaces) = (Tag(9), SessionId([7; 16]), Hlc(6));
     let ballot = Ballot { hlc: Hlc(5), node: Tag(4) };
@@ -150,7 +179,6 @@ fn request_golden() -> Vec<Vec<u8>> {
         Request::Digest(home, vec![(4095, Fingerprint(5)), (0, Fingerprint(1))]),
         Request::Keys(home, vec![3, 4]),
         Request::Pull(home, vec![id]),
-        Request::Count,
         Request::Summary(home, Box::new([Fingerprint(3); GROUPS])),
     ];
     all.iter().map(|request| request.encode().to_vec()).collect()
@@ -170,14 +198,14 @@ fn response_golden() -> Vec<Vec<u8>> {
         Response::Differ(vec![2, 4095]),
         Response::Keys(vec![(2, vec![(id, 8), (id, 9)]), (3, Vec::new())]),
         Response::Pins(vec![pin, pin_of(None)]),
-        Response::Count(4),
     ];
     all.iter().map(|response| response.encode().to_vec()).collect()
 }
 
 fn stored_pin_golden() -> Vec<Vec<u8>> {
     let Record { home, pin } = record();
-    vec![[&disk::key(home, &pin.id)[..], &[1], &pin.encode()].concat()]
+    let key = disk::key(home, &pin.id);
+    vec![[&key[..], &[1], &pin.encode()].concat(), [&key[..], &disk::value(&pin)].concat()]
 }
 
 fn entry(order: Option<Order>) -> Entry {

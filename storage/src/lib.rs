@@ -1,8 +1,8 @@
-//! Sessions, revisions and intents: what the mesh must not forget.
+//! Sessions, revisions, intents and the keys of zones: what the mesh must not forget.
 //!
 //! ```text
 //!   proxy            admin, app                       pure: cookie  pin  placement  wire  digest
-//!     │ Sessions, Ends │ Revisions, Intents                   replica/  revision  intent
+//!     │ Sessions, Ends │ Revisions, Intents, ZoneKeys         replica/  revision  intent  zone_key
 //!     ▼                ▼
 //!   task ── replica ── table (RAM, the authority) ──▶ disk (sled, a warm copy; one writer thread)
 //!     │                                      ▲
@@ -26,7 +26,7 @@ pub mod replica;
 pub mod revision;
 pub mod revisions;
 pub mod sessions;
-mod settling;
+mod slots;
 mod start;
 pub mod survey;
 pub mod table;
@@ -34,5 +34,7 @@ mod task;
 mod transport;
 pub mod wire;
 mod writer;
+pub mod zone_key;
+pub mod zone_keys;
 
 pub use start::{StartError, Storage, StorageConfig, Validate};

@@ -17,6 +17,8 @@ pub enum Plant {
     AnswerAlone = 4,
     /// A message for a home that cannot be reached is not kept.
     ForgetForward = 5,
+    /// A replica that has just come back says that it lacks a record, before it has asked what it missed.
+    DenyEarly = 6,
 }
 
 /// Which bug is planted; none as a rule.

@@ -13,8 +13,7 @@ use tokio::time::timeout;
 
 use crate::pin::{Assignment, Pin};
 use crate::placement::bucket_of;
-use crate::replica::{Command, Counters, Mates, WAIT_MAX};
-use crate::settling::Settling;
+use crate::replica::{Command, Counters, FIND_MAX, Mates, WAIT_MAX};
 use crate::table::{Record, Table};
 use crate::task::{Order, Waiter};
 use crate::writer::Writer;
@@ -34,7 +33,6 @@ pub(crate) struct Shared {
     pub(crate) table: Arc<Table>,
     pub(crate) mates: ArcSwap<Mates>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) settling: Settling,
     pub(crate) clock: Clock,
     pub(crate) writer: Arc<Writer>,
     /// This node's region.
@@ -103,6 +101,25 @@ impl Sessions {
         home: &RegionName,
         pin: Pin,
     ) -> impl Future<Output = Committed> + Send + 'static + use<> {
+        self.commit_by(Command::Commit, home, pin)
+    }
+
+    /// The same for a session that nobody but the store remembers, since its user has no cookie: waits for the
+    /// acknowledgement as long as I3 allows, 250 ms, while any other replica lives.
+    pub fn commit_patiently(
+        &self,
+        home: &RegionName,
+        pin: Pin,
+    ) -> impl Future<Output = Committed> + Send + 'static + use<> {
+        self.commit_by(Command::CommitPatiently, home, pin)
+    }
+
+    fn commit_by(
+        &self,
+        command: fn(Record) -> Command,
+        home: &RegionName,
+        pin: Pin,
+    ) -> impl Future<Output = Committed> + Send + 'static + use<> {
         let record = Record { home: Tag::of(home.as_str()), pin };
         let shared = self.shared.clone();
         if shared.mates.load().is_mine(record.home, bucket_of(&pin.id)) {
@@ -110,7 +127,7 @@ impl Sessions {
             shared.table.merge(record, shared.clock.mesh_wall());
         }
         let (waiter, committed) = oneshot::channel();
-        self.order(Command::Commit(record), Waiter::Commit(waiter));
+        self.order(command(record), Waiter::Commit(waiter));
         async move {
             match timeout(WAIT_MAX, committed).await {
                 Ok(Ok(committed)) => committed,
@@ -122,21 +139,20 @@ impl Sessions {
         }
     }
 
-    /// The pin as its home's replicas know it: this node's own copy when it is one of them and has missed nothing lately,
-    /// else what the first answer adds to it. At most 250 ms, and as much before a node that has just started knows
-    /// anybody; `None` when nobody who answered has it.
+    /// The pin as its home's replicas know it: this node's own copy when it is one of them and has missed nothing, else
+    /// what the first answer adds to it. `None` when all but one of the replicas are known to lack it. At most 250 ms, but
+    /// 2 s when nobody has it and too few have said so.
     pub async fn find(&self, home: &RegionName, id: SessionId) -> Option<Pin> {
-        let Shared { table, clock, mates, settling, .. } = &*self.shared;
+        let Shared { table, clock, mates, counters, .. } = &*self.shared;
         let home = Tag::of(home.as_str());
         let own = table.find(home, &id, clock.mesh_wall());
-        let now = clock.now();
-        if own.is_some() && settling.is_over(now) && mates.load().is_mine(home, bucket_of(&id)) {
+        let settled = counters.settled.load(Ordering::Acquire);
+        if own.is_some() && settled && mates.load().is_mine(home, bucket_of(&id)) {
             return own;
         }
-        settling.met(now, WAIT_MAX).await;
         let (waiter, found) = oneshot::channel();
         self.order(Command::Find(home, id), Waiter::Find(waiter));
-        match timeout(WAIT_MAX, found).await {
+        match timeout(if own.is_some() { WAIT_MAX } else { FIND_MAX }, found).await {
             Ok(Ok(found)) => found,
             _ => own,
         }
@@ -199,16 +215,6 @@ impl Sessions {
             }
         }
         counts
-    }
-
-    /// The sessions of the whole mesh: asks every living node; those that do not answer in 250 ms are left out.
-    pub async fn count_mesh(&self) -> u64 {
-        let (waiter, count) = oneshot::channel();
-        self.order(Command::Count, Waiter::Count(waiter));
-        match timeout(WAIT_MAX * 2, count).await {
-            Ok(Ok(count)) => count,
-            _ => self.shared.mates.load().count(&self.shared.table),
-        }
     }
 
     /// What happened so far, for metrics.

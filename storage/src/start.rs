@@ -22,12 +22,12 @@ use crate::placement::Placement;
 use crate::replica::Counters;
 use crate::revisions::{self, RevisionTask, RevisionTaskConfig, Revisions};
 use crate::sessions::{Sessions, Shared};
-use crate::settling::Settling;
 use crate::survey::Survey;
 use crate::table::Table;
 use crate::task::{self, COMMANDS_MAX, Driver};
 use crate::transport::Network;
 use crate::writer::{STORE_MAX_BYTES, Writer, WriterConfig};
+use crate::zone_keys::{self, MakeSecret, ZoneKeys, ZoneKeysConfig};
 
 /// How long a shutdown waits for the disk.
 const FLUSH_WAIT: Duration = Duration::from_secs(5);
@@ -48,12 +48,14 @@ pub struct StorageConfig {
     pub mesh: Mesh,
     /// Who is there.
     pub view: watch::Receiver<Arc<ClusterView>>,
-    /// For the cookies' keys.
+    /// For the cookies' keys, and to seal the keys of zones.
     pub keyring: Keyring,
     /// The node's clock.
     pub clock: Clock,
     /// Checks a configuration body before it is stored.
     pub validate: Validate,
+    /// Makes the secret of a zone's key.
+    pub make_zone_key: MakeSecret,
 }
 
 /// Why the store does not start. A corrupt or oversized store is no reason: it is set aside (I11). Nor is a full disk.
@@ -79,6 +81,7 @@ pub struct Storage {
     cookies: Cookies,
     revisions: Revisions,
     intents: Intents,
+    zone_keys: ZoneKeys,
     writer: Arc<Writer>,
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
@@ -100,17 +103,31 @@ impl Storage {
             view: config.view,
             clock: config.clock,
             validate: config.validate,
+            keyring: config.keyring,
+            make_zone_key: config.make_zone_key,
         };
         Self::start_on(parts, cookies).await
     }
 
     async fn start_on(parts: Parts, cookies: Cookies) -> Result<Self, StartError> {
-        let Parts { data, me, region, network, view, clock, validate } = parts;
+        let Parts { data, me, region, network, view, clock, validate, keyring, make_zone_key } = parts;
         let table = Arc::new(Table::default());
         let (writer, shelves) = open(&data, &table, &clock).await?;
         let writer = Arc::new(writer);
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
+
+        let zone_keys = ZoneKeys::load(ZoneKeysConfig {
+            data: data.clone(),
+            me: me.clone(),
+            clock: clock.clone(),
+            network: network.clone(),
+            view: view.clone(),
+            keyring,
+            make: make_zone_key,
+        })
+        .map_err(|source| StartError::Io { path: data.join(zone_keys::file::NAME), source })?;
+        tasks.spawn(zone_keys.clone().run(stopped.clone()));
 
         let history = revisions::load(&data, &shelves.revisions, &validate);
         let (revision_task, revisions) = RevisionTask::new(
@@ -140,7 +157,6 @@ impl Storage {
         let mates = task::mates(&view.borrow(), &me, &region, &Placement::default());
         let shared = Arc::new(Shared {
             table,
-            settling: Settling::new(&mates, clock.now()),
             mates: ArcSwap::from_pointee(mates),
             counters: Arc::new(Counters::default()),
             clock,
@@ -154,7 +170,7 @@ impl Storage {
         tasks.spawn(survey.clone().answer_others(stopped.clone()));
         tasks.spawn(Driver { region, shared, network, view, orders }.run(stopped));
 
-        Ok(Self { sessions, survey, cookies, revisions, intents, writer, tasks, stop })
+        Ok(Self { sessions, survey, cookies, revisions, intents, zone_keys, writer, tasks, stop })
     }
 
     /// The sessions.
@@ -180,6 +196,11 @@ impl Storage {
     /// The operators' runtime orders.
     pub fn intents(&self) -> Intents {
         self.intents.clone()
+    }
+
+    /// The keys that zones are signed with.
+    pub fn zone_keys(&self) -> ZoneKeys {
+        self.zone_keys.clone()
     }
 
     /// Which sessions operators have ended.
@@ -219,6 +240,8 @@ struct Parts {
     view: watch::Receiver<Arc<ClusterView>>,
     clock: Clock,
     validate: Validate,
+    keyring: Keyring,
+    make_zone_key: MakeSecret,
 }
 
 /// Opens and loads off the runtime's threads, and starts the writer.

@@ -4,7 +4,7 @@
 //! store's task writes and rarely meet. Which records a node *should* hold is not decided here.
 //!
 //! ```text
-//!   home ─▶ bucket ─┬─ pins          id 16 │ the rest of the encoded pin 29     46 bytes a slot, filled to 7/8 at most
+//!   home ─▶ bucket ─┬─ pins          id 16 ‖ the rest of the encoded pin 29     45 bytes a slot, see `slots`
 //!                   ├─ fingerprint   atomic, so that comparing takes no lock
 //!                   └─ length        the same
 //! ```
@@ -12,7 +12,6 @@
 //! Bounded: [`PINS_MAX`] records and [`HOMES_MAX`] homes; beyond, new sessions are refused and counted, known ones go on.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -21,9 +20,10 @@ use gossip::clock::Wall;
 use gossip::id::{SessionId, Tag};
 
 use crate::digest::Fingerprint;
-use crate::pin::{PACKED_BYTES, Pin};
+use crate::pin::Pin;
 use crate::placement::{BUCKETS, bucket_of};
 use crate::plant::{Plant, Plants};
+use crate::slots::Slots;
 
 /// The most records one node holds.
 pub const PINS_MAX: u64 = 4_000_000;
@@ -63,30 +63,9 @@ impl Merged {
     }
 }
 
-/// The ids of sessions are random or keyed hashes, made by nodes alone: they need no hashing that keeps strangers from
-/// choosing where they fall, and the same records lie in the same order in every run.
-#[derive(Debug, Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 = (self.0.rotate_left(29) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0 ^ (self.0 >> 32)
-    }
-}
-
-type Pins = HashMap<SessionId, [u8; PACKED_BYTES], BuildHasherDefault<IdHasher>>;
-
 #[derive(Debug, Default)]
 struct Bucket {
-    pins: RwLock<Pins>,
+    pins: RwLock<Slots>,
     /// Written under the lock, read without it.
     fingerprint: AtomicU64,
     len: AtomicU32,
@@ -133,8 +112,8 @@ impl Table {
     pub fn find(&self, home: Tag, id: &SessionId, now: Wall) -> Option<Pin> {
         let homes = self.homes.load();
         let table = homes.iter().find(|table| table.home == home)?;
-        let packed = *read(&table.bucket(id).pins).get(id)?;
-        Some(Pin::unpack(*id, &packed)).filter(|pin| !pin.is_expired(now))
+        let pin = read(&table.bucket(id).pins).find(id).map(|packed| Pin::unpack(*id, packed));
+        pin.filter(|pin| !pin.is_expired(now))
     }
 
     /// The record of a session wherever its home is, `first` before others.
@@ -162,9 +141,8 @@ impl Table {
         let id = record.pin.id;
         let bucket = home.bucket(&id);
         let mut pins = write(&bucket.pins);
-        match pins.get_mut(&id) {
-            Some(packed) => {
-                let held = Pin::unpack(id, packed);
+        match pins.find(&id).map(|packed| Pin::unpack(id, packed)) {
+            Some(held) => {
                 let merged = match self.plants.has(Plant::MergeByArrival) {
                     true => record.pin,
                     false => held.merge(record.pin),
@@ -172,7 +150,7 @@ impl Table {
                 if merged == held {
                     return Merged::Known(merged);
                 }
-                *packed = merged.pack();
+                pins.put(&id, &merged.pack());
                 bucket.count(|sum| {
                     sum.remove(&held);
                     sum.add(&merged);
@@ -184,7 +162,7 @@ impl Table {
                 if self.held() >= self.pins_max {
                     return Merged::Full;
                 }
-                pins.insert(id, record.pin.pack());
+                pins.put(&id, &record.pin.pack());
                 bucket.count(|sum| sum.add(&record.pin));
                 bucket.len.store(pins.len() as u32, Ordering::Relaxed);
                 self.held.fetch_add(1, Ordering::Relaxed);
@@ -202,18 +180,18 @@ impl Table {
         }
     }
 
-    /// Drops the expired records of a bucket.
-    pub fn sweep(&self, home: Tag, bucket: u16, now: Wall) {
+    /// Drops the expired records of a bucket; which these were.
+    pub fn sweep(&self, home: Tag, bucket: u16, now: Wall) -> Vec<SessionId> {
         let now = match self.plants.has(Plant::PurgeEarly) {
             true => now.plus(std::time::Duration::from_secs(600)),
             false => now,
         };
-        self.remove_if(home, bucket, |pin| pin.is_expired(now));
+        self.remove_if(home, bucket, |pin| pin.is_expired(now))
     }
 
     /// Drops these records of a bucket where they are still as given: what was handed to others.
     pub fn remove_unchanged(&self, home: Tag, bucket: u16, handed: &HashMap<SessionId, Pin>) {
-        self.remove_if(home, bucket, |pin| handed.get(&pin.id) == Some(pin));
+        drop(self.remove_if(home, bucket, |pin| handed.get(&pin.id) == Some(pin)));
     }
 
     /// The fingerprint of a bucket.
@@ -237,7 +215,7 @@ impl Table {
     pub fn pins(&self, home: Tag, bucket: u16, now: Wall) -> Vec<Pin> {
         let live = |bucket: &Bucket| {
             let pins = read(&bucket.pins);
-            let pins = pins.iter().map(|(id, packed)| Pin::unpack(*id, packed));
+            let pins = pins.iter().map(|(id, packed)| Pin::unpack(id, packed));
             pins.filter(|pin| !pin.is_expired(now)).collect()
         };
         self.bucket(home, bucket, live).unwrap_or_default()
@@ -270,30 +248,29 @@ impl Table {
         Some(look(table.buckets.get(usize::from(bucket))?))
     }
 
-    fn remove_if(&self, home: Tag, bucket: u16, gone: impl Fn(&Pin) -> bool) {
+    fn remove_if(&self, home: Tag, bucket: u16, gone: impl Fn(&Pin) -> bool) -> Vec<SessionId> {
         let homes = self.homes.load();
         let table = homes.iter().find(|table| table.home == home);
         let Some(bucket) = table.and_then(|table| table.buckets.get(usize::from(bucket))) else {
-            return;
+            return Vec::new();
         };
         if bucket.len.load(Ordering::Relaxed) == 0 {
-            return;
+            return Vec::new();
         }
         let mut pins = write(&bucket.pins);
-        let before = pins.len();
+        let mut removed = Vec::new();
         pins.retain(|id, packed| {
-            let pin = Pin::unpack(*id, packed);
+            let pin = Pin::unpack(id, packed);
             let gone = gone(&pin);
             if gone {
                 bucket.count(|sum| sum.remove(&pin));
+                removed.push(id);
             }
             !gone
         });
         bucket.len.store(pins.len() as u32, Ordering::Relaxed);
-        self.held.fetch_sub((before - pins.len()) as u64, Ordering::Relaxed);
-        if pins.capacity() > 64 && pins.len() < pins.capacity() / 4 {
-            pins.shrink_to_fit();
-        }
+        self.held.fetch_sub(removed.len() as u64, Ordering::Relaxed);
+        removed
     }
 
     fn home_or_new(&self, home: Tag) -> Option<Arc<HomeTable>> {
@@ -330,11 +307,11 @@ impl Bucket {
 }
 
 // A panic under one of these locks is impossible short of a failed allocation; what it guards stays usable.
-fn read(pins: &RwLock<Pins>) -> RwLockReadGuard<'_, Pins> {
+fn read(pins: &RwLock<Slots>) -> RwLockReadGuard<'_, Slots> {
     pins.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write(pins: &RwLock<Pins>) -> RwLockWriteGuard<'_, Pins> {
+fn write(pins: &RwLock<Slots>) -> RwLockWriteGuard<'_, Slots> {
     pins.write().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -399,7 +376,7 @@ mod tests {
         assert_eq!(table.held(), 1);
         let later = Wall(NOW.0 + 6000);
         assert_eq!(table.find(Tag(9), &SessionId([1; 16]), later), None);
-        table.sweep(Tag(9), bucket, later);
+        assert_eq!(table.sweep(Tag(9), bucket, later), [SessionId([1; 16])]);
         assert_eq!((table.held(), table.fingerprint(Tag(9), bucket)), (0, Fingerprint(0)));
     }
 

@@ -34,8 +34,6 @@ pub(crate) enum Waiter {
     Find(oneshot::Sender<Option<Pin>>),
     /// For a re-pin.
     Repin(oneshot::Sender<Repinned>),
-    /// For a count.
-    Count(oneshot::Sender<u64>),
     /// Nobody.
     Nobody,
 }
@@ -90,7 +88,6 @@ impl Driver {
         let before = self.shared.mates.load_full();
         let mates = Arc::new(mates(&view, &before.me, &self.region, &before.placement));
         self.shared.mates.store(mates.clone());
-        self.shared.settling.meet(&before, &mates, self.shared.clock.now());
         let now = work.now();
         work.replica.meet(mates, now);
     }
@@ -220,7 +217,6 @@ impl Work {
             (Some(Waiter::Commit(waiter)), Outcome::Committed(committed)) => drop(waiter.send(committed)),
             (Some(Waiter::Find(waiter)), Outcome::Found(found)) => drop(waiter.send(found)),
             (Some(Waiter::Repin(waiter)), Outcome::Repinned(repinned)) => drop(waiter.send(repinned)),
-            (Some(Waiter::Count(waiter)), Outcome::Counted(count)) => drop(waiter.send(count)),
             _ => {}
         }
     }

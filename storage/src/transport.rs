@@ -28,6 +28,10 @@ pub(crate) const INTENTS: Channel = Channel { id: 18, name: "intents", max_bytes
 /// What operators ask about sessions: see [`crate::survey`].
 pub(crate) const SURVEY: Channel = Channel { id: 19, name: "survey", max_bytes: 1024 * 1024, queue: 16 };
 
+/// The keys of zones: see [`crate::zone_keys`].
+pub(crate) const ZONE_KEYS: Channel =
+    Channel { id: 20, name: "zone keys", max_bytes: 2 * 1024 * 1024, queue: 64 };
+
 /// What arrived from a node whose name is certified.
 pub(crate) struct Incoming {
     /// Who sent it.

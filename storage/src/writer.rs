@@ -1,15 +1,19 @@
 //! The one thread that writes to disk. Nobody waits for it but a flush.
 //!
 //! ```text
-//!   anybody ──mark──▶ what is not yet on disk ──≤ 1,000 or 50 ms──▶ writer thread ──▶ disk
+//!   anybody ──mark──▶ what is not yet on disk ──1,000 or 50 ms──▶ writer thread ──▶ disk
 //!                     (ids, not values: the table has those)
 //! ```
+//!
+//! What waits is written in the order of its keys, round and round: the further the disk lags behind, the closer together lie the
+//! records of a batch, and the fewer pages of the store it touches.
 //!
 //! Because only the *names* of changed records wait, a session refreshed a hundred times is written once, and what waits
 //! is bounded: beyond [`IDS_MAX`] sessions whole buckets are marked instead. When the disk is full or broken the thread
 //! says so once, tries again with growing pauses, and RAM goes on (I1, I11). It ends with the last [`Writer`].
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -24,12 +28,16 @@ use crate::disk::{self, DiskError, Shelf, Store};
 use crate::placement::bucket_of;
 use crate::table::Table;
 
-const BATCH_MAX: usize = 1000;
+/// So many changes are not made to wait for more.
+const URGENT: usize = 1000;
+const BATCH_MAX: usize = 4096;
 const BATCH_WAIT: Duration = Duration::from_millis(50);
 const BUCKETS_A_BATCH: usize = 32;
 const IDS_MAX: usize = 65_536;
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Requests come first: nobody waits for this thread.
+const NICE: i32 = 5;
 const CHORES_EVERY: Duration = Duration::from_secs(60);
 
 /// Where a store over this size is set aside and written anew. sled gives space back late.
@@ -52,7 +60,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    ids: HashSet<(Tag, SessionId)>,
+    ids: BTreeSet<(Tag, SessionId)>,
+    /// The last one that was taken.
+    cursor: Option<(Tag, SessionId)>,
     buckets: HashSet<(Tag, u16)>,
     kept: BTreeMap<(Shelf, Vec<u8>), Option<Vec<u8>>>,
     flushes: Vec<oneshot::Sender<()>>,
@@ -172,11 +182,15 @@ impl Waiting {
     }
 
     fn is_urgent(&self) -> bool {
-        self.stop || !self.flushes.is_empty() || self.ids.len() >= BATCH_MAX
+        self.stop || !self.flushes.is_empty() || self.ids.len() >= URGENT
     }
 
     fn take(&mut self) -> Batch {
-        let ids: Vec<_> = self.ids.iter().take(BATCH_MAX).copied().collect();
+        let ahead = self.cursor.map_or(Unbounded, Excluded);
+        let behind = self.cursor.map_or(Excluded((Tag::default(), SessionId([0; 16]))), Included);
+        let round = self.ids.range((ahead, Unbounded)).chain(self.ids.range((Unbounded, behind)));
+        let ids: Vec<_> = round.take(BATCH_MAX).copied().collect();
+        self.cursor = ids.last().copied().or(self.cursor);
         for id in &ids {
             self.ids.remove(id);
         }
@@ -214,6 +228,8 @@ struct Thread {
 
 impl Thread {
     fn run(&mut self) {
+        // Where the system does not allow even that, the thread is as good as any.
+        let _ = rustix::process::nice(NICE);
         let shared = self.shared.clone();
         loop {
             let (batch, flushes, stop) = self.gather();
@@ -295,7 +311,6 @@ impl Thread {
             for ((shelf, key), value) in &batch.kept {
                 store.keep(*shelf, key, value.as_ref())?;
             }
-            store.sweep(table, now)?;
             store.sync()?;
             Ok(store.size_bytes()? > self.limit)
         });

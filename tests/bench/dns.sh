@@ -11,6 +11,8 @@
 #                    static    one name with one address
 #                    missing   a name that is not there
 #                    names     10,000 steered names, asked at random
+#                    signed    steered as above, in a zone that Meridian signs; asked with DO, Meridian alone
+#                    unsigned  the same in the zone that is not signed, to compare with
 #   --rows FILE    append the raw figures there, a line of JSON each
 #
 # MERIDIAN=/path/to/meridian measures that binary; else `cargo build --release` makes one. Needs Linux with two cores, gdnsd, knotd with
@@ -20,35 +22,29 @@ set -euo pipefail
 from=$PWD
 cd "$(dirname "$0")/../.."
 here=$PWD/tests/bench/name_server
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source tests/bench/common.sh
 export PATH="$PATH:/usr/sbin"
 
-all_cases=(steered ecs static missing names)
+all_cases=(steered ecs static missing names signed unsigned)
 rounds=5 seconds=4 keep=/dev/null cases=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --help | -h) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$here/../dns.sh"; exit ;;
-    --rounds | --seconds) [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || { echo "$1 takes a whole number above 0" >&2; exit 2; } ;;&
+    --help | -h) usage_of tests/bench/dns.sh; exit ;;
+    --rounds | --seconds) whole_number "$@" ;;&
     --rounds) rounds=$2 ;;
     --seconds) seconds=$2 ;;
     --case) [[ " ${all_cases[*]} " == *" ${2:-} "* ]] || { echo "no case \"${2:-}\"; see --help" >&2; exit 2; }; cases+=("$2") ;;
-    --rows) keep=$(cd "$from" && realpath -- "${2:?--rows takes a file}") ;;
+    --rows) keep=$(named_file "${2:?--rows takes a file}") ;;
     *) echo "unknown option $1; see --help" >&2; exit 2 ;;
   esac
   shift 2
 done
 [ ${#cases[@]} -gt 0 ] || cases=("${all_cases[@]}")
-for program in gdnsd knotd nsd pdns_server dnsperf cc python3 taskset flock; do
-  command -v $program >/dev/null || {
-    echo "needs $program: apt-get install gdnsd knot knot-module-geoip nsd pdns-server pdns-backend-geoip dnsperf gcc python3 util-linux" >&2; exit 1; }
-done
-exec 9>"${TMPDIR:-/tmp}/meridian-bench.lock"
-flock -n 9 || { echo "another benchmark runs on this machine; two at once measure each other" >&2; exit 1; }
-meridian=${MERIDIAN:-}
-if [ -z "$meridian" ]; then
-  cargo build --release --locked --quiet
-  meridian=$PWD/target/release/meridian
-fi
-meridian=$(cd "$from" && realpath -- "$meridian")
+need "gdnsd knot knot-module-geoip nsd pdns-server pdns-backend-geoip dnsperf gcc python3 util-linux" \
+  gdnsd knotd nsd pdns_server dnsperf cc python3 taskset flock
+alone
+meridian=$(binary meridian node "${MERIDIAN:-}")
 
 work=$(mktemp -d)
 declare -A process
@@ -173,6 +169,11 @@ split = { web = 1 }
 name = "static"
 type = "A"
 value = "192.0.2.10"
+[dns.zone."signed.example"]
+nameserver = { ns1 = ["192.0.2.53"], ns2 = ["192.0.2.54"] }
+ttl = "300s"
+dnssec = true
+steer.www = { service = "web", policy = "nearest", answers = 1 }
 [dns.zone."example.com"]
 nameserver = { ns1 = ["192.0.2.53"], ns2 = ["192.0.2.54"] }
 ttl = "300s"
@@ -217,9 +218,18 @@ PYTHON
 }
 for server in meridian gdnsd knot pdns; do asks $server www.example.com 192.0.2.2; asks $server n77.example.com 192.0.2.2; done
 for server in meridian gdnsd knot nsd pdns; do asks $server static.example.com 192.0.2.10; done
+asks meridian www.signed.example 192.0.2.2
+# The zone's key is made when no other node is found that has one.
+for _ in $(seq 150); do
+  "$meridian" --node http://127.0.0.1:17900 dns ds signed.example >/dev/null 2>&1 && break
+  sleep 0.1
+done
+"$meridian" --node http://127.0.0.1:17900 dns ds signed.example >/dev/null 2>&1 || { echo "signed.example has no key" >&2; exit 1; }
 
 echo 'www.example.com A' >"$work/steered.queries"
 cp "$work/steered.queries" "$work/ecs.queries"
+cp "$work/steered.queries" "$work/unsigned.queries"
+echo 'www.signed.example A' >"$work/signed.queries"
 echo 'static.example.com A' >"$work/static.queries"
 echo 'missing.example.com A' >"$work/missing.queries"
 shuf -i 1-10000 --random-source=<(yes) | sed 's/.*/n&.example.com A/' >"$work/names.queries"
@@ -236,6 +246,7 @@ hertz=$(getconf CLK_TCK)
 measure() { # CASE SERVER ROUND
   local options=() before after said
   [ "$1" != ecs ] || options=(-E 8:000118000a0102)
+  [[ $1 != *signed ]] || options=(-D)
   read -ra before < <(ticks "${process[$2]}")
   said=$(taskset -c 1 dnsperf -s 127.0.0.1 -p "${port[$2]}" -d "$work/$1.queries" -l "$seconds" -c 8 -q 200 -T 1 "${options[@]}" 2>&1)
   read -ra after < <(ticks "${process[$2]}")
@@ -249,7 +260,9 @@ measure() { # CASE SERVER ROUND
 for ((round = 1; round <= rounds; round++)); do
   for case in "${cases[@]}"; do
     for server in "${servers[@]}"; do
-      [[ $server == nsd && $case != static && $case != missing ]] || measure "$case" "$server" "$round"
+      [[ $server == nsd && $case != static && $case != missing ]] && continue
+      [[ $case == *signed && $server != echo && $server != meridian ]] && continue
+      measure "$case" "$server" "$round"
     done
   done
 done

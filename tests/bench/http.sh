@@ -17,21 +17,22 @@ set -euo pipefail
 from=$PWD
 cd "$(dirname "$0")/../.."
 here=$PWD/tests/bench/data_plane
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source tests/bench/common.sh
 export PATH="$PATH:/usr/sbin"
 
 rounds=5 seconds=4 body_gib=2 connections=10000 keep=/dev/null cases=()
-usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$here/../http.sh"; }
+usage() { usage_of tests/bench/http.sh; }
 while [ $# -gt 0 ]; do
   case $1 in
     --list) python3 "$here/table.py" list; exit ;;
     --help | -h) usage; exit ;;
-    --rounds | --seconds | --body | --connections)
-      [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || { echo "$1 takes a whole number above 0" >&2; exit 2; } ;;&
+    --rounds | --seconds | --body | --connections) whole_number "$@" ;;&
     --rounds) rounds=$2 ;;
     --seconds) seconds=$2 ;;
     --body) body_gib=$2 ;;
     --connections) connections=$2 ;;
-    --rows) keep=$(cd "$from" && realpath -- "${2:?--rows takes a file}") ;;
+    --rows) keep=$(named_file "${2:?--rows takes a file}") ;;
     --case)
       python3 "$here/table.py" names | grep -xF -- "${2:-}" >/dev/null || { echo "no case \"${2:-}\"; see --list" >&2; exit 2; }
       cases+=("$2") ;;
@@ -41,20 +42,11 @@ while [ $# -gt 0 ]; do
 done
 [ ${#cases[@]} -gt 0 ] || mapfile -t cases < <(python3 "$here/table.py" names)
 
-for program in nginx haproxy wrk h2load curl openssl python3 taskset flock; do
-  command -v $program >/dev/null || {
-    echo "needs $program: apt-get install nginx libnginx-mod-stream haproxy wrk nghttp2-client curl openssl python3 util-linux" >&2; exit 1; }
-done
+need "nginx libnginx-mod-stream haproxy wrk nghttp2-client curl openssl python3 util-linux" \
+  nginx haproxy wrk h2load curl openssl python3 taskset flock
 [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || { echo "needs nginx's stream module: apt-get install libnginx-mod-stream" >&2; exit 1; }
-exec 9>"${TMPDIR:-/tmp}/meridian-bench.lock"
-flock -n 9 || { echo "another benchmark runs on this machine; two at once measure each other" >&2; exit 1; }
-meridian=${MERIDIAN:-}
-if [ -z "$meridian" ]; then
-  cargo build --release --locked --quiet
-  meridian=$PWD/target/release/meridian
-fi
-meridian=$(cd "$from" && realpath -- "$meridian")
-[ -x "$meridian" ] || { echo "$meridian is no program" >&2; exit 1; }
+alone
+meridian=$(binary meridian node "${MERIDIAN:-}")
 ulimit -n "$(ulimit -Hn)"
 
 # shellcheck source-path=SCRIPTDIR source=data_plane/contestants.sh

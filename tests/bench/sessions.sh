@@ -16,20 +16,21 @@ set -euo pipefail
 from=$PWD
 cd "$(dirname "$0")/../.."
 here=$PWD/tests/bench/sessions
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source tests/bench/common.sh
 export PATH="$PATH:/usr/sbin"
 
 pins=1000000 new=100000 out=/dev/null cases=()
 all=(micro region restart death latency meridian-new meridian-kill haproxy-new haproxy-kill)
-usage() { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$here/../sessions.sh"; }
+usage() { usage_of tests/bench/sessions.sh; }
 while [ $# -gt 0 ]; do
   case $1 in
     --list) printf '%s\n' "${all[@]}"; exit ;;
     --help | -h) usage; exit ;;
-    --pins | --new)
-      [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || { echo "$1 takes a whole number above 0" >&2; exit 2; } ;;&
+    --pins | --new) whole_number "$@" ;;&
     --pins) pins=$2 ;;
     --new) new=$2 ;;
-    --out) out=$(cd "$from" && realpath -- "${2:?--out takes a file}") ;;
+    --out) out=$(named_file "${2:?--out takes a file}") ;;
     --case)
       printf '%s\n' "${all[@]}" | grep -xF -- "${2:-}" >/dev/null || { echo "no case \"${2:-}\"; see --list" >&2; exit 2; }
       cases+=("$2") ;;
@@ -39,18 +40,10 @@ while [ $# -gt 0 ]; do
 done
 [ ${#cases[@]} -gt 0 ] || cases=("${all[@]}")
 
-for program in curl haproxy python3 unshare flock; do
-  command -v $program >/dev/null || { echo "needs $program: apt-get install curl haproxy python3 util-linux" >&2; exit 1; }
-done
-exec 9>"${TMPDIR:-/tmp}/meridian-bench.lock"
-flock -n 9 || { echo "another benchmark runs on this machine; two at once measure each other" >&2; exit 1; }
-meridian=${MERIDIAN:-} bench=${SESSION_BENCH:-}
-if [ -z "$meridian" ] || [ -z "$bench" ]; then
-  cargo build --release --locked --quiet -p node -p session-bench
-  meridian=${meridian:-$PWD/target/release/meridian} bench=${bench:-$PWD/target/release/session-bench}
-fi
-meridian=$(cd "$from" && realpath -- "$meridian") bench=$(cd "$from" && realpath -- "$bench")
-for program in "$meridian" "$bench"; do [ -x "$program" ] || { echo "$program is no program" >&2; exit 1; }; done
+need "curl haproxy python3 util-linux" curl haproxy python3 unshare flock
+alone
+meridian=$(binary meridian node "${MERIDIAN:-}")
+bench=$(binary session-bench session-bench "${SESSION_BENCH:-}")
 ulimit -n "$(ulimit -Hn)"
 
 folder=$(mktemp -d)

@@ -34,6 +34,8 @@ pub struct Node {
     pub seeds: Vec<SocketAddr>,
     /// Where its proxy listens: its own address unless a proof says otherwise.
     pub proxy: Ipv4Addr,
+    /// Whether it writes a line for every request into its log.
+    pub tells_requests: bool,
     key: Option<PathBuf>,
     folder: PathBuf,
     cli: Cli,
@@ -88,6 +90,7 @@ impl Node {
     fn toml(&self) -> String {
         let Self { name, region, address, proxy, .. } = self;
         let data = self.data();
+        let access = if self.tells_requests { "stdout" } else { "off" };
         let seeds: Vec<String> = self.seeds.iter().map(|seed| format!("\"{seed}\"")).collect();
         let seeds = seeds.join(", ");
         let key =
@@ -98,7 +101,7 @@ impl Node {
              [proxy]\nlisten = [\"{proxy}\"]\nworkers = 2\n\
              [dns]\nlisten = [\"{address}:{DNS}\"]\n\
              [admin]\nlisten = \"{address}:{ADMIN}\"\n\
-             [log]\naccess = \"off\"\n",
+             [log]\naccess = \"{access}\"\n",
             data.display()
         )
     }
@@ -404,6 +407,7 @@ pub fn node_at(
         address: stage.net.node(index),
         seeds,
         proxy: stage.net.node(index),
+        tells_requests: false,
         key,
         folder: stage.folder().join(format!("{name}@{index}")),
         cli: stage.cli(),

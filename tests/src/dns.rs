@@ -57,6 +57,14 @@ impl Question {
         Ok(self)
     }
 
+    /// As somebody who wants to know whether the answer was validated, and its signatures.
+    #[must_use]
+    pub fn validated(mut self) -> Self {
+        self.message.metadata.recursion_desired = true;
+        self.message.edns.get_or_insert_with(Edns::new).set_dnssec_ok(true);
+        self
+    }
+
     /// Over TCP.
     #[must_use]
     pub fn over_tcp(mut self) -> Self {
@@ -136,6 +144,12 @@ impl Answer {
                 "{address} is not among {nodes:?}"
             );
         }
+        Ok(())
+    }
+
+    /// An error unless a resolver found it to be signed as it should be.
+    pub fn must_be_secure(&self) -> Result<()> {
+        ensure!(self.message.metadata.authentic_data, "not validated: {}", self.message);
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //!        │  ├─── Cluster      nodes: real processes of the program under test, each with its own address
 //!        │  └─── Cli          one command line call, with its exit code
 //!        ├── HttpBackend, TcpBackend      what the mesh balances, in this process, each with a switch for every fault
+//!        ├── Parent, Resolver             other people's resolvers, and the zone above the mesh's
 //!        ├── Siege                        those who mean harm, in a process of their own
 //!        └── Browser, TcpTalk, Resolver   the users: a cookie jar, a chosen source address, ECS
 //! ```
@@ -20,9 +21,11 @@ pub mod client;
 pub mod cluster;
 pub mod dns;
 pub mod load;
+pub mod mmdb;
 pub mod net;
 pub mod peer;
 pub mod process;
+pub mod resolvers;
 pub mod services;
 pub mod sessions;
 pub mod siege;

@@ -129,6 +129,20 @@ impl Services {
             .pool("web-v1", HTTP_CHECK, backends)
     }
 
+    /// The same with the zone signed.
+    #[must_use]
+    pub fn signed(self) -> Self {
+        Self(self.0.replace("contact = \"hostmaster", "dnssec = true\ncontact = \"hostmaster"))
+    }
+
+    /// A static record of the zone, for an hour.
+    #[must_use]
+    pub fn record(self, name: &str, kind: &str, value: &str) -> Self {
+        self.and(format!(
+            "[[dns.zone.\"{ZONE}\".record]]\nname = \"{name}\"\ntype = \"{kind}\"\nvalue = \"{value}\"\nttl = \"1h\""
+        ))
+    }
+
     /// The file.
     pub fn text(&self) -> &str {
         &self.0

@@ -14,6 +14,7 @@ const LONGER: &[(&str, &str)] = &[];
 
 /// Files that may hold `unsafe`, and which system call they need it for.
 const UNSAFE: &[(&str, &str)] = &[
+    ("dns/src/geo/map.rs", "mmap of a file that nobody else can change"),
     ("dns/src/mmsg.rs", "recvmmsg and sendmmsg with the address that was asked"),
     ("dns/tests/no_allocation.rs", "an allocator that counts: the trait is unsafe"),
 ];
@@ -24,6 +25,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("chitchat", &["gossip/src/membership", "node/src/app/logging.rs"]),
     ("sled", &["storage/src/disk"]),
     ("maxminddb", &["dns/src/geo"]),
+    ("memmap2", &["dns/src/geo/map.rs"]),
     (
         concat!("Instant::", "now"),
         &["gossip/src/clock.rs", "dns/src/fixtures.rs", "dns/tests", "dns/benches"],

@@ -133,6 +133,32 @@ fn a_flood_is_limited_but_not_who_is_known() {
 }
 
 #[test]
+fn secrets_rotate_without_a_break() {
+    let terms = |secrets: &[u8]| Terms {
+        cookie_secrets: secrets.iter().map(|byte| CookieSecret([*byte; 16])).collect(),
+        response_rate: Some(ResponseRate { per_second: 1, slip: 0 }),
+        ..Terms::default()
+    };
+    let responder = with_terms(terms(&[1]));
+    let mut clerk = responder.clerk();
+    let mut ask =
+        |cookie: &[u8]| asked(&mut clerk, &query("www", "A").option(10, cookie), OUTSIDE, Transport::Udp);
+    let old = option(&ask(&[1; 8]).unwrap(), 10).unwrap();
+    // Installed, in use, alone. Who shows a cookie of a secret that is known is told one of the first.
+    responder.set_terms(terms(&[1, 2]));
+    assert_eq!(option(&ask(&old).unwrap(), 10), Some(old.clone()));
+    responder.set_terms(terms(&[2, 1]));
+    let new = option(&ask(&old).unwrap(), 10).unwrap();
+    assert_ne!(new, old);
+    responder.set_terms(terms(&[2]));
+    assert_eq!(option(&ask(&new).unwrap(), 10), Some(new));
+    // The old cookie is no excuse any more, and a flood is over its limit whatever becomes of the secrets.
+    while ask(&old).is_some() {}
+    responder.set_terms(terms(&[2, 3]));
+    assert!(ask(&old).is_none());
+}
+
+#[test]
 fn a_zone_is_given_whole_to_those_listed() {
     let mut spec = table_spec();
     let many =

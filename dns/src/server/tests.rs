@@ -7,11 +7,11 @@ use super::*;
 use crate::fixtures::{QueryBytes, Read, responder, start};
 use crate::wire::Rcode;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-struct Running {
-    server: DnsServer,
-    responder: Arc<Responder>,
+pub(super) struct Running {
+    pub(super) server: DnsServer,
+    pub(super) responder: Arc<Responder>,
     /// Dropped after the server.
     _runtime: tokio::runtime::Runtime,
 }
@@ -21,6 +21,7 @@ fn config(listen: &[&str], runtime: &tokio::runtime::Runtime) -> ServerConfig {
         listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
         udp_threads: 2,
         tcp: TcpLimits::default(),
+        tls: None,
         runtime: runtime.handle().clone(),
         clock: Arc::new(start),
     }
@@ -30,7 +31,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-fn serve(listen: &[&str], change: impl FnOnce(&mut ServerConfig)) -> Running {
+pub(super) fn serve(listen: &[&str], change: impl FnOnce(&mut ServerConfig)) -> Running {
     let runtime = runtime();
     let responder = Arc::new(responder());
     let mut config = config(listen, &runtime);
@@ -39,11 +40,11 @@ fn serve(listen: &[&str], change: impl FnOnce(&mut ServerConfig)) -> Running {
     Running { server, responder, _runtime: runtime }
 }
 
-fn query() -> Vec<u8> {
+pub(super) fn query() -> Vec<u8> {
     QueryBytes::new("www.lb.example.com", "A").subnet("10.1.0.0/16").bytes()
 }
 
-fn ask_udp(from: IpAddr, server: SocketAddr, query: &[u8]) -> io::Result<Read> {
+pub(super) fn ask_udp(from: IpAddr, server: SocketAddr, query: &[u8]) -> io::Result<Read> {
     let socket = UdpSocket::bind((from, 0))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     // Connected: an answer from another address than the one asked would not be received.

@@ -33,6 +33,7 @@ fn scene(spec: &TableSpec, state: &State, policy: Policy, answers: usize) -> Sce
         geo: None,
         terms: Arc::default(),
         limiter: None,
+        signatures: None,
     }
 }
 
@@ -230,7 +231,7 @@ fn a_region_that_fills_up_passes_a_growing_share_on() {
         }];
         let table = Arc::new(Table::build(&spec).unwrap());
         let board = Board::new(&table, Arc::new(state));
-        let scene = Scene { board, table, geo: None, terms: Arc::default(), limiter: None };
+        let scene = Scene { board, table, geo: None, terms: Arc::default(), limiter: None, signatures: None };
         let mut rng = SmallRng::seed_from_u64(5);
         let told: Vec<Steering> = (0..DRAWS).map(|_| told(&scene, Family::V4, EU, &mut rng)).collect();
         for told in &told {
@@ -356,7 +357,7 @@ fn equal_distances(spec: &TableSpec) -> bool {
 #[test]
 fn the_scope_tells_the_truth_about_a_geoip_file_too() {
     let Some(folder) = crate::fixtures::geoip_databases() else { return };
-    let geo = Arc::new(GeoIp::load(&folder.join("GeoLite2-City-Test.mmdb")).unwrap());
+    let geo = Arc::new(GeoIp::load(&folder.join("GeoLite2-City-Test.mmdb"), &std::env::temp_dir()).unwrap());
     for policy in [Policy::Nearest, Policy::Latency] {
         let mut scene = scene(&table_spec(), &state(), policy.clone(), 1);
         scene.geo = Some(Arc::clone(&geo));

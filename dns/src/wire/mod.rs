@@ -4,6 +4,7 @@
 //! (values of rarer types, answers read back for people, the client) is hickory's, which only this folder names.
 
 mod client;
+mod padding;
 mod query;
 mod read_back;
 mod reply;
@@ -13,7 +14,8 @@ use std::fmt;
 
 use hickory_proto::rr::Name as HickoryName;
 
-pub use client::addresses;
+pub use client::{Inquiry, addresses, ask_server};
+pub(crate) use padding::pad;
 pub(crate) use query::{HEADER_BYTES, Question, Request, decode};
 pub(crate) use read_back::{ask, read_back};
 pub(crate) use reply::{Extras, Owner, Reply, Section};

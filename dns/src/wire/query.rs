@@ -44,6 +44,8 @@ pub(crate) struct Edns<'m> {
     pub(crate) payload: u16,
     /// Wants signatures (RFC 3225): copied to the answer.
     pub(crate) dnssec_ok: bool,
+    /// Understands NXNAME, and wants NXDOMAIN beside it (RFC 9824 §5.1): copied to the answer.
+    pub(crate) compact_ok: bool,
     /// Where the user is.
     pub(crate) subnet: Option<Subnet>,
     /// The client's cookie and, when it has one, the server's (RFC 7873 §4): 8 bytes, or 16 to 40.
@@ -137,6 +139,7 @@ impl<'m> Reader<'m> {
                 let mut edns = Edns {
                     payload: record.class.max(512),
                     dnssec_ok: record.ttl & 0x8000 != 0,
+                    compact_ok: record.ttl & 0xc000 == 0xc000,
                     subnet: None,
                     cookie: None,
                     nsid: false,

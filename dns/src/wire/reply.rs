@@ -114,7 +114,8 @@ impl<'o, 'm> Reply<'o, 'm> {
             last = out.len() + 10;
         });
         self.counts[section as usize] += set.records();
-        u16::try_from(last).ok()
+        // Farther than that no pointer leads (RFC 1035 §4.1.4).
+        u16::try_from(last).ok().filter(|last| *last < POINTER)
     }
 
     /// Writes addresses of one family into the answer, all or none and then returns false.
@@ -187,6 +188,50 @@ impl<'o, 'm> Reply<'o, 'm> {
         true
     }
 
+    /// Writes one record by the parts of its data, uncompressed, or nothing and returns false.
+    pub(crate) fn record(
+        &mut self,
+        section: Section,
+        owner: Owner<'_>,
+        kind: Kind,
+        ttl: u32,
+        data: [&[u8]; 2],
+    ) -> bool {
+        let length = data[0].len() + data[1].len();
+        if !self.has_room(owner, length, 1) {
+            return false;
+        }
+        push_owner(self.out, owner, POINTER | self.origin);
+        self.out.extend_from_slice(&kind.0.to_be_bytes());
+        self.out.extend_from_slice(&CLASS_IN.to_be_bytes());
+        self.out.extend_from_slice(&ttl.to_be_bytes());
+        self.out.extend_from_slice(&(length as u16).to_be_bytes());
+        data.into_iter().for_each(|part| self.out.extend_from_slice(part));
+        self.counts[section as usize] += 1;
+        true
+    }
+
+    /// Whether so many records of one owner fit, each with so many bytes of data.
+    pub(crate) fn has_room(&self, owner: Owner<'_>, data_bytes: usize, count: usize) -> bool {
+        self.out.len() + count * (owner.length() + 10 + data_bytes) <= self.room
+    }
+
+    /// Where the data of each record behind `start` begins and ends; all are of this owner.
+    pub(crate) fn data_behind(&self, start: usize, owner: Owner<'_>) -> impl Iterator<Item = (usize, usize)> {
+        let mut at = start;
+        std::iter::from_fn(move || {
+            let data = at + owner.length() + 10;
+            let length = self.out.get(data - 2..data)?;
+            at = data + usize::from(u16::from_be_bytes([length[0], length[1]]));
+            Some((data, at))
+        })
+    }
+
+    /// Bytes that were written.
+    pub(crate) fn bytes(&self, start: usize, end: usize) -> &[u8] {
+        self.out.get(start..end).unwrap_or_default()
+    }
+
     /// How many bytes were written so far.
     pub(crate) fn length(&self) -> usize {
         self.out.len()
@@ -233,7 +278,7 @@ impl<'o, 'm> Reply<'o, 'm> {
         head[1..3].copy_from_slice(&Kind::OPT.0.to_be_bytes());
         head[3..5].copy_from_slice(&UDP_PAYLOAD_BYTES.to_be_bytes());
         head[5] = (rcode.0 >> 4) as u8;
-        head[7] = if edns.dnssec_ok { 0x80 } else { 0 };
+        head[7] = u8::from(edns.dnssec_ok) << 7 | u8::from(edns.compact_ok) << 6;
         head[9..].copy_from_slice(&(opt_length(self.request, self.extras) as u16 - 11).to_be_bytes());
         self.out.extend_from_slice(&head);
         if let Some(subnet) = &edns.subnet {

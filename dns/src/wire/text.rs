@@ -13,7 +13,7 @@ use crate::name::{self, Name, NameError};
 use crate::zone::Kind;
 
 /// The mnemonics understood, in questions of `explain` and in static records.
-const MNEMONICS: [(&str, Kind); 27] = [
+const MNEMONICS: [(&str, Kind); 29] = [
     ("A", Kind::A),
     ("NS", Kind::NS),
     ("CNAME", Kind::CNAME),
@@ -23,22 +23,24 @@ const MNEMONICS: [(&str, Kind); 27] = [
     ("MX", Kind::MX),
     ("TXT", Kind::TXT),
     ("AAAA", Kind::AAAA),
-    ("LOC", Kind(29)),
+    ("LOC", Kind::LOC),
     ("SRV", Kind::SRV),
     ("NAPTR", Kind::NAPTR),
-    ("CERT", Kind(37)),
+    ("CERT", Kind::CERT),
     ("DNAME", Kind::DNAME),
     ("DS", Kind::DS),
     ("SSHFP", Kind::SSHFP),
     ("RRSIG", Kind(46)),
     ("NSEC", Kind(47)),
-    ("DNSKEY", Kind(48)),
+    ("DNSKEY", Kind::DNSKEY),
     ("TLSA", Kind::TLSA),
     ("SMIMEA", Kind::SMIMEA),
+    ("CDS", Kind::CDS),
+    ("CDNSKEY", Kind::CDNSKEY),
     ("OPENPGPKEY", Kind::OPENPGPKEY),
     ("SVCB", Kind::SVCB),
     ("HTTPS", Kind::HTTPS),
-    ("URI", Kind(256)),
+    ("URI", Kind::URI),
     ("CAA", Kind::CAA),
     ("ANY", Kind::ANY),
 ];
@@ -93,6 +95,7 @@ pub(crate) fn parse_value(kind: Kind, value: &str, origin: &Name) -> Result<Vec<
             push_u16(&mut wire, port, "port")?;
             push_name(&mut wire, target, origin)?;
         }
+        (Kind::NAPTR, _) => parse_naptr(value, origin, &mut wire)?,
         (Kind::TXT, _) => parse_txt(value, &mut wire)?,
         (Kind::CAA, [flags, tag, _, ..]) => {
             wire.push(flags.parse().map_err(|_| format!("`{flags}` is no number of flags from 0 to 255"))?);
@@ -108,15 +111,36 @@ pub(crate) fn parse_value(kind: Kind, value: &str, origin: &Name) -> Result<Vec<
             };
             wire.extend_from_slice(text);
         }
-        (Kind::DS, [tag, algorithm, digest, hex @ ..]) if !hex.is_empty() => {
+        (Kind::DS, [tag, rest @ ..]) if rest.len() > 2 => {
             push_u16(&mut wire, tag, "key tag")?;
-            for number in [algorithm, digest] {
-                wire.push(number.parse().map_err(|_| format!("`{number}` is no number from 0 to 255"))?);
-            }
-            wire.extend_from_slice(&hexadecimal(hex.iter().copied())?);
+            push_digest(&mut wire, rest, 2)?;
         }
         (Kind::DS, _) => {
             return Err("needs a key tag, algorithm, digest type and digest: `12345 13 2 49fd…`".to_owned());
+        }
+        (Kind::SSHFP, words) if words.len() > 2 => push_digest(&mut wire, words, 2)?,
+        (Kind::SSHFP, _) => {
+            return Err("needs an algorithm, a fingerprint type and a fingerprint: `4 2 49fd…`".to_owned());
+        }
+        (Kind::TLSA | Kind::SMIMEA, words) if words.len() > 3 => push_digest(&mut wire, words, 3)?,
+        (Kind::TLSA | Kind::SMIMEA, _) => {
+            return Err("needs a usage, selector, matching type and data: `3 1 1 49fd…`".to_owned());
+        }
+        (Kind::URI, [priority, weight, _, ..]) => {
+            push_u16(&mut wire, priority, "priority")?;
+            push_u16(&mut wire, weight, "weight")?;
+            match character_strings(after_words(value, 2))?.as_slice() {
+                [target] if !target.is_empty() => wire.extend_from_slice(target),
+                _ => return Err("needs one target in quotes: `10 1 \"https://example.com/\"`".to_owned()),
+            }
+        }
+        (Kind::URI, _) => {
+            return Err("needs priority, weight and a target: `10 1 \"https://example.com/\"`".to_owned());
+        }
+        // Digits in groups, which the library would not put together.
+        (Kind::OPENPGPKEY, words) => wire = parse_by_library(kind, &words.concat(), origin)?,
+        (Kind::CERT, [one, two, three, digits @ ..]) => {
+            wire = parse_by_library(kind, &format!("{one} {two} {three} {}", digits.concat()), origin)?;
         }
         (Kind::A, _) => return Err("needs one IPv4 address: `192.0.2.1`".to_owned()),
         (Kind::AAAA, _) => return Err("needs one IPv6 address: `2001:db8::1`".to_owned()),
@@ -138,12 +162,25 @@ pub(crate) fn parse_value(kind: Kind, value: &str, origin: &Name) -> Result<Vec<
     Ok(wire)
 }
 
+/// From here on types are for private use (RFC 6895 §3.1).
+const FIRST_PRIVATE_TYPE: u16 = 65_280;
+
 /// Leaves room for header, question and OPT in a message of 64 KiB.
 const MAX_DATA_BYTES: usize = 60_000;
 
 fn push_u16(wire: &mut Vec<u8>, text: &str, what: &str) -> Result<(), String> {
     let number: u16 = text.parse().map_err(|_| format!("`{text}` is no {what} from 0 to 65535"))?;
     wire.extend_from_slice(&number.to_be_bytes());
+    Ok(())
+}
+
+/// Numbers of a byte each, then hexadecimal digits, in groups at will.
+fn push_digest(wire: &mut Vec<u8>, words: &[&str], numbers: usize) -> Result<(), String> {
+    let (numbers, hex) = words.split_at_checked(numbers).unwrap_or_default();
+    for number in numbers {
+        wire.push(number.parse().map_err(|_| format!("`{number}` is no number from 0 to 255"))?);
+    }
+    wire.extend_from_slice(&hexadecimal(hex.iter().copied())?);
     Ok(())
 }
 
@@ -182,6 +219,27 @@ fn parse_txt(value: &str, wire: &mut Vec<u8>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// NAPTR: order, preference, three texts and a name (RFC 3403 §4).
+fn parse_naptr(value: &str, origin: &Name, wire: &mut Vec<u8>) -> Result<(), String> {
+    let shape = || "needs order, preference, flags, services, expression and a name: `100 10 \"u\" \"E2U+sip\" \"\" _sip._udp`";
+    let mut words = value.split_ascii_whitespace();
+    let numbers = [words.next(), words.next()];
+    let (texts, replacement) =
+        after_words(value, 2).trim_end().rsplit_once(|c: char| c.is_ascii_whitespace()).ok_or_else(shape)?;
+    let strings = character_strings(texts)?;
+    if strings.len() != 3 || strings.iter().any(|string| string.len() > 255) {
+        return Err(shape().to_owned());
+    }
+    for (number, what) in numbers.into_iter().zip(["order", "preference"]) {
+        push_u16(wire, number.unwrap_or_default(), what)?;
+    }
+    for string in strings {
+        wire.push(string.len() as u8);
+        wire.extend_from_slice(&string);
+    }
+    push_name(wire, replacement, origin)
 }
 
 fn unescape_all(text: &str) -> Result<Vec<u8>, String> {
@@ -255,6 +313,11 @@ fn hexadecimal<'a>(words: impl Iterator<Item = &'a str>) -> Result<Vec<u8>, Stri
 
 /// A type known to the library must have data of that type, since resolvers will read it as such.
 fn check_data(kind: Kind, data: &[u8]) -> Result<(), String> {
+    // Types without a meaning may hold anything, also nothing (RFC 3597 §4). The library gives one to a number for private
+    // use (RFC 6895 §3.1), which only its users can.
+    if kind.0 >= FIRST_PRIVATE_TYPE || matches!(RecordType::from(kind.0), RecordType::Unknown(_)) {
+        return Ok(());
+    }
     let mut decoder = BinDecoder::new(data);
     let length = Restrict::new(data.len() as u16);
     match RData::read(&mut decoder, RecordType::from(kind.0), length) {
@@ -266,7 +329,7 @@ fn check_data(kind: Kind, data: &[u8]) -> Result<(), String> {
 fn parse_by_library(kind: Kind, value: &str, origin: &Name) -> Result<Vec<u8>, String> {
     let mut rdata =
         RData::try_from_str(RecordType::from(kind.0), value).map_err(|error| match kind_to_text(kind) {
-            text if text.starts_with("TYPE") => {
+            text if text.starts_with("TYPE") || kind == Kind::LOC => {
                 format!(r"type {text} is written by its bytes: `\# 4 0A000001`")
             }
             text => format!("is no {text} value: {error}"),
@@ -331,6 +394,19 @@ mod tests {
             ("HTTPS", "0 svc", b"\x00\x00\x03svc\x07example\x03com\x00"),
             ("SVCB", "1 . port=8443 alpn=h2", b"\x00\x01\x00\x00\x01\x00\x03\x02h2\x00\x03\x00\x02\x20\xfb"),
             ("TYPE65280", r"\# 3 0a0B 0c", b"\x0a\x0b\x0c"),
+            ("TYPE65280", r"\# 0", b""),
+            ("TYPE65305", r"\# 2 0a0b", b"\x0a\x0b"),
+            (
+                "NAPTR",
+                r#"1 2 "u" "E2U+sip" "" sip"#,
+                b"\0\x01\0\x02\x01u\x07E2U+sip\0\x03sip\x07example\x03com\0",
+            ),
+            ("SSHFP", "4 2 0a0B 0c", b"\x04\x02\x0a\x0b\x0c"),
+            ("TLSA", "3 1 1 0a0B 0c", b"\x03\x01\x01\x0a\x0b\x0c"),
+            ("HINFO", "\"a b\" c", b"\x03a b\x01c"),
+            ("URI", "10 1 \"ftp://a/\"", b"\0\x0a\0\x01ftp://a/"),
+            ("OPENPGPKEY", "AAAA AAAA", b"\0\0\0\0\0\0"),
+            ("CERT", "1 2 3 AAAA AAAA", b"\0\x01\0\x02\x03\0\0\0\0\0\0"),
             ("DS", "258 13 2 0a0B 0c", b"\x01\x02\x0d\x02\x0a\x0b\x0c"),
             ("A", r"\# 4 c0000201", b"\xc0\x00\x02\x01"),
         ] {

@@ -4,7 +4,6 @@
 //! could not tell again. Everything it waits for is cancel-safe; its handlers do not wait but for chitchat's lock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +25,7 @@ use crate::mesh::tls::Identity;
 use crate::mesh::tunnel::Tunnels;
 use crate::mesh::{Inbound, MemberAddr, Mesh};
 use crate::offset::{self, Offsets};
-use crate::peers::Peers;
+use crate::peers::{Peers, PeersFile};
 use crate::state::key;
 use crate::state::{ClusterView, MemberState, MeshEvent, diff};
 
@@ -52,7 +51,7 @@ pub(super) struct Parts {
     pub(super) reports: mpsc::Sender<LoadReport>,
     pub(super) leaving: mpsc::Receiver<oneshot::Sender<()>>,
     pub(super) peers: Peers,
-    pub(super) peers_path: PathBuf,
+    pub(super) peers_file: PeersFile,
     pub(super) seeds: Seeds,
 }
 
@@ -447,7 +446,7 @@ impl Driver {
             self.peers_dirty = false;
             self.peers_at = now;
             self.parts.peers.forget_old(wall);
-            self.parts.peers.save_beside(&self.parts.peers_path);
+            self.parts.peers_file.write(&self.parts.peers);
         }
         self.connect();
         self.publish();

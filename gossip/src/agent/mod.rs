@@ -33,7 +33,7 @@ use crate::mesh::Mesh;
 use crate::mesh::endpoint::bind_pair;
 use crate::mesh::tls::{Identity, IdentityError};
 use crate::mesh::tunnel::{TunnelAccept, Tunnels};
-use crate::peers::Peers;
+use crate::peers::{Peers, PeersFile};
 use crate::state::{ClusterView, MeshEvent, NodeRecord, PoolSummary, StateError, Verdict};
 use wishes::Wishes;
 
@@ -186,7 +186,7 @@ impl Gossip {
             reports: report,
             leaving,
             peers,
-            peers_path,
+            peers_file: PeersFile::new(peers_path),
             seeds,
         };
         let (driver, view) = driver::Driver::start(parts).await.map_err(failed("membership"))?;

@@ -1,6 +1,8 @@
 //! What the admin API says: JSON shapes, apart from the types of the domain, so that renaming a field there breaks
 //! no script. More keys may come; none goes away or changes its meaning.
 
+pub(crate) mod dns;
+
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/status`: the state of the whole mesh as one node sees it.
@@ -164,6 +166,9 @@ pub(crate) struct Finding {
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
+    /// The file whose line it is, when it is one that the configuration names: a zone file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
 }
 
 /// An error: RFC 9457.
@@ -281,6 +286,36 @@ pub(crate) struct SessionsEnded {
     pub until: String,
     /// Nodes that did not answer. They learn of it when they do.
     pub silent: Vec<String>,
+}
+
+/// `GET /v1/dns/zones/{zone}/ds`: what the parent of a signed zone needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ZoneDs {
+    /// The zone, absolute, with the final dot.
+    pub zone: String,
+    /// Its keys, the one that signs first. Further ones were made while the mesh was cut.
+    pub keys: Vec<DsEntry>,
+}
+
+/// One key of a zone, as its parent names it (RFC 4034 §5).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct DsEntry {
+    /// Whether it signs the zone. All are published, and any of them may stand at the parent.
+    pub active: bool,
+    /// When it was made. RFC 3339.
+    pub made: String,
+    /// A hint at the key; not unique.
+    pub key_tag: u16,
+    /// 13: ECDSA on P-256 with SHA-256.
+    pub algorithm: u8,
+    /// 2: SHA-256.
+    pub digest_type: u8,
+    /// In hexadecimal digits.
+    pub digest: String,
+    /// The public key in base64, for parents that ask for the DNSKEY record.
+    pub public_key: String,
+    /// The whole DS record in presentation format.
+    pub record: String,
 }
 
 /// `GET /v1/consistency`: whether all replicas hold the same.

@@ -13,12 +13,14 @@ pub(crate) mod api;
 mod doorkeeper;
 mod endings;
 mod events;
+mod explain;
 mod problem;
 pub(crate) mod reports;
 mod routes;
 mod server;
 mod sessions;
 mod status;
+mod zones;
 
 use std::sync::Arc;
 
@@ -29,6 +31,7 @@ use storage::intents::Intents;
 use storage::revisions::Revisions;
 use storage::sessions::Sessions;
 use storage::survey::Survey;
+use storage::zone_keys::ZoneKeys;
 use tokio::sync::watch;
 
 pub(crate) use self::access::Token;
@@ -36,6 +39,7 @@ pub(crate) use self::events::EventLog;
 pub(crate) use self::reports::Reports;
 pub(crate) use self::server::{Admin, AdminError};
 use crate::backend::Snapshot;
+use crate::geoip::Geo;
 use crate::proxy::ProxyHandle;
 
 /// What the admin API speaks about.
@@ -54,6 +58,8 @@ pub(crate) struct Context {
     pub(crate) revisions: Revisions,
     /// The operators' orders.
     pub(crate) intents: Intents,
+    /// The keys that zones are signed with.
+    pub(crate) zone_keys: ZoneKeys,
     /// The proxy.
     pub(crate) proxy: Arc<ProxyHandle>,
     /// What the other nodes count.
@@ -64,6 +70,8 @@ pub(crate) struct Context {
     pub(crate) seeds: Vec<String>,
     /// The name server, where there is one.
     pub(crate) dns: Option<Arc<dns::Responder>>,
+    /// Its GeoIP file.
+    pub(crate) geo: Geo,
     /// The clock.
     pub(crate) clock: Clock,
 }

@@ -40,6 +40,7 @@ pub(super) fn findings(report: &Report) -> Vec<Finding> {
             column: entry.column,
             message: entry.message.clone(),
             hint: entry.hint.clone(),
+            file: entry.file.clone(),
         })
         .collect()
 }

@@ -19,7 +19,7 @@ use storage::revisions::{Expected, Revision};
 use super::api::{Applied, Counters, IntentStatus, MemberStatus, PoolStatus, SessionStatus, Status};
 use super::events::Event;
 use super::problem::{Refusal, findings, invalid, problem};
-use super::{Context, endings, sessions, status};
+use super::{Context, endings, explain, sessions, status, zones};
 use crate::backend::Snapshot;
 use crate::config::services;
 use crate::proxy::{Affinity, Cut, End};
@@ -45,9 +45,11 @@ pub(super) fn router(context: Arc<Context>) -> Router {
         .route("/v1/sessions/ends", post(endings::end))
         .route("/v1/sessions/{id}", get(sessions::one))
         .route("/v1/consistency", get(sessions::consistency))
+        .route("/v1/dns/explain", get(explain::explain))
         .route("/v1/intents", get(intents))
         .route("/v1/revisions", post(apply))
         .route("/v1/revisions/current", get(current))
+        .route("/v1/dns/zones/{zone}/ds", get(zones::ds))
         .route("/v1/drains/{kind}/{name}", put(drain).delete(undrain))
         .fallback(async || problem(StatusCode::NOT_FOUND, "there is nothing here; the API is under /v1"))
         .method_not_allowed_fallback(async || {

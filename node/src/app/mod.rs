@@ -13,6 +13,7 @@ mod first_apply;
 mod intents;
 pub(crate) mod logging;
 pub(crate) mod machine;
+mod name_server;
 mod tasks;
 
 use std::io::ErrorKind;
@@ -29,6 +30,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use self::machine::{DataError, DataFolder};
+use self::name_server::NameServer;
 use crate::admin::{self, Admin, AdminError, EventLog, Reports, Token};
 use crate::config::model::NodeConfig;
 use crate::config::services;
@@ -90,10 +92,10 @@ impl StartError {
                 bind_hint(source.kind(), *addr, "[admin] listen (--admin-listen)")
             }
             Self::Dns(dns::BindError::InUse { address, .. }) => {
-                bind_hint(ErrorKind::AddrInUse, *address, "[dns] listen (--dns-listen)")
+                bind_hint(ErrorKind::AddrInUse, *address, DNS_SETTING)
             }
             Self::Dns(dns::BindError::Refused { address, error, .. }) => {
-                bind_hint(error.kind(), *address, "[dns] listen (--dns-listen)")
+                bind_hint(error.kind(), *address, DNS_SETTING)
             }
             Self::Proxy(proxy::StartError::Bind(error)) => error
                 .problems
@@ -104,6 +106,9 @@ impl StartError {
         }
     }
 }
+
+/// Where DNS's sockets are chosen.
+const DNS_SETTING: &str = "[dns] listen (--dns-listen), or tls in [dns],";
 
 fn bind_hint(kind: ErrorKind, addr: SocketAddr, setting: &str) -> Option<String> {
     let (port, ip) = (addr.port(), addr.ip());
@@ -170,6 +175,7 @@ impl App {
             validate: Arc::new(|body| {
                 services::parse("services.toml", body).map(|_| ()).map_err(|report| report.to_string())
             }),
+            make_zone_key: Arc::new(|| dns::SigningKey::generate().ok()),
         })
         .await?;
 
@@ -236,16 +242,24 @@ impl App {
             clock: clock.clone(),
         })?);
         tasks.spawn(tasks::follow_own_drain(gossip.clone(), config.name.clone(), orders.clone()));
-        let (dns, responder) = start_dns(&config, &keyring, &clock)?;
+        tasks.spawn(tasks::want_zone_keys(storage.zone_keys(), registry.changes()));
+        let NameServer { server: dns, responder, geo, dot } =
+            name_server::start(&config, &keyring, &clock, &mut tasks)?;
         if let Some(responder) = &responder {
-            let told = (registry.changes(), gossip.view(), orders);
-            tasks.spawn(steering::follow(responder.clone(), told.0, told.1, told.2, clock.clone()));
+            let (changes, keys) = (registry.changes(), storage.zone_keys().watch());
+            let follow =
+                steering::follow(responder.clone(), changes, gossip.view(), orders, keys, clock.clone());
+            tasks.spawn(follow);
         }
 
         let (bound, sessions) = (proxy.clone(), storage.sessions());
+        let (places, zone_keys) = (geo.clone(), storage.zone_keys());
         let problems = Arc::new(move || {
             let mut problems: Vec<String> = bound.problems().iter().map(ToString::to_string).collect();
             problems.extend(tls.problems());
+            problems.extend(places.problem());
+            problems.extend(dot.problems());
+            problems.extend(zone_keys.problems());
             if sessions.stats().disk_behind {
                 let text = "the store on disk lags behind; sessions are safe in memory and on other nodes";
                 problems.push(text.into());
@@ -270,11 +284,13 @@ impl App {
             survey: storage.survey(),
             revisions: storage.revisions(),
             intents: storage.intents(),
+            zone_keys: storage.zone_keys(),
             proxy: proxy.clone(),
             reports,
             events,
             seeds: config.mesh.seeds.clone(),
             dns: responder,
+            geo,
             clock: clock.clone(),
         });
         let admin = admin.serve(context)?;
@@ -396,51 +412,6 @@ fn source_key(keyring: &Keyring) -> [u8; 32] {
     keys.first().map(|key| key.secret).unwrap_or_default()
 }
 
-type Dns = (Option<dns::DnsServer>, Option<Arc<dns::Responder>>);
-
-fn start_dns(config: &NodeConfig, keyring: &Keyring, clock: &Clock) -> Result<Dns, StartError> {
-    if config.dns_listen.is_empty() {
-        return Ok((None, None));
-    }
-    let responder = Arc::new(dns::Responder::new(dns::Table::empty(), rand::random()));
-    responder.set_terms(dns_terms(config, keyring));
-    if let Some(path) = &config.geoip {
-        match dns::GeoIp::load(path) {
-            Ok(geo) => responder.set_geo(Some(Arc::new(geo))),
-            Err(error) => {
-                tracing::warn!(%error, "users are placed by prefix and by the asked node's region instead")
-            }
-        }
-    }
-    let time = clock.clone();
-    let server = dns::DnsServer::bind(
-        dns::ServerConfig {
-            listen: config.dns_listen.clone(),
-            udp_threads: config.workers.unwrap_or(1).max(1),
-            tcp: dns::TcpLimits::default(),
-            runtime: tokio::runtime::Handle::current(),
-            clock: Arc::new(move || dns::Moment { monotonic: time.now(), unix: time.wall().seconds() }),
-        },
-        responder.clone(),
-    )?;
-    Ok((Some(server), Some(responder)))
-}
-
-/// On which terms strangers are served. Cookies are made with a secret that all nodes derive from the mesh's keys, so
-/// that any of them knows those of the others.
-fn dns_terms(config: &NodeConfig, keyring: &Keyring) -> dns::Terms {
-    let secrets = keyring.derive("meridian dns cookie v1").into_iter().filter_map(|key| {
-        let secret = key.secret.first_chunk::<16>()?;
-        Some(dns::CookieSecret(*secret))
-    });
-    dns::Terms {
-        nsid: config.name.to_string().into_bytes(),
-        cookie_secrets: secrets.collect(),
-        transfer: config.dns_transfer.clone(),
-        response_rate: config.dns_rate,
-    }
-}
-
 fn announce(
     config: &NodeConfig,
     gossip: &Gossip,
@@ -455,6 +426,7 @@ fn announce(
         mesh = %gossip.listen_addr(),
         admin = %config.admin.listen,
         dns = ?dns.map(|server| server.local_addrs()).unwrap_or_default(),
+        dns_tls = ?dns.map(|server| server.tls_addrs()).unwrap_or_default(),
         listeners = proxy.listening().len(),
         open_files = files,
         "started"

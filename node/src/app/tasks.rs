@@ -10,12 +10,14 @@ use gossip::id::NodeName;
 use gossip::state::MeshEvent;
 use storage::Storage;
 use storage::revisions::Revision;
+use storage::zone_keys::ZoneKeys;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::intents;
 use crate::admin::EventLog;
+use crate::backend::Snapshot;
 use crate::config::services;
 use crate::registry::{Current, Orders, Registry};
 
@@ -106,6 +108,19 @@ pub(super) async fn follow_own_drain(gossip: Gossip, me: NodeName, mut orders: w
             draining = ordered;
         }
         if orders.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Says which zones are to have keys, whenever the configuration changes; also on nodes that answer no questions, since it
+/// may be their turn to make one.
+pub(super) async fn want_zone_keys(keys: ZoneKeys, mut changes: watch::Receiver<Arc<Snapshot>>) {
+    loop {
+        let services = changes.borrow_and_update().services.clone();
+        let signed = services.zones.iter().filter(|zone| zone.dnssec).map(|zone| zone.name.clone());
+        keys.want(signed.collect());
+        if changes.changed().await.is_err() {
             return;
         }
     }

@@ -11,11 +11,11 @@ use super::exit::{CliError, Exit};
 use super::output::{aside, hint, json, line};
 use super::{Format, Global, validate};
 use crate::admin::api::Applied;
-use crate::config::read_file;
+use crate::config::{ServicesFile, read_file};
 
 #[derive(Debug, Args)]
 pub(super) struct ApplyArgs {
-    /// A services.toml; `-` reads standard input.
+    /// A services.toml; `-` reads standard input. Zone files that it names are read relative to its folder and go with it.
     file: PathBuf,
     /// Only if the mesh still runs this revision, EPOCH:HASH as `status -o json` shows it; else exit 5.
     #[arg(long, value_name = "EPOCH:HASH", value_parser = revision)]
@@ -23,8 +23,7 @@ pub(super) struct ApplyArgs {
 }
 
 pub(super) async fn run(global: &Global, args: ApplyArgs) -> Result<(), CliError> {
-    let text = read(&args.file)?;
-    validate::services(&args.file.display().to_string(), &text)?;
+    let text = services(&args.file)?;
     let mut headers = Vec::new();
     if let Some(revision) = &args.if_match {
         headers.push(("if-match", format!("\"{revision}\"")));
@@ -36,7 +35,8 @@ pub(super) async fn run(global: &Global, args: ApplyArgs) -> Result<(), CliError
         return json(&applied);
     }
     for warning in &applied.warnings {
-        aside(format_args!("warning: line {}: {}", warning.line, warning.message));
+        let file = warning.file.as_ref().map(|file| format!("{file} ")).unwrap_or_default();
+        aside(format_args!("warning: {file}line {}: {}", warning.line, warning.message));
     }
     let what = if applied.unchanged { "already in force" } else { "applied" };
     line(format_args!("revision {} ({}) {what}", applied.epoch, &applied.hash.get(..12).unwrap_or_default()));
@@ -54,6 +54,13 @@ fn revision(text: &str) -> Result<String, String> {
         _ => drop(text.parse::<RevisionId>().map_err(|error| error.to_string())?),
     }
     Ok(text.to_owned())
+}
+
+/// A services.toml, valid, with the zone files it names put into it.
+pub(super) fn services(file: &std::path::Path) -> Result<String, CliError> {
+    let services = ServicesFile::beside(file, read(file)?);
+    validate::services(&services, file)?;
+    Ok(services.revision())
 }
 
 /// A file's text, or standard input's for `-`.

@@ -6,6 +6,7 @@
 mod apply;
 mod client;
 pub(crate) mod demo;
+mod dns;
 mod drain;
 mod exit;
 mod key;
@@ -84,6 +85,9 @@ enum Command {
     Sessions(sessions::SessionsArgs),
     /// Say whether all replicas of all sessions hold the same.
     Consistency,
+    /// Look at what DNS tells users, and what the parents of zones need to know.
+    #[command(subcommand)]
+    Dns(dns::DnsCommand),
     /// Take no new sessions on a node, backend, region or pool; present sessions stay.
     Drain(drain::DeadlineArgs),
     /// Undo a drain.
@@ -115,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Pools(args) => ask(pools::run(&cli.global, args)),
         Command::Sessions(args) => ask(sessions::run(&cli.global, args)),
         Command::Consistency => ask(sessions::consistency(&cli.global)),
+        Command::Dns(command) => ask(dns::run(&cli.global, command)),
         Command::Drain(args) => ask(drain::drain(&cli.global, args)),
         Command::Undrain(args) => ask(drain::undrain(&cli.global, args)),
     };

@@ -37,7 +37,7 @@ pub(super) fn run(global: &Global, mut args: StartArgs) -> Result<ExitCode, CliE
     let config = load(args.config.as_deref(), &args.overrides)?;
     logging::start(&config.log)
         .map_err(|error| CliError::new(Exit::InvalidConfiguration, error.to_string()))?;
-    let services = args.apply.as_deref().map(read_services).transpose()?;
+    let services = args.apply.as_deref().map(apply::services).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
@@ -62,12 +62,6 @@ fn load(file: Option<&Path>, overrides: &NodeOverrides) -> Result<NodeConfig, Cl
         }
         Err(error) => Err(CliError::new(Exit::Failure, error.to_string())),
     }
-}
-
-fn read_services(file: &Path) -> Result<String, CliError> {
-    let text = apply::read(file)?;
-    validate::services(&file.display().to_string(), &text)?;
-    Ok(text)
 }
 
 async fn serve(

@@ -1,6 +1,6 @@
 //! `meridian validate FILE`: checks a file, asks no node and changes nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -9,7 +9,7 @@ use super::exit::{CliError, Exit};
 use super::output::{json, line};
 use super::{Format, Global, apply};
 use crate::config::node_file::{self, Machine, NodeOverrides};
-use crate::config::{Kind, Report, services};
+use crate::config::{Kind, Report, ServicesFile};
 
 #[derive(Debug, Args)]
 pub(super) struct ValidateArgs {
@@ -35,7 +35,7 @@ pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<ExitCode, CliE
         None => Kind::of(&text),
     };
     let checked = match kind {
-        Kind::Services => services::parse(&name, &text).map(|valid| valid.warnings),
+        Kind::Services => ServicesFile::beside(&args.file, text).validate().map(|valid| valid.warnings),
         Kind::Node => node_file::parse(&name, &text, &NodeOverrides::default(), &Machine::probe())
             .map(|valid| valid.warnings),
     };
@@ -56,12 +56,12 @@ pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<ExitCode, CliE
 }
 
 /// Checks a services.toml before it is sent anywhere; prints what is wrong with it.
-pub(super) fn services(name: &str, text: &str) -> Result<(), CliError> {
-    match services::parse(name, text) {
+pub(super) fn services(services: &ServicesFile, file: &Path) -> Result<(), CliError> {
+    match services.validate() {
         Ok(_) => Ok(()),
         Err(report) => {
             show(&report);
-            Err(invalid(name))
+            Err(invalid(&file.display().to_string()))
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::report::{Report, Severity};
+use super::report::{Report, Severity, Source};
 
 /// A part of the text, in bytes.
 pub(super) type Span = Range<usize>;
@@ -27,6 +28,8 @@ struct Fault {
     kind: Kind,
     severity: Severity,
     span: Option<Span>,
+    /// The place in another text, which the one at `span` names.
+    within: Option<(Arc<Source>, Span)>,
     message: String,
     hint: Option<String>,
 }
@@ -87,14 +90,30 @@ impl Diagnostics {
         self.add(Kind::Present, Severity::Error, span, message.into(), hint);
     }
 
+    /// What stands in another text is wrong; `span` names that text.
+    pub(super) fn fault_in(
+        &self,
+        severity: Severity,
+        span: Span,
+        within: (&Arc<Source>, Span),
+        message: String,
+    ) {
+        let within = Some((Arc::clone(within.0), within.1));
+        self.push(Fault { kind: Kind::Present, severity, span: Some(span), within, message, hint: None });
+    }
+
     fn add(&self, kind: Kind, severity: Severity, span: Option<Span>, message: String, hint: Option<String>) {
+        self.push(Fault { kind, severity, span, within: None, message, hint });
+    }
+
+    fn push(&self, fault: Fault) {
         let (mut errors, mut warnings) = (self.errors.borrow_mut(), self.warnings.borrow_mut());
-        let faults = match severity {
+        let faults = match fault.severity {
             Severity::Error => &mut *errors,
             Severity::Warning => &mut *warnings,
         };
         if faults.len() < MAX_FAULTS {
-            faults.push(Fault { kind, severity, span, message, hint });
+            faults.push(fault);
         } else {
             self.dropped.set(self.dropped.get() + 1);
         }
@@ -103,6 +122,11 @@ impl Diagnostics {
     /// Whether anything is wrong so far.
     pub(super) fn has_errors(&self) -> bool {
         !self.errors.borrow().is_empty()
+    }
+
+    /// How many errors there are so far.
+    pub(super) fn errors(&self) -> usize {
+        self.errors.borrow().len() + self.dropped.get()
     }
 
     /// Whether the text was no TOML somewhere, so that what is absent from it may only have been misread.
@@ -128,14 +152,20 @@ impl Diagnostics {
         }
         let worst = faults.iter().map(|fault| fault.severity).min();
         let more = faults.len().saturating_sub(Report::MAX_ENTRIES) + self.dropped.get();
-        let start = |fault: &Fault| fault.span.as_ref().map_or(usize::MAX, |span| span.start);
+        let start = |fault: &Fault| {
+            let within = fault.within.as_ref().map_or(0, |(_, span)| span.start);
+            (fault.span.as_ref().map_or(usize::MAX, |span| span.start), within)
+        };
         // Where there is no room for all, no warning takes an error's place.
         faults.sort_by_key(|fault| (fault.severity, start(fault)));
         faults.truncate(Report::MAX_ENTRIES);
         faults.sort_by_key(start);
         let mut report = Report::empty(source_name, text);
-        for fault in faults {
-            report.push(fault.severity, fault.span, fault.message, fault.hint);
+        for Fault { severity, span, within, message, hint, .. } in faults {
+            match within {
+                Some((source, span)) => report.push_in(&source, severity, span, message, hint),
+                None => report.push(severity, span, message, hint),
+            }
         }
         if let (Some(severity), 1..) = (worst, more) {
             report.push(severity, None, format!("and {more} more"), None);

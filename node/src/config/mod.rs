@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A file is validated whole: all its errors are found in one pass, and a file with an error changes nothing (I12).
-//! Nothing here touches the machine but [`read_file`], [`node_file::load`] and [`node_file::Machine::probe`].
+//! Nothing here touches the machine but [`read_file`], [`ServicesFile::read`], [`node_file::load`] and [`node_file::Machine::probe`].
 
 mod diagnostics;
 mod file;
@@ -17,11 +17,13 @@ pub mod prefixes;
 mod read;
 mod report;
 pub mod services;
+mod services_file;
 mod suggest;
 mod walk;
 
 pub use file::{Kind, read_file};
 pub use report::{Entry, Report, Severity};
+pub use services_file::ServicesFile;
 
 /// The data folder when nobody names one.
 pub fn default_data() -> std::path::PathBuf {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use gossip::id::NameError;
 use ipnet::IpNet;
 
+use super::model::CertificateFiles;
 use super::suggest;
 use super::walk::{At, Value};
 
@@ -21,6 +22,15 @@ pub(super) fn text(value: &Value<'_>) -> Option<String> {
         return None;
     }
     Some(text.to_owned())
+}
+
+/// PEM files: `{ cert, key }`.
+pub(super) fn certificate(value: &Value<'_>) -> Option<CertificateFiles> {
+    let mut table = value.table()?;
+    let cert = table.required("cert", path);
+    let key = table.required("key", path);
+    table.finish();
+    Some(CertificateFiles { cert: cert?, key: key? })
 }
 
 /// A path in the file system.

@@ -32,6 +32,9 @@ pub struct Entry {
     /// What may help.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The file whose line it is, when it is not the one that was asked about but one that it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
 }
 
 /// All faults of one file with the text they are in. Never more than [`Report::MAX_ENTRIES`].
@@ -41,8 +44,8 @@ pub struct Entry {
 pub struct Report {
     source: Arc<Source>,
     entries: Vec<Entry>,
-    /// Where each entry's caret goes; never past the end of its line.
-    carets: Vec<Option<Range<usize>>>,
+    /// Where each entry's caret goes: the text, and a part of it that never goes past the end of its line.
+    carets: Vec<Option<(Arc<Source>, Range<usize>)>>,
 }
 
 impl Report {
@@ -51,8 +54,7 @@ impl Report {
 
     /// A report without a fault.
     pub fn empty(source_name: &str, text: &str) -> Self {
-        let source = Source { name: source_name.into(), text: text.into() };
-        Self { source: Arc::new(source), entries: Vec::new(), carets: Vec::new() }
+        Self { source: Arc::new(Source::new(source_name, text)), entries: Vec::new(), carets: Vec::new() }
     }
 
     /// Adds a fault at the bytes `span` of the text, or nowhere in it.
@@ -63,10 +65,37 @@ impl Report {
         message: String,
         hint: Option<String>,
     ) {
-        let caret = span.map(|span| self.source.caret(span));
-        let (line, column) = caret.as_ref().map_or((0, 0), |caret| self.source.position(caret.start));
+        let source = Arc::clone(&self.source);
+        self.add(severity, span.map(|span| (source, span)), message, hint, None);
+    }
+
+    /// Adds a fault at the bytes `span` of another text, which the file names.
+    pub(super) fn push_in(
+        &mut self,
+        source: &Arc<Source>,
+        severity: Severity,
+        span: Range<usize>,
+        message: String,
+        hint: Option<String>,
+    ) {
+        self.add(severity, Some((Arc::clone(source), span)), message, hint, Some(source.name.clone()));
+    }
+
+    fn add(
+        &mut self,
+        severity: Severity,
+        place: Option<(Arc<Source>, Range<usize>)>,
+        message: String,
+        hint: Option<String>,
+        file: Option<String>,
+    ) {
+        let caret = place.map(|(source, span)| {
+            let caret = source.caret(span);
+            (source, caret)
+        });
+        let (line, column) = caret.as_ref().map_or((0, 0), |(source, caret)| source.position(caret.start));
         let (message, hint) = (harmless(&message), hint.as_deref().map(harmless));
-        self.entries.push(Entry { severity, line, column, message, hint });
+        self.entries.push(Entry { severity, line, column, message, hint, file });
         self.carets.push(caret);
     }
 
@@ -92,7 +121,7 @@ impl Report {
         let handler = GraphicalReportHandler::new_themed(theme).with_context_lines(0).with_links(false);
         let mut out = String::new();
         for (entry, caret) in self.entries.iter().zip(&self.carets) {
-            let fault = Fault::new(entry, caret.clone(), &self.source);
+            let fault = Fault::new(entry, caret.as_ref());
             // A String takes everything, and the carets lie within the text.
             let mut text = String::new();
             handler.render_report(&mut text, &fault).expect("a caret within the text");
@@ -130,13 +159,18 @@ impl std::error::Error for Report {}
 /// At most this much of a line is shown on either side of a caret's beginning.
 const LONG_LINE_BYTES: usize = 200;
 
+/// A text that faults point into, under the name that people know it by.
 #[derive(Debug, PartialEq, Eq)]
-struct Source {
+pub(super) struct Source {
     name: String,
     text: String,
 }
 
 impl Source {
+    pub(super) fn new(name: &str, text: &str) -> Self {
+        Self { name: harmless(name).replace(['\n', '\t'], "?"), text: text.into() }
+    }
+
     /// The part of `span` that lies in the excerpt of its first line. Never empty: it may point past the line's end.
     fn caret(&self, span: Range<usize>) -> Range<usize> {
         let start = self.text.floor_char_boundary(span.start);
@@ -185,10 +219,13 @@ struct Fault<'a> {
 }
 
 impl<'a> Fault<'a> {
-    fn new(entry: &'a Entry, caret: Option<Range<usize>>, source: &'a Source) -> Self {
-        let excerpt = caret.as_ref().map_or(0..0, |caret| source.excerpt(caret.start));
+    fn new(entry: &'a Entry, caret: Option<&'a (Arc<Source>, Range<usize>)>) -> Self {
+        let Some((source, caret)) = caret else {
+            return Self { entry, caret: None, file: "", line: String::new(), line_start: 0 };
+        };
+        let excerpt = source.excerpt(caret.start);
         let line = harmless(&source.text[excerpt.clone()]) + " ";
-        Self { entry, caret, file: &source.name, line, line_start: excerpt.start }
+        Self { entry, caret: Some(caret.clone()), file: &source.name, line, line_start: excerpt.start }
     }
 }
 
@@ -302,6 +339,16 @@ mod tests {
         report.push(Severity::Warning, None, "odd".into(), None);
         assert_eq!(report.to_string(), "  ! warning: odd\n");
         assert_eq!((place(&report), report.has_errors()), ((0, 0), false));
+    }
+
+    #[test]
+    fn a_fault_of_another_file_is_shown_with_its_name_and_line() {
+        let mut report = report("file = \"b.zone\"", 0..4, None);
+        let other = Arc::new(Source::new("b.zone", "@ NS ns\n@ MX x\n"));
+        report.push_in(&other, Severity::Warning, 13..14, "odd".into(), None);
+        let shown = report.to_string();
+        assert!(shown.contains("[x.toml:1:1]") && shown.contains("[b.zone:2:6]\n 2 | @ MX x\n"), "{shown}");
+        assert_eq!(report.entries()[1].file.as_deref(), Some("b.zone"));
     }
 
     #[test]

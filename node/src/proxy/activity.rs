@@ -78,6 +78,8 @@ pub(super) struct Activity {
     unread_millis: AtomicU64,
     /// Looks in a row at which bytes waited for the client and next to none had moved.
     slow_looks: AtomicU32,
+    /// It was cut because its client took too little.
+    too_slow: AtomicBool,
     /// The answers of an HTTP/2 connection.
     windows: Windows,
 }
@@ -129,6 +131,7 @@ impl Activity {
             half_closed_millis: AtomicU64::new(u64::MAX),
             unread_millis: AtomicU64::new(u64::MAX),
             slow_looks: AtomicU32::new(0),
+            too_slow: AtomicBool::new(false),
             windows: Windows::default(),
         }
     }
@@ -227,8 +230,17 @@ impl Activity {
             }
             IDLE => Verdict::Wait(left(KEEP_ALIVE).min(LOOK_IDLE)),
             READS_HEAD => Verdict::Wait(left(HEAD).min(LOOK)),
-            _ => self.verdict_of_busy(now, left(STALLED).is_zero(), look()),
+            _ => {
+                let verdict = self.verdict_of_busy(now, left(STALLED).is_zero(), look());
+                self.too_slow.store(verdict == Verdict::Cut(Cut::Unread), Ordering::Relaxed);
+                verdict
+            }
         }
+    }
+
+    /// Whether its requests end because the client took too little of their answers.
+    pub(super) fn is_too_slow(&self) -> bool {
+        self.too_slow.load(Ordering::Relaxed)
     }
 
     fn verdict_of_busy(&self, now: Instant, stalled: bool, peer: Peer) -> Verdict {

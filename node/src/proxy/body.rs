@@ -51,7 +51,20 @@ impl From<Incoming> for Unsent {
     }
 }
 
-impl Unsent {
+impl Body for Unsent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.read.pop_front() {
+            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            None => Pin::new(&mut self.incoming).poll_frame(cx),
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
         self.read.is_empty() && self.incoming.is_end_stream()
     }
@@ -60,13 +73,6 @@ impl Unsent {
         let read: u64 = self.read.iter().map(|data| data.len() as u64).sum();
         let rest = self.incoming.size_hint();
         rest.exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(read + rest))
-    }
-
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.read.pop_front() {
-            Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
-            None => Pin::new(&mut self.incoming).poll_frame(cx),
-        }
     }
 }
 
@@ -141,7 +147,7 @@ impl Body for RequestBody {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(body) => {
                 let Some(rest) = &mut body.rest else { return Poll::Ready(None) };
-                let frame = rest.poll_frame(cx);
+                let frame = Pin::new(&mut *rest).poll_frame(cx);
                 body.upload.waiting(frame.is_pending());
                 let mut frame = ready!(frame);
                 let done = frame.is_none() || rest.is_end_stream();
@@ -302,7 +308,7 @@ impl Body for ResponseBody {
                     relayed.complete();
                 }
             }
-            Some(Err(_)) => relayed.record.end(End::UpstreamReset),
+            Some(Err(error)) => relayed.record.end(End::of_broken(error)),
         }
         Poll::Ready(frame)
     }

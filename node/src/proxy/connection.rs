@@ -7,6 +7,7 @@
 //!                          └─ http2
 //! ```
 use std::cell::RefCell;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -18,7 +19,7 @@ use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_rustls::server::TlsStream;
@@ -27,7 +28,7 @@ use super::accept::{Slot, Stay};
 use super::activity::{Activity, FIRST_LOOK, Verdict, Watched, look};
 use super::body::ResponseBody;
 use super::http::{self, Door, Wire};
-use super::opening::{Again, Opening, Seen};
+use super::opening::{Opening, Seen};
 use super::outcome::{Cut, End};
 use super::worker::Worker;
 
@@ -89,17 +90,16 @@ pub(super) async fn plain(client: Client) {
     let watched =
         || Watched::new(client.socket.clone(), client.activity.clone(), client.worker.clock().clone());
     if let Some(first) = http1(&client, watched(), true).await {
-        http2(&client, Again::new(first, watched())).await;
+        let again = io::Cursor::new(first).chain(watched());
+        http2(&client, tokio::io::join(again, watched())).await;
     }
 }
 
 /// Serves a connection whose TLS handshake is done, in the protocol that was agreed on (ALPN).
-pub(super) async fn secured<S>(client: Client, stream: TlsStream<S>)
+pub(super) async fn secured<S>(client: Client, stream: Box<TlsStream<S>>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    // It is moved often from here on, and is large.
-    let stream = Box::new(stream);
     match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => http2(&client, stream).await,
         _ => drop(http1(&client, stream, false).await),
@@ -114,8 +114,7 @@ where
 {
     let seen = Arc::new(Seen::default());
     let door = client.door(Wire::Http1, &seen);
-    let mut io =
-        Opening::new(Again::new(Vec::new(), io), client.activity.clone(), seen.clone(), detects_http2);
+    let mut io = Opening::new(io, client.activity.clone(), seen.clone(), detects_http2);
     loop {
         let at = door.clone();
         let service = service_fn(move |request| http::serve(at.clone(), request));
@@ -133,9 +132,12 @@ where
         let Some(parts) = parts else { break };
         io = parts.io.into_inner();
         client.worker.shared.counters.rested.fetch_add(1, Ordering::Relaxed);
-        if !parts.read_buf.is_empty() {
+        let came = !parts.read_buf.is_empty();
+        io.put_back(&parts.read_buf);
+        // Even empty it holds all its room.
+        drop(parts.read_buf);
+        if came {
             // It came with the last request, so nobody has counted its time yet.
-            io.put_back(&parts.read_buf);
             client.activity.awaits_head(client.worker.clock().now());
         } else if !rests(client).await {
             let _ = tokio::time::timeout(CLOSING, io.shutdown()).await;
@@ -173,7 +175,8 @@ where
     client.activity.multiplex(client.worker.clock().now());
     let door = client.door(Wire::Http2, &Arc::default());
     let at = door.clone();
-    let service = service_fn(move |request| http::serve(at.clone(), request));
+    // In a box, since hyper moves it some seven times on its way to a task of its own, and it takes several kilobytes.
+    let service = service_fn(move |request| Box::pin(http::serve(at.clone(), request)));
     let mut builder = hyper::server::conn::http2::Builder::new(OnWorker);
     builder
         .timer(TokioTimer::new())

@@ -44,7 +44,6 @@ pub(super) struct Answer {
     /// The connection, when it may be used again.
     pub(super) lease: Option<Lease>,
     pub(super) in_flight: Option<InFlight>,
-    pub(super) seat: Seat,
     /// Whose answer it is; unknown when an old far end does not say.
     pub(super) backend: Option<BackendId>,
     pub(super) tries: u32,
@@ -73,16 +72,16 @@ enum Try {
     Answered(Response<Inbound>, Option<Lease>, Option<InFlight>, Option<BackendId>),
     /// Nothing reached the backend.
     NotSent,
-    /// It broke after the request was sent and before any byte of an answer.
-    Broke,
+    /// It broke so after the request was sent and before there was an answer.
+    Broke(End),
     /// It is over for another reason.
     Over(End),
 }
 
-/// Gets an answer for the request from `seat`, or from another one that `usher` finds.
+/// Gets an answer for the request from `seat`, or from another one that `usher` finds and that takes its place.
 pub(super) async fn exchange(
     usher: &Usher<'_>,
-    mut seat: Seat,
+    seat: &mut Seat,
     outgoing: &mut Outgoing,
     crossing: &Crossing<'_>,
 ) -> Result<Answer, Failure> {
@@ -97,11 +96,11 @@ pub(super) async fn exchange(
             worker.shared.counters.retries.fetch_add(1, Ordering::Relaxed);
         }
         let admitted = match seat.place {
-            Place::Direct(_) => match admit_now(usher, &seat) {
+            Place::Direct(_) => match admit_now(usher, seat) {
                 Some(in_flight) => Some(in_flight),
-                None => match Box::pin(admit(usher, &mut seat, &tried)).await {
+                None => match Box::pin(admit(usher, seat, &tried)).await {
                     Ok(in_flight) => Some(in_flight),
-                    Err(end) => return Err(Failure::new(end, &seat, tries)),
+                    Err(end) => return Err(Failure::new(end, seat, tries)),
                 },
             },
             Place::Tunnel(..) => None,
@@ -109,25 +108,25 @@ pub(super) async fn exchange(
         let at = seat.place.backend();
         let direct = admitted.is_some();
         let went = match (at, admitted) {
-            (Some(at), Some(in_flight)) => direct_try(usher, &mut seat, at, in_flight, outgoing).await,
-            _ => Box::pin(crossing_try(usher, &mut seat, outgoing, crossing)).await,
+            (Some(at), Some(in_flight)) => direct_try(usher, seat, at, in_flight, outgoing).await,
+            _ => Box::pin(crossing_try(usher, seat, outgoing, crossing)).await,
         };
-        let end = match went {
+        let (end, sent) = match went {
             Try::Answered(mut response, lease, in_flight, backend) => {
                 let fields = Fields::of(response.headers());
                 if let (true, Some(at)) = (direct, at) {
                     let address = seat.pool.backends[at].config.address;
                     headers::hide_inside(response.headers_mut(), fields, address);
                 }
-                return Ok(Answer { response, fields, lease, in_flight, seat, backend, tries });
+                return Ok(Answer { response, fields, lease, in_flight, backend, tries });
             }
-            Try::Over(end) => return Err(Failure::new(end, &seat, tries)),
-            Try::NotSent => End::ConnectFailed,
-            Try::Broke => End::UpstreamReset,
+            Try::Over(end) => return Err(Failure::new(end, seat, tries)),
+            Try::NotSent => (End::ConnectFailed, false),
+            Try::Broke(end) => (end, true),
         };
-        let failure = Failure::new(end, &seat, tries);
+        let failure = Failure::new(end, seat, tries);
         let bound = seat.session.as_ref().is_some_and(super::session::Session::is_assigned);
-        if end == End::UpstreamReset {
+        if sent {
             if left == 0 || !outgoing.is_replayable() || !worker.take_retry(usher.service) {
                 return Err(failure);
             }
@@ -154,12 +153,12 @@ pub(super) async fn exchange(
             Place::Tunnel(region, None) => tried.regions.push(region.clone()),
             _ => tried.backends.extend(at.map(|at| seat.pool.backends[at].config.id)),
         }
-        seat = match Box::pin(usher.another(seat, &tried)).await {
-            Ok(seat) => seat,
+        match Box::pin(usher.another(seat, &tried)).await {
+            Ok(()) => {}
             // That nothing is left to try is less telling than what was met.
             Err(End::NoBackend) => return Err(failure),
             Err(end) => return Err(Failure { end, ..failure }),
-        };
+        }
     }
 }
 
@@ -249,9 +248,9 @@ async fn direct_try(
             }
             // A kept connection that the backend closed meanwhile says nothing of the backend.
             Sent::Unsent if reused => {}
-            Sent::Broke if reused && outgoing.is_replayable() => {}
+            Sent::Broke(_) if reused && outgoing.is_replayable() => {}
             // It goes on elsewhere where it is told to stop: a full or leaving backend is not a broken one.
-            Sent::Refused if !outgoing.is_at_hand() => return Try::Broke,
+            Sent::Refused if !outgoing.is_at_hand() => return Try::Broke(End::UpstreamReset),
             Sent::Refused if rounds < REFUSALS_MAX => kept = kept_now(),
             Sent::Refused => return Try::NotSent,
             Sent::Unsent => {
@@ -259,10 +258,10 @@ async fn direct_try(
                 worker.failed(&pool, backend);
                 return Try::NotSent;
             }
-            Sent::Broke => {
+            Sent::Broke(end) => {
                 worker.measured(backend, began, Went::Wrong);
                 worker.failed(&pool, backend);
-                return Try::Broke;
+                return Try::Broke(end);
             }
             Sent::TimedOut => {
                 worker.measured(backend, began, Went::Wrong);
@@ -333,20 +332,19 @@ async fn crossing_try(
             }
         }
         Sent::Unsent | Sent::Refused => Try::NotSent,
-        Sent::Broke => Try::Broke,
+        Sent::Broke(end) => Try::Broke(end),
         Sent::TimedOut => Try::Over(End::UpstreamTimeout),
         Sent::ClientFailed(end) => Try::Over(end),
     }
 }
 
 /// What became of one request on one connection.
-#[expect(clippy::large_enum_variant, reason = "it lives for a moment, and a box would cost every request")]
 enum Sent {
     Answered(Response<Inbound>),
     Unsent,
     /// Sent, but the backend says that it did not begin with it.
     Refused,
-    Broke,
+    Broke(End),
     TimedOut,
     /// The client did not send all of its request: the backend is not to blame.
     ClientFailed(End),
@@ -359,7 +357,7 @@ impl From<http1::Failure> for Sent {
             http1::Failure::TimedOut => Self::TimedOut,
             http1::Failure::Broke(error) => {
                 tracing::debug!(%error, "a backend connection broke");
-                Self::Broke
+                Self::Broke(End::of_broken(&error))
             }
         }
     }
@@ -386,7 +384,7 @@ async fn send(usher: &Usher<'_>, sender: Sender, outgoing: &mut Outgoing, to: So
 
 async fn send_driven(usher: &Usher<'_>, mut sender: Driven, outgoing: &mut Outgoing, to: SocketAddr) -> Sent {
     let min_rate = outgoing.min_rate(usher.service, sender.form());
-    let Some(request) = outgoing.request(sender.form(), to) else { return Sent::Broke };
+    let Some(request) = outgoing.request(sender.form(), to) else { return Sent::Broke(End::UpstreamReset) };
     let upload = outgoing.upload();
     let mut patience = Patience::new(usher.service.timeout.response, min_rate, upload);
     let answer = {
@@ -407,7 +405,7 @@ async fn send_driven(usher: &Usher<'_>, mut sender: Driven, outgoing: &mut Outgo
     match answer {
         Ok(mut response) => {
             if sender.form() == Form::Http1 && !headers::settle_length(response.headers_mut()) {
-                return Sent::Broke;
+                return Sent::Broke(End::UpstreamMalformed);
             }
             Sent::Answered(response.map(|incoming| Inbound::Driven(incoming, Some(sender))))
         }
@@ -434,7 +432,8 @@ async fn unsent(mut error: TrySendError<Request<RequestBody>>, outgoing: &mut Ou
         }
         None => {
             tracing::debug!(error = %error.error(), "a backend connection broke");
-            outgoing.upload().and_then(|upload| upload.broke()).map_or(Sent::Broke, Sent::ClientFailed)
+            let end = if error.error().is_parse() { End::UpstreamMalformed } else { End::UpstreamReset };
+            outgoing.upload().and_then(|upload| upload.broke()).map_or(Sent::Broke(end), Sent::ClientFailed)
         }
     }
 }

@@ -66,7 +66,9 @@ fn status(end: End) -> u16 {
         End::QueueFull | End::NoBackend | End::SessionRefused | End::ConnectFailed | End::UpstreamReset => {
             UNAVAILABLE
         }
-        End::BadRequest | End::BadProxyHeader | End::BadClientHello | End::Ok => INTERNAL,
+        End::UpstreamMalformed | End::BadRequest | End::BadProxyHeader | End::BadClientHello | End::Ok => {
+            INTERNAL
+        }
     }
 }
 

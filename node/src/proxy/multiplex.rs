@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use super::body::RequestBody;
 use super::connection::OnWorker;
 use super::secure::{Via, same};
-use super::settings::Announced;
+use super::settings::announced;
 use super::upstream::{ConnectError, Form, connect_tcp};
 use crate::config::model::PoolProtocol;
 
@@ -268,7 +268,7 @@ async fn handshake<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let (stream, connects) = Announced::new(stream);
+    let (stream, connects) = announced(stream);
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     let streams_max = Rc::new(Cell::new(STREAMS_MAX));
     let limit = streams_max.clone();

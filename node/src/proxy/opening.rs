@@ -49,6 +49,8 @@ pub(super) struct Opening<T> {
     io: T,
     activity: Arc<Activity>,
     seen: Arc<Seen>,
+    /// Bytes that were put back.
+    again: Vec<u8>,
     /// The first bytes while they are too few to tell.
     first: Option<Vec<u8>>,
     head: Head,
@@ -57,7 +59,14 @@ pub(super) struct Opening<T> {
 impl<T> Opening<T> {
     /// `detects_http2`: whether a client may begin with HTTP/2; where ALPN agreed on HTTP/1.1 it may not.
     pub(super) fn new(io: T, activity: Arc<Activity>, seen: Arc<Seen>, detects_http2: bool) -> Self {
-        Self { io, activity, seen, first: detects_http2.then(Vec::new), head: Head::default() }
+        Self {
+            io,
+            activity,
+            seen,
+            again: Vec::new(),
+            first: detects_http2.then(Vec::new),
+            head: Head::default(),
+        }
     }
 
     fn look(&mut self, bytes: &[u8]) {
@@ -70,10 +79,23 @@ impl<T> Opening<T> {
     }
 }
 
-impl<T> Opening<Again<T>> {
-    /// Takes back bytes that nobody used.
+impl<T: AsyncRead + Unpin> Opening<T> {
+    /// Takes back bytes that nobody used; the next reads bring them.
     pub(super) fn put_back(&mut self, bytes: &[u8]) {
-        self.io.first.splice(..0, bytes.iter().copied());
+        self.again.splice(..0, bytes.iter().copied());
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.again.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let fits = self.again.len().min(buf.remaining());
+        buf.put_slice(&self.again[..fits]);
+        self.again.drain(..fits);
+        if self.again.is_empty() {
+            self.again = Vec::new();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -85,7 +107,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Opening<T> {
     ) -> Poll<io::Result<()>> {
         loop {
             let before = buf.filled().len();
-            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+            ready!(self.poll_bytes(cx, buf))?;
             let read = &buf.filled()[before..];
             let Some(first) = &mut self.first else {
                 self.look(read);
@@ -120,64 +142,6 @@ impl<T: AsyncRead + Unpin> AsyncRead for Opening<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Opening<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-/// Bytes that were read already, before those that a stream still brings.
-#[derive(Debug)]
-pub(super) struct Again<T> {
-    first: Vec<u8>,
-    io: T,
-}
-
-impl<T> Again<T> {
-    pub(super) fn new(first: Vec<u8>, io: T) -> Self {
-        Self { first, io }
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Again<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
-        }
-        let fits = self.first.len().min(buf.remaining());
-        buf.put_slice(&self.first[..fits]);
-        self.first.drain(..fits);
-        if self.first.is_empty() {
-            self.first = Vec::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Again<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }

@@ -1,4 +1,5 @@
 //! How requests end: exactly one reason each, counted.
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gossip::id::ServiceName;
@@ -26,7 +27,7 @@ reasons! {
         Ok = "ok",
         /// The client went away before the end.
         ClientGone = "client_gone",
-        /// The client sent its request more slowly than it is waited for.
+        /// The client sent its request, or took its answer, more slowly than it is waited for.
         SlowClient = "slow_client",
         /// An allow or deny list refused the client.
         Denied = "denied",
@@ -42,7 +43,9 @@ reasons! {
         ConnectFailed = "connect_failed",
         /// The backend broke the connection before its answer was complete.
         UpstreamReset = "upstream_reset",
-        /// The backend did not begin its answer in time.
+        /// What the backend answered cannot be understood.
+        UpstreamMalformed = "upstream_malformed",
+        /// The backend did not begin its answer in time, or fell silent within it.
         UpstreamTimeout = "upstream_timeout",
         /// The caller's own deadline (grpc-timeout) passed before the backend began its answer.
         Deadline = "deadline",
@@ -62,6 +65,17 @@ reasons! {
         Redirected = "redirected",
         /// It asked something of the node itself, which answered.
         Answered = "answered",
+    }
+}
+
+impl End {
+    /// When the backend's answer ended in an error.
+    pub(super) fn of_broken(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData => Self::UpstreamMalformed,
+            io::ErrorKind::TimedOut => Self::UpstreamTimeout,
+            _ => Self::UpstreamReset,
+        }
     }
 }
 

@@ -39,27 +39,14 @@ enum Payload {
 }
 
 impl Outgoing {
-    /// Takes a client's request. The body of an idempotent one is read first when it is small, so that it can be sent
-    /// again.
-    ///
-    /// # Errors
-    /// `ClientGone` when such a body does not arrive within `patience`.
-    pub(super) async fn new(
-        request: Request<Incoming>,
-        added: Added,
-        patience: Duration,
-    ) -> Result<Self, End> {
+    /// Takes a client's request.
+    pub(super) fn new(request: Request<Incoming>, added: Added) -> Self {
         let (mut head, body) = request.into_parts();
         let idempotent = is_idempotent(&head.method);
-        let exact = body.size_hint().exact();
         let body = if body.is_end_stream() {
             Payload::Empty
-        } else if idempotent && exact.is_some_and(|bytes| bytes <= REPLAY_MAX_BYTES) {
-            let collected = Box::pin(tokio::time::timeout(patience, body.collect())).await;
-            let collected = collected.map_err(|_| End::ClientGone)?.map_err(|_| End::ClientGone)?;
-            Payload::Whole(collected.to_bytes())
         } else {
-            if exact.is_none() {
+            if body.size_hint().exact().is_none() {
                 // Else a GET with a body of unknown length would lose it on the way.
                 head.headers.remove(CONTENT_LENGTH);
                 head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -67,7 +54,28 @@ impl Outgoing {
             Payload::Stream(Some(body.into()), Rc::default())
         };
         let switches = head.headers.contains_key(UPGRADE);
-        Ok(Self { head: Some(head), body, idempotent, switches, added })
+        Self { head: Some(head), body, idempotent, switches, added }
+    }
+
+    /// Whether its body is to be [`read`](Self::read) first, so that it can be sent again: it is idempotent, and small.
+    pub(super) fn is_worth_reading(&self) -> bool {
+        let Payload::Stream(Some(body), _) = &self.body else { return false };
+        self.idempotent && body.size_hint().exact().is_some_and(|bytes| bytes <= REPLAY_MAX_BYTES)
+    }
+
+    /// Reads its body.
+    ///
+    /// # Errors
+    /// `ClientGone` when it does not arrive within `patience`.
+    pub(super) async fn read(&mut self, patience: Duration) -> Result<(), End> {
+        if let Payload::Stream(body, _) = &mut self.body
+            && let Some(body) = body.take()
+        {
+            let collected = tokio::time::timeout(patience, body.collect()).await;
+            let collected = collected.map_err(|_| End::ClientGone)?.map_err(|_| End::ClientGone)?;
+            self.body = Payload::Whole(collected.to_bytes());
+        }
+        Ok(())
     }
 
     /// Whether all of it can be produced once more.

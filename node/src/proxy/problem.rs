@@ -23,6 +23,7 @@ pub(super) fn status(end: End) -> (StatusCode, &'static str) {
         ),
         End::ConnectFailed => (StatusCode::BAD_GATEWAY, "the service could not be reached"),
         End::UpstreamReset => (StatusCode::BAD_GATEWAY, "the service broke off before it answered"),
+        End::UpstreamMalformed => (StatusCode::BAD_GATEWAY, "the service answered what cannot be understood"),
         End::Deadline => (StatusCode::GATEWAY_TIMEOUT, "the deadline of the call passed"),
         End::NoWebSocket => (StatusCode::NOT_IMPLEMENTED, "the service takes no WebSocket"),
         End::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time"),

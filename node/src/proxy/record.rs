@@ -15,7 +15,8 @@ use super::trace::Trace;
 use super::worker::{Busy, Worker};
 use crate::backend::PoolView;
 
-/// A request in flight. Dropping it counts and logs it; unless an end was named before, the client went away.
+/// A request in flight. Dropping it counts and logs it; unless an end was named before, the client went away, or was
+/// cut for taking too little.
 pub(super) struct Record {
     worker: Rc<Worker>,
     /// The client connection that becomes idle with the end.
@@ -182,12 +183,20 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        let owes = self.owes;
         self.taken();
         let shared = &self.worker.shared;
         if self.far {
             return;
         }
-        let end = self.end.unwrap_or(End::ClientGone);
+        let slow = self.activity.as_ref().is_some_and(|activity| activity.is_too_slow());
+        let end = match self.end {
+            // What was given to the connection never left it.
+            Some(End::Ok) if slow && owes => End::SlowClient,
+            Some(end) => end,
+            None if slow => End::SlowClient,
+            None => End::ClientGone,
+        };
         shared.counters.ended(end);
         if let Some(affinity) = self.affinity {
             shared.counters.affine(affinity);

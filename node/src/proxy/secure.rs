@@ -17,13 +17,13 @@ use super::worker::Worker;
 /// From the connection to the end of the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// A connection whose handshake is done. What was agreed on (ALPN) is `stream.get_ref().1.alpn_protocol()`.
-pub(super) struct Secured<S> {
-    pub(super) stream: TlsStream<S>,
-}
-
-/// Shakes hands as `listener`. `None`: it failed, and was counted; the client was told by an alert where there is one.
-pub(super) async fn handshake<S>(worker: &Worker, listener: &ListenerName, stream: S) -> Option<Secured<S>>
+/// Shakes hands as `listener`. The stream is on the heap: it is large, and moved often from there on. What was agreed on (ALPN) is
+/// `stream.get_ref().1.alpn_protocol()`. `None`: it failed, and was counted; the client was told by an alert where there is one.
+pub(super) async fn handshake<S>(
+    worker: &Worker,
+    listener: &ListenerName,
+    stream: S,
+) -> Option<Box<TlsStream<S>>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -38,7 +38,7 @@ where
             if stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
                 counters.tls_resumed.fetch_add(1, Ordering::Relaxed);
             }
-            return Some(Secured { stream });
+            return Some(Box::new(stream));
         }
         Ok(Some(Err(error))) => tracing::debug!(%listener, %error, "a TLS handshake failed"),
         Ok(None) => tracing::debug!(%listener, "a TLS handshake was refused: there is no certificate for it"),

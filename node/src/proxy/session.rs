@@ -61,7 +61,11 @@ impl Session {
         }
         let pin = self.pin(worker, self.pool, backend);
         self.assigned = Some((pin.assignment.hlc, backend));
-        self.commit = Some(worker.shared.sessions.commit(&self.home, pin));
+        let store = &worker.shared.sessions;
+        self.commit = Some(match self.carrier {
+            Carrier::Cookie => store.commit(&self.home, pin),
+            Carrier::Source => store.commit_patiently(&self.home, pin),
+        });
     }
 
     /// Waits until the assignment may be told to the client (I3).

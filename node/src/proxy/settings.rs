@@ -2,75 +2,28 @@
 //!
 //! hyper knows it too, but wakes nobody when it learns it. A server's first frame is its settings (RFC 9113 §3.4), so they are read on
 //! their way to hyper, which judges them: what is no such frame announces nothing here.
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio_util::io::InspectReader;
 
 const FRAME_HEAD_BYTES: usize = 9;
 const SETTING_BYTES: usize = 6;
 const SETTINGS: u8 = 4;
 const ENABLE_CONNECT_PROTOCOL: u16 = 8;
 
-/// A backend's bytes on their way to hyper.
-pub(super) struct Announced<T> {
-    io: T,
-    /// Until the first frame is complete.
-    first: Option<(First, watch::Sender<Option<bool>>)>,
-}
-
-impl<T> Announced<T> {
-    /// The stream, and whether the backend takes an extended CONNECT; `None` until it has said so.
-    pub(super) fn new(io: T) -> (Self, watch::Receiver<Option<bool>>) {
-        let (tell, told) = watch::channel(None);
-        (Self { io, first: Some((First::default(), tell)) }, told)
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Announced<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        if let Some((first, tell)) = &mut self.first
-            && let Some(connects) = first.read(&buf.filled()[before..])
-        {
+/// A backend's stream for hyper, and whether the backend takes an extended CONNECT; `None` until it has said so.
+pub(super) fn announced(
+    io: impl AsyncRead + AsyncWrite + Unpin,
+) -> (impl AsyncRead + AsyncWrite + Unpin, watch::Receiver<Option<bool>>) {
+    let (tell, told) = watch::channel(None);
+    let mut first = Some(First::default());
+    let io = InspectReader::new(io, move |bytes: &[u8]| {
+        if let Some(connects) = first.as_mut().and_then(|first| first.read(bytes)) {
             tell.send_replace(Some(connects));
-            self.first = None;
+            first = None;
         }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Announced<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
+    });
+    (io, told)
 }
 
 /// Reads the first frame, however the reads cut it (pure).

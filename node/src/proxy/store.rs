@@ -12,6 +12,8 @@ pub trait SessionStore: Send + Sync {
     fn local(&self, id: &SessionId) -> Option<Pin>;
     /// Stores a new pin; starts at once and resolves within I3's bound.
     fn commit(&self, home: &RegionName, pin: Pin) -> BoxFuture<'static, Committed>;
+    /// The same for a session that the store alone remembers: the wait is as long as I3 allows.
+    fn commit_patiently(&self, home: &RegionName, pin: Pin) -> BoxFuture<'static, Committed>;
     /// The pin as its home's replicas know it.
     fn find<'a>(&'a self, home: &'a RegionName, id: SessionId) -> BoxFuture<'a, Option<Pin>>;
     /// Proposes to move a session from the assignment made at `replaces`.
@@ -28,6 +30,9 @@ impl SessionStore for Sessions {
     }
     fn commit(&self, home: &RegionName, pin: Pin) -> BoxFuture<'static, Committed> {
         Box::pin(Sessions::commit(self, home, pin))
+    }
+    fn commit_patiently(&self, home: &RegionName, pin: Pin) -> BoxFuture<'static, Committed> {
+        Box::pin(Sessions::commit_patiently(self, home, pin))
     }
     fn find<'a>(&'a self, home: &'a RegionName, id: SessionId) -> BoxFuture<'a, Option<Pin>> {
         Box::pin(Sessions::find(self, home, id))

@@ -23,7 +23,7 @@ use super::session::Session;
 use super::sockets;
 use super::tunnel::TunnelIo;
 use super::tunnel::far::Guest;
-use super::tunnel::near::{self, Crossing};
+use super::tunnel::near::{self, Connected as Far, Crossing};
 use super::tunnel::preface::Kind;
 use super::upstream::connect_tcp;
 use super::usher::{Seat, Usher};
@@ -126,6 +126,10 @@ async fn seat(usher: &Usher<'_>, client: IpAddr) -> Result<Seat, End> {
     }
 }
 
+/// Nodes of another region that are tried one after the other when they go after they accepted: one that is killed, and one
+/// that is killed next.
+const NODES: usize = 3;
+
 enum Backend {
     Direct(TcpStream),
     Tunnel(Box<dyn TunnelIo>),
@@ -174,11 +178,11 @@ async fn connect(usher: &Usher<'_>, mut seat: Seat, crossing: &Crossing<'_>) -> 
             }
             Place::Tunnel(region, None) => tried.regions.push(region.clone()),
         }
-        seat = match usher.another(seat, &tried).await {
-            Ok(seat) => seat,
+        match usher.another(&mut seat, &tried).await {
+            Ok(()) => {}
             Err(End::NoBackend) => return Err(End::ConnectFailed),
             Err(end) => return Err(end),
-        };
+        }
     }
 }
 
@@ -223,11 +227,17 @@ async fn tunnel(
 ) -> Option<(Backend, BackendId, Option<InFlight>)> {
     let Place::Tunnel(region, wanted) = &seat.place else { return None };
     let wanted = wanted.map(|at| seat.pool.backends[at].config.id);
-    let mut stream = near::open(usher, &seat.pool, region, wanted, crossing).await.ok()?;
     // The far end tries as often as this one would.
     let limit = usher.service.timeout.connect * (usher.service.retry.attempts + 1) + Duration::from_secs(1);
-    let id = near::connected(&mut stream, limit).await?;
-    Some((Backend::Tunnel(stream), id, None))
+    for _ in 0..NODES {
+        let mut stream = near::open(usher, &seat.pool, region, wanted, crossing).await.ok()?;
+        match near::connected(&mut stream, limit).await {
+            Far::To(id) => return Some((Backend::Tunnel(stream), id, None)),
+            Far::Nobody => return None,
+            Far::Gone => tracing::debug!(%region, "the far end is gone after it accepted"),
+        }
+    }
+    None
 }
 
 /// The far end of a tunnel that carries a TCP connection.

@@ -139,16 +139,20 @@ impl Usher<'_> {
         self.seated(session, &Tried::default()).await
     }
 
-    /// Another seat after the one in `seat` failed; `tried` says which ones.
-    pub(super) async fn another(&self, seat: Seat, tried: &Tried) -> Result<Seat, End> {
-        match seat.session {
+    /// Changes `seat`, which failed, for another one; `tried` says which ones failed. Where there is none it keeps no session.
+    pub(super) async fn another(&self, seat: &mut Seat, tried: &Tried) -> Result<(), End> {
+        *seat = match seat.session.take() {
             None => match self.worker.place(self.plan, &seat.pool, tried, self.hops, &self.keys) {
-                Some(place) => Ok(Seat { place, ..seat }),
-                None => self.fresh(None, tried),
+                Some(place) => {
+                    seat.place = place;
+                    return Ok(());
+                }
+                None => self.fresh(None, tried)?,
             },
-            Some(session) if session.assigned.is_none() => self.fresh(Some(session), tried),
-            Some(session) => self.seated(session, tried).await,
-        }
+            Some(session) if session.assigned.is_none() => self.fresh(Some(session), tried)?,
+            Some(session) => self.seated(session, tried).await?,
+        };
+        Ok(())
     }
 
     /// A later assignment of a cookie's session to another backend that this node holds itself: its user moved with

@@ -25,7 +25,7 @@ use super::{Table, Tls};
 use crate::config::model::{BackendTls, CertificateFiles, Listener, ListenerProtocol, Services};
 
 /// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
+pub(super) const LOOK: Duration = Duration::from_secs(2);
 
 /// What the keeper needs.
 pub struct TlsConfig<'a> {
@@ -232,7 +232,7 @@ impl Keeper {
         if shut {
             return BuiltListener { parts, config: None };
         }
-        match server::config(name.as_str(), &parts, &self.tickets, &self.provider) {
+        match server::config(name.as_str(), &parts, super::ALPN, &self.tickets, &self.provider) {
             Ok(config) => BuiltListener { parts, config: Some(Arc::new(config)) },
             Err(error) => {
                 problems.insert(format!("listener {name}: {error}; all handshakes are refused"));

@@ -6,6 +6,7 @@
 //!                  ├ server     one rustls configuration a listener ◀── names (SNI), tickets (mesh key)
 //!                  └ client     one rustls configuration a pool that speaks TLS
 //!                       └──▶ Table (immutable) ──▶ Tls: workers and health look up by name
+//!   node.toml ──▶ dot: the same for DNS over TLS, whose certificates are the node's own
 //! ```
 //!
 //! The configuration names files; each node reads its own. A file that cannot be read never takes a node down: what was
@@ -14,6 +15,7 @@
 //! resume over the change.
 
 mod client;
+pub(crate) mod dot;
 mod files;
 mod keeper;
 mod names;

@@ -1,4 +1,4 @@
-//! What an https listener shows and asks.
+//! What an https listener, or DNS over TLS, shows and asks.
 
 use std::sync::Arc;
 
@@ -8,7 +8,6 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 
-use super::ALPN;
 use super::files::{Identity, Roots};
 use super::names::Names;
 use super::tickets::TicketKeys;
@@ -40,13 +39,14 @@ impl Parts {
     }
 }
 
-/// The configuration of `listener`.
+/// The configuration of `listener`, which speaks the protocols `alpn`, the preferred first.
 ///
 /// # Errors
 /// When the authorities of clients cannot be used.
 pub(super) fn config(
     listener: &str,
     parts: &Parts,
+    alpn: &[&[u8]],
     tickets: &TicketKeys,
     provider: &Arc<CryptoProvider>,
 ) -> Result<ServerConfig, String> {
@@ -61,7 +61,7 @@ pub(super) fn config(
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(Chooser::new(&parts.identities)));
-    config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.ticketer = Arc::new(tickets.tickets(context(listener, parts.clients.as_deref())));
     // Tickets are all: what one node remembers helps no other, and costs memory.
     config.session_storage = Arc::new(NoServerSessionStorage {});

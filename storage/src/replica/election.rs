@@ -22,7 +22,7 @@ use gossip::clock::{HLC_MAX_AHEAD, Hlc};
 use gossip::id::{NodeName, SessionId, Tag, rendezvous};
 
 use super::ops::{Kind, OPS_MAX, ack_wait};
-use super::{Due, Effect, Now, OpId, Outcome, Purpose, Replica, ReplyId, WAIT_MAX, add};
+use super::{AskId, Due, Effect, Now, OpId, Outcome, Purpose, Replica, ReplyId, WAIT_MAX, add};
 use crate::pin::{Assignment, Pin};
 use crate::placement::bucket_of;
 use crate::plant::Plant;
@@ -65,6 +65,10 @@ pub(super) struct Election {
     rounds: u32,
     /// Names the question under way among all of this node, so that late answers to earlier ones are known as such.
     poll: u64,
+    /// That question, as it was put to the other replicas.
+    asks: Vec<AskId>,
+    /// Those that have not granted it, as far as they are known.
+    lack: Vec<NodeName>,
     stage: Stage,
     /// The next ballot has a time already.
     resting: bool,
@@ -134,6 +138,8 @@ impl Replica {
             ballot: Ballot::default(),
             rounds: 0,
             poll: 0,
+            asks: Vec::new(),
+            lack: Vec::new(),
             stage: Stage::Prepare,
             resting: false,
             granted: Vec::new(),
@@ -203,9 +209,11 @@ impl Replica {
         election.granted.clear();
         election.refused = 0;
         election.unheard = election.replicas();
+        election.lack.clear();
+        election.asks = (self.next_ask..).map(AskId).take(election.others.len()).collect();
         let (poll, others) = (election.poll, election.others.clone());
         for to in others {
-            self.ask(to, request.clone(), WAIT_MAX, Purpose::Vote(key, poll));
+            self.ask(to.clone(), request.clone(), WAIT_MAX, Purpose::Vote(key, poll, to));
         }
     }
 
@@ -215,7 +223,19 @@ impl Replica {
         }
     }
 
-    pub(super) fn vote_answered(&mut self, key: Key, poll: u64, answer: Option<Response>, now: Now) {
+    pub(super) fn vote_answered(
+        &mut self,
+        key: Key,
+        poll: u64,
+        from: NodeName,
+        answer: Option<Response>,
+        now: Now,
+    ) {
+        if !is_granted(answer.as_ref())
+            && let Some(election) = self.elections.get_mut(&key).filter(|election| election.poll == poll)
+        {
+            election.lack.push(from);
+        }
         let vote = match answer {
             Some(Response::Vote(vote)) if vote.promised.wall().since(now.wall) <= HLC_MAX_AHEAD => Some(vote),
             _ => None,
@@ -277,12 +297,41 @@ impl Replica {
     }
 
     fn elected(&mut self, key: Key, pin: Pin, others: bool, now: Now) {
-        self.learn(Record { home: key.0, pin }, now);
+        let record = Record { home: key.0, pin };
+        self.learn(record, now);
+        if let Some(election) = self.elections.get_mut(&key)
+            && matches!(election.stage, Stage::Accept(..))
+        {
+            for ask in std::mem::take(&mut election.asks) {
+                if let Some(purpose) = self.asks.get_mut(&ask)
+                    && let Purpose::Vote(_, _, from) = purpose
+                {
+                    *purpose = Purpose::LateVote(from.clone(), record);
+                }
+            }
+            let lack = std::mem::take(&mut election.lack);
+            lack.iter().for_each(|node| self.outvoted(node, record, now));
+        }
         let end = |proposal: &Pin| match proposal.is_at(&pin) && !others {
             true => Repinned::Committed(pin),
             false => Repinned::Superseded(pin),
         };
         self.end(key, end, now);
+    }
+
+    pub(super) fn late_vote(&mut self, from: &NodeName, record: Record, answer: Option<&Response>, now: Now) {
+        if !is_granted(answer) {
+            self.outvoted(from, record, now);
+        }
+    }
+
+    /// A majority has agreed without this replica. It is told as soon as it speaks: the next crash may take one of them.
+    fn outvoted(&mut self, replica: &NodeName, record: Record, now: Now) {
+        if !self.mates.is_mine(record.home, bucket_of(&record.pin.id)) {
+            // Kept until it can be handed over.
+            self.take(record, now);
+        }
+        self.hint(replica, record.home, record.pin.id, now);
     }
 
     /// There is no majority. What is known to be newer is used, else the proposal, though nobody has agreed to it.
@@ -372,6 +421,10 @@ impl Replica {
         let pin = self.weak(record, now);
         self.done(op, Outcome::Repinned(Repinned::Weak(pin)));
     }
+}
+
+fn is_granted(answer: Option<&Response>) -> bool {
+    matches!(answer, Some(Response::Vote(Vote { granted: true, .. })))
 }
 
 impl Election {

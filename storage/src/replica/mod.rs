@@ -1,8 +1,8 @@
 //! The protocol of the replicas: how a session's record gets to those who keep it, and stays there. Pure.
 //!
 //! ```text
-//!   command ──▶ ops ──────┬─▶ outbox ──▶ Effect::Ask(Put …)        each of them: (event, now) → effects
-//!   answer  ──▶ election ─┴────────────▶ Effect::Ask(Get, Repin, Prepare, Accept …)
+//!   command ──▶ ops, search ─┬─▶ outbox ──▶ Effect::Ask(Put …)     each of them: (event, now) → effects
+//!   answer  ──▶ election ────┴────────────▶ Effect::Ask(Get, Repin, Prepare, Accept …)
 //!   request ──▶ serve, ballots ────────▶ the response, or later Effect::Reply
 //!   tick    ──▶ deadlines, sweep, hints, repair ──▶ Effect::Ask(HandOff, Summary, Digest, Keys, Pull)
 //! ```
@@ -16,10 +16,12 @@ mod hints;
 mod ops;
 mod outbox;
 mod repair;
+mod search;
 mod serve;
+mod settling;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -31,6 +33,8 @@ use crate::placement::{Placement, bucket_of};
 use crate::sessions::{Committed, Repinned};
 use crate::table::{Merged, Record, Table};
 use crate::wire::{Request, Response};
+
+pub use search::FIND_MAX;
 
 /// Nothing that a request waits for takes longer (I3).
 pub const WAIT_MAX: Duration = Duration::from_millis(250);
@@ -74,6 +78,8 @@ pub enum Reply {
 pub enum Command {
     /// Ends in [`Outcome::Committed`].
     Commit(Record),
+    /// The same for a record that nobody but the replicas remembers: the wait is as long as any may be.
+    CommitPatiently(Record),
     /// Ends in [`Outcome::Found`].
     Find(Tag, SessionId),
     /// Ends in [`Outcome::Repinned`].
@@ -87,8 +93,6 @@ pub enum Command {
     Keep(Record),
     /// Ends at once, in nothing.
     Refresh(Tag, SessionId, u32),
-    /// Ends in [`Outcome::Counted`].
-    Count,
 }
 
 /// How a command ends.
@@ -100,8 +104,6 @@ pub enum Outcome {
     Found(Option<Pin>),
     /// Of a re-pin.
     Repinned(Repinned),
-    /// Of a count.
-    Counted(u64),
 }
 
 /// What the driver must do.
@@ -173,12 +175,6 @@ impl Mates {
     fn is_alive(&self, node: &NodeName) -> bool {
         self.peers.get(node).is_some_and(|peer| peer.alive)
     }
-
-    /// The sessions this node answers for.
-    pub fn count(&self, table: &Table) -> u64 {
-        let mine = table.buckets().into_iter().filter(|(home, bucket)| self.is_first(*home, *bucket));
-        mine.map(|(home, bucket)| table.bucket_len(home, bucket) as u64).sum()
-    }
 }
 
 /// What happened so far. Relaxed: for metrics.
@@ -196,6 +192,9 @@ pub struct Counters {
     pub full: AtomicU64,
     /// See [`crate::sessions::Stats`].
     pub hinted: AtomicU64,
+    /// Whether this node has compared what it holds with all living mates since they came: only then its own copy of a
+    /// record is as good as any. Written by the replica alone.
+    pub settled: AtomicBool,
     /// The nodes that were found to hold something else of a home than this one, and since when. Each pair of nodes is
     /// noted by the one with the lesser name.
     pub differ: Mutex<BTreeMap<(NodeName, Tag), Wall>>,
@@ -205,11 +204,12 @@ pub struct Counters {
 #[derive(Debug)]
 enum Purpose {
     Batch(outbox::Batch),
-    Get(OpId),
-    Vote(election::Key, u64),
+    Get(OpId, NodeName),
+    Vote(election::Key, u64, NodeName),
+    /// A vote that decides nothing any more: the replicas have agreed on this record.
+    LateVote(NodeName, Record),
     Forward(OpId),
     Hints(NodeName, hints::Keys),
-    Count(OpId),
     Repair(repair::PairKey),
     HandOver(u64),
 }
@@ -221,6 +221,8 @@ enum Due {
     Election(election::Key),
     /// Not an end: the election's next ballot.
     Ballot(election::Key, u64),
+    /// Not an end: a look-up asks again.
+    Search(OpId),
 }
 
 /// One node's part in the protocol.
@@ -241,6 +243,7 @@ pub struct Replica {
     hints: BTreeMap<NodeName, hints::Hints>,
     outbox: BTreeMap<NodeName, outbox::Outbox>,
     repair: repair::Repair,
+    settling: settling::Settling,
     seen: Hlc,
 }
 
@@ -265,6 +268,7 @@ impl Replica {
             hints: BTreeMap::new(),
             outbox: BTreeMap::new(),
             repair,
+            settling: settling::Settling::new(now.instant),
             seen: Hlc::ZERO,
         }
     }
@@ -272,22 +276,23 @@ impl Replica {
     /// The mesh has changed.
     pub fn meet(&mut self, mates: Arc<Mates>, now: Now) {
         let moved = self.mates.placement != mates.placement;
-        self.mates = mates;
+        let before = std::mem::replace(&mut self.mates, mates);
         self.drop_outboxes(now);
         if moved {
             self.repair.moved(now.instant);
         }
+        self.settle_with(&before, now);
     }
 
     /// A question has its answer, or none.
     pub fn answer(&mut self, ask: AskId, answer: Option<Response>, now: Now) {
         match self.asks.remove(&ask) {
             Some(Purpose::Batch(batch)) => self.batch_answered(batch, answer, now),
-            Some(Purpose::Get(op)) => self.get_answered(op, answer, now),
-            Some(Purpose::Vote(key, poll)) => self.vote_answered(key, poll, answer, now),
+            Some(Purpose::Get(op, from)) => self.get_answered(op, &from, answer, now),
+            Some(Purpose::Vote(key, poll, from)) => self.vote_answered(key, poll, from, answer, now),
+            Some(Purpose::LateVote(from, record)) => self.late_vote(&from, record, answer.as_ref(), now),
             Some(Purpose::Forward(op)) => self.forward_answered(op, answer, now),
             Some(Purpose::Hints(peer, keys)) => self.hints_answered(peer, keys, answer, now),
-            Some(Purpose::Count(op)) => self.count_answered(op, answer),
             Some(Purpose::Repair(pair)) => self.repair_answered(pair, answer, now),
             Some(Purpose::HandOver(batch)) => self.hand_over_answered(batch, answer, now),
             None => {}
@@ -305,8 +310,10 @@ impl Replica {
                 Due::Op(op) => self.overdue(op, now),
                 Due::Election(key) => self.give_up(key, now),
                 Due::Ballot(key, poll) => self.next_ballot(key, poll, now),
+                Due::Search(op) => self.search_on(op, now),
             }
         }
+        self.grow_up(now);
         self.repair_tick(now);
     }
 

@@ -1,32 +1,34 @@
-//! Commands under way: the acknowledged write, the look-up, the count. The compare-and-set is in [`super::election`].
+//! Commands under way, and the acknowledged write. The look-up is in [`super::search`], the compare-and-set in
+//! [`super::election`].
 //!
 //! ```text
-//!   commit   Put to the replicas      one acknowledges ─▶ Acknowledged      all fail or max(20 ms, 1.5 RTT) ─▶ Degraded
-//!   find     Get from the replicas    first copy, merged with the own ─▶ it    all lack it or 250 ms ─▶ the own, or None
-//!   count    Count to all             all have answered or 250 ms ─▶ the sum
+//!   commit   Put to the replicas      two hold it ─▶ Acknowledged      too many fail or max(20 ms, 1.5 RTT) ─▶ Degraded
 //! ```
 //!
-//! A node that commits a record whose replica it is not keeps it until all replicas have it (*draft*): with the one that
-//! has acknowledged it these are two, so no single crash takes it.
+//! A node that is a replica of the record itself counts as one of the two. One that is none keeps the record until all
+//! replicas have it (*draft*).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gossip::clock::Hlc;
-use gossip::id::{NodeName, SessionId, Tag};
+use gossip::id::NodeName;
 
 use super::election::Asker;
-use super::{Command, Due, Effect, Mates, Now, OpId, Outcome, Purpose, Replica, WAIT_MAX, add};
+use super::search::Search;
+use super::{Command, Due, Effect, Mates, Now, OpId, Outcome, Replica, WAIT_MAX, add};
 use crate::pin::Pin;
 use crate::placement::bucket_of;
 use crate::plant::Plant;
 use crate::sessions::Committed;
 use crate::table::{Merged, Record};
-use crate::wire::{Request, Response};
 
 /// The most commands under way; beyond it a command ends at once as if nobody could be reached.
 pub(super) const OPS_MAX: usize = 16_384;
+
+/// An acknowledged record lies with so many of its replicas, so that a look-up which all others deny has missed none.
+const ACKNOWLEDGED: usize = 2;
 
 const ACK_WAIT_MIN: Duration = Duration::from_millis(20);
 
@@ -38,10 +40,18 @@ pub(super) struct Pending {
 
 #[derive(Debug)]
 pub(super) enum Kind {
-    Commit { record: Record, waiting: usize },
-    Find { home: Tag, own: Option<Pin>, waiting: usize },
-    Forward { record: Record, replaces: Hlc, rest: VecDeque<NodeName> },
-    Count { sum: u64, waiting: usize },
+    /// So many replicas have not answered, so many must still have acknowledged.
+    Commit {
+        record: Record,
+        waiting: usize,
+        wanted: usize,
+    },
+    Find(Search),
+    Forward {
+        record: Record,
+        replaces: Hlc,
+        rest: VecDeque<NodeName>,
+    },
 }
 
 /// A record of others that this node keeps until all its replicas have acknowledged it.
@@ -51,11 +61,18 @@ pub(super) struct Draft {
     missing: usize,
 }
 
+impl Pending {
+    pub(super) fn is_search(&self) -> bool {
+        matches!(self.kind, Kind::Find(_))
+    }
+}
+
 impl Replica {
     /// Starts a command; it ends in one [`Effect::Done`], perhaps at once (a refresh ends in none).
     pub fn command(&mut self, op: OpId, command: Command, now: Now) {
         match command {
-            Command::Commit(record) => self.commit(op, record, now),
+            Command::Commit(record) => self.commit(op, record, false, now),
+            Command::CommitPatiently(record) => self.commit(op, record, true, now),
             Command::Find(home, id) => self.find(op, home, id, now),
             Command::Repin { record, replaces } => self.repin(Asker::Here(op), record, replaces, now),
             Command::Keep(_) if self.table.plants().has(Plant::ForgetForward) => {}
@@ -71,11 +88,10 @@ impl Replica {
                     self.post_refresh(&to, home, id, expires);
                 }
             }
-            Command::Count => self.count(op, now),
         }
     }
 
-    fn commit(&mut self, op: OpId, record: Record, now: Now) {
+    fn commit(&mut self, op: OpId, record: Record, patient: bool, now: Now) {
         let bucket = bucket_of(&record.pin.id);
         let mine = self.mates.is_mine(record.home, bucket);
         if mine && matches!(self.take(record, now), Merged::Known(_)) {
@@ -98,8 +114,11 @@ impl Replica {
             let draft = Draft { pin: record.pin, missing: waiting };
             self.drafts.insert((record.home, record.pin.id), draft);
         }
-        let deadline = now.instant + ack_wait(&self.mates, &others);
-        self.pend(op, deadline, Kind::Commit { record, waiting });
+        let patient = patient && others.iter().any(|node| self.mates.is_alive(node));
+        let wait = if patient { WAIT_MAX } else { ack_wait(&self.mates, &others) };
+        let deadline = now.instant + wait;
+        let wanted = (ACKNOWLEDGED - usize::from(mine)).min(others.len());
+        self.pend(op, deadline, Kind::Commit { record, waiting, wanted });
     }
 
     /// One of its replicas has acknowledged a draft, or has not: then it is kept for the next round of repair to hand over.
@@ -129,76 +148,18 @@ impl Replica {
     }
 
     pub(super) fn put_answered(&mut self, op: OpId, held: bool, now: Now) {
-        let Some(Kind::Commit { record, waiting }) = self.ops.get_mut(&op).map(|pending| &mut pending.kind)
+        let Some(Kind::Commit { record, waiting, wanted }) =
+            self.ops.get_mut(&op).map(|pending| &mut pending.kind)
         else {
             return;
         };
         *waiting -= 1;
+        *wanted -= usize::from(held);
         let (record, last) = (*record, *waiting == 0);
-        if held {
+        if *wanted == 0 {
             self.done(op, Outcome::Committed(Committed::Acknowledged));
         } else if last {
             self.degraded(op, record, now);
-        }
-    }
-
-    fn find(&mut self, op: OpId, home: Tag, id: SessionId, now: Now) {
-        let own = self.table.find(home, &id, now.wall);
-        let others = self.others(home, bucket_of(&id));
-        // The own copy may be an old one; who knows that it is not does not ask.
-        if others.is_empty() || self.ops.len() >= OPS_MAX {
-            return self.done(op, Outcome::Found(own));
-        }
-        self.pend(op, now.instant + WAIT_MAX, Kind::Find { home, own, waiting: others.len() });
-        for to in others {
-            self.ask(to, Request::Get(home, id), WAIT_MAX, Purpose::Get(op));
-        }
-    }
-
-    pub(super) fn get_answered(&mut self, op: OpId, answer: Option<Response>, now: Now) {
-        let Some(Kind::Find { home, own, waiting }) = self.ops.get_mut(&op).map(|pending| &mut pending.kind)
-        else {
-            return;
-        };
-        *waiting -= 1;
-        let (home, own, last) = (*home, *own, *waiting == 0);
-        match answer {
-            Some(Response::Found(Some(pin))) if pin.is_acceptable(now.wall) => {
-                self.learn(Record { home, pin }, now);
-                self.seen = self.seen.max(pin.assignment.hlc);
-                let same = own.filter(|own| own.id == pin.id);
-                self.done(op, Outcome::Found(Some(same.map_or(pin, |own| own.merge(pin)))));
-            }
-            _ if last => self.done(op, Outcome::Found(own)),
-            _ => {}
-        }
-    }
-
-    fn count(&mut self, op: OpId, now: Now) {
-        let sum = self.mates.count(&self.table);
-        let living = self.mates.peers.iter().filter(|(_, peer)| peer.alive);
-        let living: Vec<_> = living.map(|(name, _)| name.clone()).collect();
-        if living.is_empty() || self.ops.len() >= OPS_MAX {
-            return self.done(op, Outcome::Counted(sum));
-        }
-        self.pend(op, now.instant + WAIT_MAX, Kind::Count { sum, waiting: living.len() });
-        for to in living {
-            self.ask(to, Request::Count, WAIT_MAX, Purpose::Count(op));
-        }
-    }
-
-    pub(super) fn count_answered(&mut self, op: OpId, answer: Option<Response>) {
-        let Some(Kind::Count { sum, waiting }) = self.ops.get_mut(&op).map(|pending| &mut pending.kind)
-        else {
-            return;
-        };
-        if let Some(Response::Count(theirs)) = answer {
-            *sum = sum.saturating_add(theirs);
-        }
-        *waiting -= 1;
-        if *waiting == 0 {
-            let sum = *sum;
-            self.done(op, Outcome::Counted(sum));
         }
     }
 
@@ -206,8 +167,7 @@ impl Replica {
     pub(super) fn overdue(&mut self, op: OpId, now: Now) {
         match self.ops.get(&op).map(|pending| &pending.kind) {
             Some(Kind::Commit { record, .. }) => self.degraded(op, *record, now),
-            Some(Kind::Find { own, .. }) => self.done(op, Outcome::Found(*own)),
-            Some(Kind::Count { sum, .. }) => self.done(op, Outcome::Counted(*sum)),
+            Some(Kind::Find(_)) => self.search_overdue(op, now),
             Some(Kind::Forward { .. }) => self.forward_failed(op, now),
             None => {}
         }
@@ -220,6 +180,15 @@ impl Replica {
     pub(super) fn pend(&mut self, op: OpId, deadline: Instant, kind: Kind) {
         self.deadlines.insert((deadline, Due::Op(op)));
         self.ops.insert(op, Pending { deadline, kind });
+    }
+
+    /// Gives a command more time.
+    pub(super) fn prolong(&mut self, op: OpId, deadline: Instant) {
+        if let Some(pending) = self.ops.get_mut(&op) {
+            self.deadlines.remove(&(pending.deadline, Due::Op(op)));
+            pending.deadline = deadline;
+            self.deadlines.insert((deadline, Due::Op(op)));
+        }
     }
 
     pub(super) fn done(&mut self, op: OpId, outcome: Outcome) {

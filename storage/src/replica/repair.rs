@@ -11,7 +11,7 @@
 //!     HandOff to all its replicas; when all have it, it is dropped here
 //! ```
 //!
-//! The node with the lesser name starts. One question at a time a pair; a question without an answer ends the pair's
+//! The node with the lesser name starts, and at once who meets the other anew ([`super::settling`]). One question at a time a pair; a question without an answer ends the pair's
 //! exchange until the next round. Nothing here is urgent: every message may be lost.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -118,16 +118,20 @@ impl Replica {
             self.sweep(now);
         }
         if self.repair.next_round <= now.instant {
-            self.repair.next_round = now.instant + ROUND - self.repair.jitter / 2;
             self.round(now);
+            let calm = self.settling.strange().next().is_none();
+            let rest = if calm { ROUND - self.repair.jitter / 2 } else { AFTER_A_CHANGE };
+            self.repair.next_round = now.instant + rest;
         }
     }
 
     fn sweep(&mut self, now: Now) {
         let first = self.repair.sweep_at;
         for home in self.table.homes() {
-            (first..first + SWEEP_BUCKETS)
-                .for_each(|bucket| self.table.sweep(home, bucket % BUCKETS, now.wall));
+            for bucket in first..first + SWEEP_BUCKETS {
+                let expired = self.table.sweep(home, bucket % BUCKETS, now.wall);
+                self.effects.extend(expired.into_iter().map(|id| Effect::Save(home, id)));
+            }
         }
         self.ballots.sweep(now.instant);
         self.deliver_hints(now);
@@ -144,11 +148,23 @@ impl Replica {
             if table.nodes().all(|node| *node != mates.me) {
                 continue;
             }
-            for peer in table.nodes().filter(|peer| **peer > mates.me && mates.is_alive(peer)) {
+            for peer in table.nodes().filter(|peer| mates.is_alive(peer)) {
                 let pair = (peer.clone(), home);
-                if !self.repair.pairs.contains_key(&pair) {
+                let begins = *peer > mates.me || self.settling.is_strange(&pair);
+                if begins && !self.repair.pairs.contains_key(&pair) {
                     self.repair.waiting.push_back(pair);
                 }
+            }
+        }
+        self.start_pairs();
+    }
+
+    /// Compares with these first.
+    pub(super) fn exchange_with(&mut self, pairs: Vec<PairKey>) {
+        for pair in pairs {
+            self.repair.waiting.retain(|waiting| *waiting != pair);
+            if !self.repair.pairs.contains_key(&pair) {
+                self.repair.waiting.push_front(pair);
             }
         }
         self.start_pairs();
@@ -203,6 +219,7 @@ impl Replica {
                 if buckets.is_empty() {
                     differ.remove(&pair);
                     drop(differ);
+                    self.settled_with(&pair, now);
                     return self.start_pairs();
                 }
                 differ.entry(pair.clone()).or_insert(now.wall);
@@ -229,7 +246,12 @@ impl Replica {
                 self.repair.pairs.insert(pair.clone(), state);
                 self.ask_pair(pair, request);
             }
-            _ => self.start_pairs(),
+            ended => {
+                if goes_on && ended.is_none() {
+                    self.settled_with(&pair, now);
+                }
+                self.start_pairs();
+            }
         }
     }
 

@@ -31,7 +31,16 @@ impl Replica {
                 add(&self.counters.repaired, changed);
                 ack
             }
-            Request::Get(home, id) => Response::Found(self.table.find(home, &id, now.wall)),
+            Request::Get(home, id) => {
+                let found = self.table.find(home, &id, now.wall);
+                // That a copy is missing says something only where it would lie.
+                let early = self.table.plants().has(Plant::DenyEarly);
+                let counts = || (self.is_settled() || early) && self.mates.is_mine(home, bucket_of(&id));
+                if found.is_none() && !counts() {
+                    return None;
+                }
+                Response::Found(found)
+            }
             Request::Prepare { home, id, ballot } => Response::Vote(self.promise(home, id, ballot, now)?),
             Request::Accept { record, replaces } => Response::Vote(self.accept(record, replaces, now)?),
             Request::Repin { .. } => return None,
@@ -52,7 +61,6 @@ impl Replica {
                 let ids: BTreeSet<_> = ids.into_iter().take(BATCH_MAX).collect();
                 Response::Pins(ids.iter().filter_map(|id| self.table.find(home, id, now.wall)).collect())
             }
-            Request::Count => Response::Count(self.mates.count(&self.table)),
             Request::Summary(home, theirs) => {
                 let mine = self.summary(from, home);
                 let differ =

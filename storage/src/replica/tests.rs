@@ -338,7 +338,7 @@ fn a_commit_of_a_node_that_is_no_replica_survives_the_one_that_acknowledged() {
         world.cut.insert((replicas[0], *cut));
     }
     let op = world.command(maker, Command::Commit(record));
-    assert_eq!(world.run_until_done(op), Outcome::Committed(Committed::Acknowledged));
+    assert_eq!(world.run_until_done(op), Outcome::Committed(Committed::Degraded), "one replica is not two");
     assert!(
         world.table(maker).find(record.home, &record.pin.id, Wall(0)).is_some(),
         "kept until all have it"
@@ -366,6 +366,43 @@ fn what_was_not_acknowledged_is_delivered_when_its_replica_speaks_again() {
     world.cut.clear();
     world.run(Duration::from_millis(1500));
     assert_eq!(world.table(2).held(), 40, "hints do not wait for the next round");
+}
+
+#[test]
+fn a_replica_that_lost_its_memory_denies_nothing() {
+    let mut world = World::new(14, &["eu-1", "eu-2", "eu-3"]);
+    world.run(Duration::from_secs(11));
+    let unknown = world.command(0, Command::Find(Tag::of("eu"), SessionId([7; 16])));
+    let begun = world.clock.now();
+    assert_eq!(world.run_until_done(unknown), Outcome::Found(None));
+    assert!(world.clock.now() - begun < Duration::from_millis(50), "all who live have spoken");
+
+    let record = world.record(1, 1, 0);
+    world.cut.extend([(0, 2), (1, 2)]);
+    let op = world.command(0, Command::Commit(record));
+    assert_eq!(world.run_until_done(op), Outcome::Committed(Committed::Acknowledged));
+    // The one that acknowledged is back without it and cannot be told, and who asks cannot reach the one that has it.
+    world.kill(1);
+    world.start(1);
+    world.cut = [(0, 1), (0, 2)].into();
+    world.agree();
+    let op = world.command(2, Command::Find(record.home, record.pin.id));
+    world.run(Duration::from_millis(700));
+    assert_eq!(world.done.get(&op), None, "one replica that lacks it is too few");
+    world.cut.clear();
+    assert_eq!(world.run_until_done(op), Outcome::Found(Some(record.pin)));
+}
+
+#[test]
+fn a_look_up_that_nobody_answers_ends() {
+    let mut world = World::new(15, &["eu-1", "eu-2", "eu-3"]);
+    world.run(Duration::from_secs(11));
+    world.cut = [(0, 1), (0, 2), (1, 2)].into();
+    let begun = world.clock.now();
+    let op = world.command(0, Command::Find(Tag::of("eu"), SessionId([7; 16])));
+    assert_eq!(world.run_until_done(op), Outcome::Found(None));
+    let took = world.clock.now() - begun;
+    assert!((FIND_MAX..FIND_MAX + Duration::from_millis(50)).contains(&took), "{took:?}");
 }
 
 #[test]
@@ -595,8 +632,12 @@ fn counts_add_up_over_the_mesh() {
         world.command(4, Command::Commit(world.record(n * 500 + 1, 1, 4)));
     }
     world.run(Duration::from_secs(1));
-    let op = world.command(1, Command::Count);
-    assert_eq!(world.run_until_done(op), Outcome::Counted(200));
+    let answers_for = |replica: &Replica| {
+        let filled = replica.table.buckets().into_iter();
+        let mine = filled.filter(|(home, bucket)| replica.mates.is_first(*home, *bucket));
+        mine.map(|(home, bucket)| replica.table.bucket_len(home, bucket)).sum::<usize>()
+    };
+    assert_eq!(world.nodes.iter().flatten().map(answers_for).sum::<usize>(), 200);
 }
 
 #[test]

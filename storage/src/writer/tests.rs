@@ -94,12 +94,24 @@ async fn what_expired_leaves_the_disk() {
     let node = start(data.path(), later, u64::MAX);
     assert_eq!(node.table.held(), 2);
     node.clock.advance(Duration::from_secs(200));
+    let Record { home, pin } = record(1, 0);
+    let gone = node.table.sweep(home, bucket_of(&pin.id), node.clock.mesh_wall());
+    gone.iter().for_each(|id| node.writer.save(home, *id));
     node.writer.flush().await;
     node.writer.stop();
     drop(node);
     // Loaded as of the beginning nothing would be refused for its age: what is gone is gone from the disk.
     let node = start(data.path(), NOW, u64::MAX);
     assert_eq!(node.table.held(), 1);
+    node.writer.stop();
+    drop(node);
+    // What expired while nobody ran is removed at the start.
+    let node = start(data.path(), NOW.plus(Duration::from_secs(601)), u64::MAX);
+    assert_eq!(node.table.held(), 0);
+    node.writer.flush().await;
+    node.writer.stop();
+    drop(node);
+    assert_eq!(start(data.path(), NOW, u64::MAX).table.held(), 0);
 }
 
 #[tokio::test]
@@ -244,4 +256,47 @@ fn beyond_the_bound_buckets_are_marked() {
         .map(|n| (Tag(1), SessionId([n.to_be_bytes(), [0; 4], [0; 4], [0; 4]].concat().try_into().unwrap())));
     waiting.put_back(Batch { ids: ids.collect(), ..Batch::default() });
     assert_eq!((waiting.ids.len(), waiting.buckets.len()), (IDS_MAX, 1));
+}
+
+#[test]
+fn what_waits_is_taken_in_order_and_nothing_waits_for_ever() {
+    let id = |n: u32| {
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&n.to_be_bytes());
+        (Tag(1), SessionId(id))
+    };
+    let room = BATCH_MAX as u32;
+    let mut waiting = Waiting::default();
+    waiting.ids.extend((room..3 * room).map(id));
+    assert_eq!(waiting.take().ids, (room..2 * room).map(id).collect::<Vec<_>>());
+    // What comes behind it meanwhile has its turn after the rest.
+    waiting.ids.extend((0..room).map(id));
+    assert_eq!(waiting.take().ids, (2 * room..3 * room).map(id).collect::<Vec<_>>());
+    assert_eq!(waiting.take().ids, (0..room).map(id).collect::<Vec<_>>());
+    assert!(waiting.is_empty() && waiting.take().ids.is_empty());
+    waiting.ids.insert(id(7));
+    assert_eq!(waiting.take().ids, [id(7)]);
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_written_as_a_whole_is_as_in_memory() {
+    let data = tempfile::tempdir().unwrap();
+    let node = start(data.path(), NOW, u64::MAX);
+    // Ids 0 to 15 share a bucket: some change, some go, some come.
+    (0..10).for_each(|n| node.put(record(n, 60 + 60 * u32::from(n % 2))));
+    node.writer.flush().await;
+    node.clock.advance(Duration::from_secs(90));
+    for n in 5..16 {
+        node.table.merge(record(n, 600), node.clock.mesh_wall());
+    }
+    lock(&node.writer.shared.waiting).buckets.insert((Tag(9), 0));
+    node.writer.flush().await;
+    node.writer.stop();
+    drop(node);
+    let node = start(data.path(), NOW, u64::MAX);
+    let mut held: Vec<_> =
+        node.table.pins(Tag(9), 0, NOW).iter().map(|pin| (pin.id.0[1], pin.expires)).collect();
+    held.sort_unstable();
+    let wanted = [1, 3].map(|n| (n, 1_790_000_120)).into_iter().chain((5..16).map(|n| (n, 1_790_000_600)));
+    assert_eq!(held, wanted.collect::<Vec<_>>());
 }

@@ -144,24 +144,36 @@ holds() { [ "$(held "$1")" -ge "$2" ]; }
 
 latency() { "$bench" compare "$(node 1):$http_port" sticky plain; }
 
-meridian_new() {
+# New sessions at one of three until the other two have them: how fast, and what they take. $1 whom to ask, $2 the process whose
+# memory is looked at, $3 what tells whether one of the other two has so many, $4 and $5 what the figures are called.
+new_sessions() {
   local before begun
-  before=$(resident_bytes "${pid[m2]}")
+  before=$(resident_bytes "${pid[$2]}")
   begun=$(date +%s%N)
-  "$bench" flood "$(node 1):$http_port" sticky --sessions "$new" --answered answered >rows.flood
-  until_true holds 2 "$new"
-  until_true holds 3 "$new"
-  say "Meridian: new sessions over HTTP, held by all three" "$((new * 1000000000 / ($(date +%s%N) - begun)))" "/s"
-  say "Meridian: memory of a node by each of them" "$((($(resident_bytes "${pid[m2]}") - before) / new))" "bytes"
+  "$bench" flood "$1:$http_port" sticky --sessions "$new" --answered answered >rows.flood
+  until_true "$3" 2 "$new"
+  until_true "$3" 3 "$new"
+  say "$4" "$((new * 1000000000 / ($(date +%s%N) - begun)))" "/s"
+  say "$5" "$((($(resident_bytes "${pid[$2]}") - before) / new))" "bytes"
 }
 
-# Right after an answer the node that gave it is killed; whoever was answered must be known to the others.
+# New sessions at one of three, which is killed right after an answer: whoever was answered must be known to the others. $1
+# whom to ask, $2 the process.
+killed_after_answers() {
+  "$bench" flood "$1:$http_port" sticky --kill "${pid[$2]}" 20000 --answered answered >rows.flood
+  wait "${pid[$2]}" 2>/dev/null || true
+  unset "pid[$2]"
+}
+
+meridian_new() {
+  new_sessions "$(node 1)" m2 holds \
+    "Meridian: new sessions over HTTP, held by all three" "Meridian: memory of a node by each of them"
+}
+
 meridian_kill() {
   local answered known
-  "$bench" flood "$(node 1):$http_port" sticky --kill "${pid[m1]}" 20000 --answered answered >rows.flood
+  killed_after_answers "$(node 1)" m1
   answered=$(wc -l <answered)
-  wait "${pid[m1]}" 2>/dev/null || true
-  unset "pid[m1]"
   known=$(python3 -c "print(max($(held 2), $(held 3)))")
   say "Meridian: sessions answered before SIGKILL" "$answered" ""
   say "Meridian: of them lost" "$((answered > known ? answered - known : 0))" ""
@@ -202,20 +214,12 @@ entries() { python3 "$here/stick_table.py" used "h$1.sock"; }
 has_entries() { [ "$(entries "$1")" -ge "$2" ]; }
 
 haproxy_new() {
-  local before begun
-  before=$(resident_bytes "${pid[h2]}")
-  begun=$(date +%s%N)
-  "$bench" flood "$(proxy 1):$http_port" sticky --sessions "$new" --answered answered >rows.flood
-  until_true has_entries 2 "$new"
-  until_true has_entries 3 "$new"
-  say "HAProxy: new entries over HTTP, held by all three" "$((new * 1000000000 / ($(date +%s%N) - begun)))" "/s"
-  say "HAProxy: memory of a peer by each of them" "$((($(resident_bytes "${pid[h2]}") - before) / new))" "bytes"
+  new_sessions "$(proxy 1)" h2 has_entries \
+    "HAProxy: new entries over HTTP, held by all three" "HAProxy: memory of a peer by each of them"
 }
 
 haproxy_kill() {
-  "$bench" flood "$(proxy 1):$http_port" sticky --kill "${pid[h1]}" 20000 --answered answered >rows.flood
-  wait "${pid[h1]}" 2>/dev/null || true
-  unset "pid[h1]"
+  killed_after_answers "$(proxy 1)" h1
   sleep 2
   say "HAProxy: entries answered before SIGKILL" "$(wc -l <answered)" ""
   say "HAProxy: of them lost" "$(python3 "$here/stick_table.py" missing answered h2.sock h3.sock)" ""

@@ -69,7 +69,12 @@ impl Network {
 
     /// Whether all ways are open and no message is lost or late.
     pub fn is_sound(&self) -> bool {
-        self.cut.is_empty() && self.mood.loss == 0.0 && self.mood.late == 0.0
+        self.is_whole() && self.mood.loss == 0.0 && self.mood.late == 0.0
+    }
+
+    /// Whether all ways are open, though messages may be lost.
+    pub fn is_whole(&self) -> bool {
+        self.cut.is_empty()
     }
 
     /// Whether each hears the other, as a connection needs.

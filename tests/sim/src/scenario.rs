@@ -143,7 +143,8 @@ impl Scenario {
         for _ in 0..rng.random_range(0..7) {
             let (at, node) = (moment(rng, BEGIN, HEAL), rng.random_range(0..all));
             let later = at + Duration::from_millis(rng.random_range(20..20_000));
-            match rng.random_range(0..8) {
+            match rng.random_range(0..9) {
+                8 => self.add_stumble(rng, at, node),
                 7 => self.add_fall(rng, at, node),
                 0 | 1 => {
                     let start =
@@ -180,6 +181,21 @@ impl Scenario {
 }
 
 impl Scenario {
+    /// A node dies just after it took a user in, is back at once, and the user is met again by others.
+    fn add_stumble(&mut self, rng: &mut StdRng, at: Duration, node: usize) {
+        let (at, all) = (at.max(BEGIN), self.nodes.len());
+        let session = self.users.len();
+        self.users.push(User::new(rng));
+        let born = at - Duration::from_micros(rng.random_range(5_000..50_000));
+        let back = at + Duration::from_millis(rng.random_range(10..500));
+        self.steps.push((born, Step::New { session, node, backend: rng.random_range(0..4) }));
+        self.steps.extend([(at, Step::Crash { node }), (back, Step::Start { node })]);
+        for _ in 0..5 {
+            let met = back + Duration::from_millis(rng.random_range(0..1500));
+            self.steps.push((met, Step::Find { session, node: rng.random_range(0..all) }));
+        }
+    }
+
     /// A zone, or a whole region for so long that it counts as dead, falls and comes back node by node.
     fn add_fall(&mut self, rng: &mut StdRng, at: Duration, node: usize) {
         let all = self.nodes.len();

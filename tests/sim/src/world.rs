@@ -64,6 +64,8 @@ struct Op {
     begun: Duration,
     /// The home that the session has left with this, since nobody of it can be reached.
     former: Option<Tag>,
+    /// What is asked for was promised and lies somewhere.
+    owed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -98,6 +100,8 @@ struct World<'a> {
     healed: bool,
     /// Something was broken then, for the last time so far.
     uneasy: Duration,
+    /// The same, but that messages may be lost or late.
+    unsteady: Duration,
 }
 
 /// Runs a scenario; `plant` may plant a bug.
@@ -132,6 +136,7 @@ impl<'a> World<'a> {
             tally: Tally::default(),
             healed: false,
             uneasy: Duration::ZERO,
+            unsteady: Duration::ZERO,
         }
     }
 
@@ -236,6 +241,9 @@ impl<'a> World<'a> {
             Event::Look => {
                 self.look()?;
                 self.feel();
+                if self.uneasy < self.at {
+                    self.ledger.repaired(self.uneasy, self.at, &self.nodes)?;
+                }
                 self.push(self.at + LOOK, Event::Look);
             }
             Event::Step(index) if !self.healed => {
@@ -419,7 +427,11 @@ impl<'a> World<'a> {
                 && node.paused_until <= self.at
                 && node.beliefs.now().iter().enumerate().all(believes)
         };
-        if !self.network.is_sound() || !self.nodes.iter().all(well) {
+        let well = self.nodes.iter().all(well);
+        if !self.network.is_whole() || !well {
+            self.unsteady = self.at;
+        }
+        if !self.network.is_sound() || !well {
             self.uneasy = self.at;
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
 type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -14,7 +15,13 @@ type Serve = Arc<dyn Fn(TcpStream, SocketAddr) -> Serving + Send + Sync>;
 pub(super) struct Door {
     address: SocketAddr,
     serve: Serve,
-    open: Option<JoinHandle<()>>,
+    open: Option<Open>,
+}
+
+/// The task that accepts, which ends when `close` is dropped.
+struct Open {
+    close: oneshot::Sender<()>,
+    task: JoinHandle<()>,
 }
 
 impl Door {
@@ -36,9 +43,9 @@ impl Door {
 
     /// Nobody listens any more and every connection is cut. Returns when that is so.
     pub(super) async fn close(&mut self) {
-        if let Some(open) = self.open.take() {
-            open.abort();
-            let _ = open.await;
+        if let Some(Open { close, task }) = self.open.take() {
+            drop(close);
+            let _ = task.await;
         }
     }
 
@@ -49,8 +56,8 @@ impl Door {
         let listener =
             TcpListener::bind(self.address).await.with_context(|| format!("binding {}", self.address))?;
         let serve = self.serve.clone();
-        self.open = Some(tokio::spawn(async move {
-            // Dropped with this task, and all connections with it.
+        let (close, mut closed) = oneshot::channel();
+        let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 tokio::select! {
@@ -59,17 +66,14 @@ impl Door {
                         connections.spawn(serve(stream, peer));
                     }
                     Some(_) = connections.join_next() => {}
+                    _ = &mut closed => break,
                 }
             }
-        }));
+            drop(listener);
+            // To abort a task only asks for its end: its connection is cut when it has ended.
+            connections.shutdown().await;
+        });
+        self.open = Some(Open { close, task });
         Ok(())
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        if let Some(open) = &self.open {
-            open.abort();
-        }
     }
 }

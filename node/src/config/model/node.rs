@@ -7,6 +7,8 @@ use std::time::Duration;
 use gossip::id::{NodeName, RegionName, ZoneName};
 use ipnet::IpNet;
 
+use super::CertificateFiles;
+
 /// `node.toml` and the flags over it: what one node is. Everything but the default addresses is filled in; those
 /// need the machine's interfaces and are resolved at start.
 #[derive(Debug, Clone)]
@@ -31,6 +33,8 @@ pub struct NodeConfig {
     pub workers: Option<usize>,
     /// DNS sockets; empty: off.
     pub dns_listen: Vec<SocketAddr>,
+    /// DNS over TLS; `None`: off.
+    pub dns_tls: Option<DnsTls>,
     /// A MaxMind database.
     pub geoip: Option<PathBuf>,
     /// Who may transfer zones over TCP; empty: nobody.
@@ -41,6 +45,15 @@ pub struct NodeConfig {
     pub admin: AdminConfig,
     /// Logs.
     pub log: LogConfig,
+}
+
+/// `[dns] tls`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsTls {
+    /// TCP sockets; not empty.
+    pub listen: Vec<SocketAddr>,
+    /// Chains and keys; the client's SNI chooses, the first is for all others. Not empty.
+    pub certificates: Vec<CertificateFiles>,
 }
 
 /// `[mesh]`.

@@ -81,6 +81,10 @@ pub struct DnsZone {
     pub steer: BTreeMap<String, Steer>,
     /// Static records.
     pub records: Vec<DnsRecord>,
+    /// Records of a zone file.
+    pub file: Option<Arc<dns::ZoneFile>>,
+    /// Whether answers are signed.
+    pub dnssec: bool,
 }
 
 /// `[dns.zone.*.steer.LABEL]`.

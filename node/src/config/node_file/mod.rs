@@ -142,6 +142,14 @@ fn merge(file: Settings, flags: &NodeOverrides, machine: &Machine, sink: &Diagno
     check_public(&public, sink);
     check_distinct("proxy.listen", &proxy_listen, sink);
     check_distinct("dns.listen", &dns_listen, sink);
+    if let Some(tls) = file.dns_tls.as_ref().filter(|_| dns_listen.is_empty()) {
+        let hint = "listen = [\"0.0.0.0:53\"] in [dns], or --dns-listen";
+        sink.error(
+            tls.span.clone(),
+            "`tls` needs DNS itself, which is off without `listen`",
+            Some(hint.into()),
+        );
+    }
     if !workers.is_none_or(|workers| (1..=MAX_WORKERS).contains(&workers)) {
         sink.error_at(None, format!("--workers must be between 1 and {MAX_WORKERS}"), None);
     }
@@ -170,6 +178,7 @@ fn merge(file: Settings, flags: &NodeOverrides, machine: &Machine, sink: &Diagno
         proxy_listen: if proxy_listen.is_empty() { DEFAULT_PROXY.into() } else { proxy_listen },
         workers,
         dns_listen: dns_listen.into_iter().map(|setting| setting.value).collect(),
+        dns_tls: file.dns_tls.map(|tls| tls.value),
         geoip: flags.geoip.clone().or(file.geoip),
         dns_transfer: file.dns_transfer,
         dns_rate: file.dns_rate,

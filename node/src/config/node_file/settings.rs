@@ -1,6 +1,6 @@
 //! The sections of `node.toml`: every key optional, each value with its place.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use toml::de::DeTable;
 
 use crate::config::diagnostics::Diagnostics;
-use crate::config::model::{AccessLog, LogFormat};
+use crate::config::model::{AccessLog, DnsTls, LogFormat};
 use crate::config::read::{self, secs};
 use crate::config::suggest;
 use crate::config::walk::{At, Table, Value};
@@ -31,6 +31,7 @@ pub(super) struct Settings {
     pub(super) workers: Option<usize>,
     pub(super) dns_listen: Vec<At<SocketAddr>>,
     pub(super) geoip: Option<PathBuf>,
+    pub(super) dns_tls: Option<At<DnsTls>>,
     pub(super) dns_transfer: Vec<IpNet>,
     pub(super) dns_rate: Option<dns::ResponseRate>,
     pub(super) admin_listen: Option<At<SocketAddr>>,
@@ -39,6 +40,12 @@ pub(super) struct Settings {
     pub(super) log_format: Option<LogFormat>,
     pub(super) access: Option<AccessLog>,
 }
+
+/// RFC 7858 §3.1.
+const DEFAULT_TLS: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 853),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 853),
+];
 
 pub(super) fn read<'t>(tree: &'t toml::Spanned<DeTable<'t>>, sink: &'t Diagnostics) -> Settings {
     let mut file = Settings::default();
@@ -94,12 +101,31 @@ fn proxy(file: &mut Settings, table: &mut Table<'_>) {
 fn dns(file: &mut Settings, table: &mut Table<'_>) {
     file.dns_listen = table.optional("listen", read::list(read::located(read::socket))).unwrap_or_default();
     file.geoip = table.optional("geoip", read::path);
+    file.dns_tls = table.keyed("tls").and_then(|(span, value)| Some(At { span, value: dns_tls(&value)? }));
     file.dns_transfer = table.optional("transfer", read::list(read::network)).unwrap_or_default();
     file.dns_rate = table.optional("rate_limit", response_rate);
     if let Some((span, _)) = table.misplaced("zone") {
         let hint = "`[dns.zone.*]` belongs to services.toml, which the whole mesh shares";
         table.sink().error(span, "unknown key `zone`", Some(hint.into()));
     }
+}
+
+fn dns_tls(value: &Value<'_>) -> Option<DnsTls> {
+    /// A list that is not empty.
+    fn some<T>(read: impl Fn(&Value<'_>) -> Option<T>) -> impl Fn(&Value<'_>) -> Option<Vec<T>> {
+        let list = read::list(read);
+        move |value| {
+            if value.list()?.next().is_none() {
+                value.wrong(format!("`{}` names none", value.name));
+            }
+            list(value)
+        }
+    }
+    let mut table = value.table()?;
+    let listen = table.optional("listen", some(read::socket));
+    let certificates = table.required("certificate", some(read::certificate));
+    table.finish();
+    Some(DnsTls { listen: listen.unwrap_or_else(|| DEFAULT_TLS.into()), certificates: certificates? })
 }
 
 /// How many answers over the limit one is sent cut, when nothing is said: every second, as name servers commonly do.

@@ -50,6 +50,9 @@ fn the_example_is_valid_and_says_what_the_contract_says() {
     assert_eq!(node.mesh.advertise, Some("198.51.100.10:7946".parse().unwrap()));
     assert_eq!(node.workers, Some(2));
     assert_eq!(node.dns_listen, ["0.0.0.0:53".parse().unwrap()]);
+    let tls = node.dns_tls.unwrap();
+    assert_eq!(tls.listen, ["0.0.0.0:853".parse().unwrap()]);
+    assert_eq!(tls.certificates[0].key, Path::new("/etc/meridian/dns.key"));
     assert_eq!(node.dns_transfer, ["192.0.2.53/32".parse().unwrap()]);
     assert_eq!(node.dns_rate, Some(dns::ResponseRate { per_second: 200, slip: 2 }));
     assert_eq!(node.admin.token_file.unwrap(), Path::new("/etc/meridian/admin.token"));
@@ -221,4 +224,23 @@ proptest::proptest! {
     fn any_text_is_answered(text in "([\\[\\]{}=,.\"\n0-9:]|node|mesh|seeds|listen|log|level|\"::1\"){0,60}") {
         let _ = parse("node.toml", &text, &NodeOverrides::default(), &machine()).map_err(|report| report.render(true));
     }
+}
+
+#[test]
+fn dns_over_tls_needs_certificates_and_dns() {
+    let with = |tls: &str| format!("[dns]\nlisten = [\"127.0.0.1:53\"]\ntls = {tls}\n");
+    let node = accepted(&with("{ certificate = [{ cert = \"c\", key = \"k\" }] }"), &[]);
+    let listen: Vec<String> = node.dns_tls.unwrap().listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["0.0.0.0:853", "[::]:853"]);
+    for (tls, expected) in [
+        ("{}", "3:7 `certificate` is missing here"),
+        ("{ certificate = [] }", "3:23 `certificate` names none"),
+        ("{ listen = [], certificate = [{ cert = \"c\", key = \"k\" }] }", "3:18 `listen` names none"),
+        ("{ certificate = [{ cert = \"c\" }] }", "3:24 `key` is missing here"),
+        ("1", "3:7 `tls` must be a table, not an integer"),
+    ] {
+        assert_eq!(faults(&with(tls), &[]), [expected], "{tls}");
+    }
+    let off = "[dns]\ntls = { certificate = [{ cert = \"c\", key = \"k\" }] }\n";
+    assert!(faults(off, &[])[0].starts_with("2:1 `tls` needs DNS itself, which is off without `listen`"));
 }

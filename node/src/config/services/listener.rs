@@ -106,7 +106,7 @@ fn tls(table: &mut Table<'_>, protocol: Option<ListenerProtocol>) -> Keys {
         if value.list()?.next().is_none() {
             value.wrong("`certificate` names none");
         }
-        read::list(self::certificate)(value)
+        read::list(read::certificate)(value)
     });
     let client_ca = table.optional("client_ca", read::path);
     let hsts = table.optional("hsts", hsts);
@@ -173,12 +173,4 @@ fn check_service(
         }
         _ => {}
     }
-}
-
-fn certificate(value: &Value<'_>) -> Option<CertificateFiles> {
-    let mut table = value.table()?;
-    let cert = table.required("cert", read::path);
-    let key = table.required("key", read::path);
-    table.finish();
-    Some(CertificateFiles { cert: cert?, key: key? })
 }

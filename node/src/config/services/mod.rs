@@ -19,6 +19,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 mod zone;
+mod zone_file;
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -30,6 +31,7 @@ use toml::de::DeTable;
 use super::diagnostics::Diagnostics;
 use super::model::Services;
 use super::report::Report;
+use super::services_file::ZoneFiles;
 use super::walk::{self, At, Table, Value};
 
 /// A file without errors.
@@ -41,14 +43,22 @@ pub struct Validated {
     pub warnings: Report,
 }
 
-/// Reads and validates a whole `services.toml`. Pure: looks at nothing but `text`.
+/// Reads and validates a whole `services.toml` that stands alone, as a revision does. Pure: looks at nothing but `text`.
 ///
 /// # Errors
 /// Every error and warning of the file.
 pub fn parse(source_name: &str, text: &str) -> Result<Validated, Report> {
+    parse_with(source_name, text, &ZoneFiles::default())
+}
+
+/// As [`parse`], with the files that `text` names.
+///
+/// # Errors
+/// Every error and warning of all the files, each with the name of the one it stands in.
+pub fn parse_with(source_name: &str, text: &str, files: &ZoneFiles) -> Result<Validated, Report> {
     let sink = Diagnostics::default();
     let tree = walk::parse(text, &sink);
-    let draft = read(&tree, &sink);
+    let draft = read(&tree, files, &sink);
     if !sink.has_syntax_errors() {
         check::check(&draft, &sink);
     }
@@ -73,11 +83,11 @@ struct Draft<'t> {
     pools: Vec<Section<'t, PoolName, pool::Draft>>,
 }
 
-fn read<'t>(tree: &'t toml::Spanned<DeTable<'t>>, sink: &'t Diagnostics) -> Draft<'t> {
+fn read<'t>(tree: &'t toml::Spanned<DeTable<'t>>, files: &ZoneFiles, sink: &'t Diagnostics) -> Draft<'t> {
     let mut root = Table::root(tree, sink);
     let regions = sections(root.value("region"), region::read);
     let declared: Vec<&str> = regions.iter().map(|region| region.key.value).collect();
-    let zones = root.optional("dns", zones).unwrap_or_default();
+    let zones = root.optional("dns", |value| zones(value, files)).unwrap_or_default();
     let listeners = sections(root.value("listener"), listener::read);
     let services = sections(root.value("service"), service::read);
     let pools = sections(root.value("pool"), |name, value| pool::read(name, value, &declared));
@@ -112,7 +122,7 @@ where
     sections
 }
 
-fn zones<'t>(value: &Value<'t>) -> Option<Vec<Section<'t, String, zone::Draft>>> {
+fn zones<'t>(value: &Value<'t>, files: &ZoneFiles) -> Option<Vec<Section<'t, String, zone::Draft>>> {
     let mut dns = value.table()?;
     let zones = dns.value("zone").and_then(|value| value.table());
     for key in ["listen", "geoip", "transfer", "rate_limit"] {
@@ -130,7 +140,7 @@ fn zones<'t>(value: &Value<'t>) -> Option<Vec<Section<'t, String, zone::Draft>>>
                 value.sink.error(key.span, format!("the zone `{name}` is there twice"), None);
             }
             Ok(name) => {
-                let body = zone::read(name.clone(), &value);
+                let body = zone::read(name.clone(), &value, files);
                 sections.push(Section { key, name, body });
             }
             Err(error) => value.sink.error(key.span, error, None),

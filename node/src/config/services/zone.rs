@@ -2,14 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gossip::id::{RegionName, ServiceName};
+use storage::zone_keys::Known;
 
 use super::record;
+use super::zone_file::{self, ZoneText};
 use crate::config::diagnostics::Span;
 use crate::config::model::{DnsRecord, DnsZone, Steer, SteerPolicy};
 use crate::config::read::{self, secs};
+use crate::config::services_file::ZoneFiles;
 use crate::config::walk::{At, Table, Value};
 use crate::steering;
 
@@ -23,16 +27,24 @@ pub(super) struct Draft {
 }
 
 /// `name` is absolute and in lower case already.
-pub(super) fn read(name: String, value: &Value<'_>) -> Option<Draft> {
+pub(super) fn read(name: String, value: &Value<'_>, files: &ZoneFiles) -> Option<Draft> {
+    let before = value.sink.errors();
     let mut table = value.table()?;
-    let nameservers = table.required("nameserver", |value| nameservers(&name, value)).unwrap_or_default();
-    let contact = table.optional("contact", contact).unwrap_or_else(|| format!("hostmaster@{name}"));
     let ttl = table.optional("ttl", read::seconds(secs(1)..=MAX_TTL)).unwrap_or(secs(30));
+    let named = table.place("file").is_some();
+    let file = table.optional("file", |value| zone_file::read(&name, ttl, value, files));
+    let contact = contact_of(&name, file.as_ref(), &mut table);
+    let nameservers = match &file {
+        Some(file) if file.has_nameservers => refuse_beside(&mut table, "nameserver", "name servers (NS)"),
+        // Perhaps they stand in the file that could not be read.
+        None if named => table.optional("nameserver", |value| nameservers(&name, value)),
+        _ => table.required("nameserver", |value| nameservers(&name, value)),
+    }
+    .unwrap_or_default();
     let steered = table.optional("steer", |value| steer(&name, value)).unwrap_or_default();
     let records =
         table.optional("record", read::list(|value| static_record(&name, value))).unwrap_or_default();
-    table.later("file", read::path);
-    table.later("dnssec", read::boolean);
+    let dnssec = table.optional("dnssec", read::boolean).unwrap_or(false);
     table.finish();
 
     check_names(&nameservers, &steered, &records, value);
@@ -43,26 +55,57 @@ pub(super) fn read(name: String, value: &Value<'_>) -> Option<Draft> {
         ttl,
         steer: steered.iter().map(|(label, draft)| (label.value.clone(), draft.steer.clone())).collect(),
         records: records.into_iter().map(|record| record.value).collect(),
+        file: file.as_ref().map(|file| Arc::clone(&file.content)),
+        dnssec,
         name,
     };
-    check_served(&zone, &places, value);
+    if value.sink.errors() == before {
+        check_served(&zone, &places, file.as_ref(), value);
+    }
     let services = steered.iter().map(|(_, draft)| draft.service.clone()).collect();
     let regions = steered.into_iter().flat_map(|(_, draft)| draft.order).collect();
     Some(Draft { zone, services, regions })
 }
 
-/// Asks the name server itself whether it can serve a zone that seems sound: it knows what records may stand together.
-fn check_served(zone: &DnsZone, records: &[Span], value: &Value<'_>) {
-    if value.sink.has_errors() {
-        return;
+/// The mailbox: the file's SOA has one of its own.
+fn contact_of(name: &str, file: Option<&ZoneText>, table: &mut Table<'_>) -> String {
+    let has_soa = file.is_some_and(|file| file.content.soa.is_some());
+    let written = match has_soa {
+        true => refuse_beside(table, "contact", "SOA"),
+        false => table.optional("contact", contact),
+    };
+    written.unwrap_or_else(|| format!("hostmaster@{name}"))
+}
+
+/// A key whose place the zone file takes.
+fn refuse_beside<T>(table: &mut Table<'_>, key: &'static str, what: &str) -> Option<T> {
+    let sink = table.sink();
+    if let Some((span, _)) = table.keyed(key) {
+        let hint = format!("take `{key}` out, or the {what} out of the file");
+        sink.error(span, format!("the zone file has the zone's {what}, which `{key}` says too"), Some(hint));
     }
-    let spec = dns::TableSpec { zones: vec![steering::zone_spec(zone)], ..dns::TableSpec::default() };
+    None
+}
+
+/// Asks the name server itself whether it can serve a zone that seems sound: it knows what records may stand together.
+fn check_served(zone: &DnsZone, records: &[Span], file: Option<&ZoneText>, value: &Value<'_>) {
+    let spec = dns::TableSpec {
+        zones: vec![steering::zone_spec(zone, &Known::default())],
+        ..dns::TableSpec::default()
+    };
     for fault in dns::Table::build(&spec).err().unwrap_or_default() {
-        let span = match fault.place {
-            dns::Place::Record { index, .. } => records.get(index).cloned(),
-            _ => None,
+        let span = match (fault.place, file) {
+            (dns::Place::File { span, .. }, Some(file)) => {
+                file.error(span, format!("this record {}", fault.message), value.sink);
+                continue;
+            }
+            (dns::Place::Record { index, .. }, _) => records.get(index).cloned(),
+            (place, _) => {
+                value.sink.error(value.span.clone(), format!("{place}: {}", fault.message), None);
+                continue;
+            }
         };
-        value.sink.error(span.unwrap_or_else(|| value.span.clone()), fault.to_string(), None);
+        value.sink.error(span.unwrap_or_else(|| value.span.clone()), fault.message, None);
     }
 }
 

@@ -2,65 +2,56 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::chunked::{Chunked, Step};
-use super::{Connection, Framing, READ_MAX_BYTES, Sending, piece};
+use super::{Channel, Connection, Framing, READ_MAX_BYTES, piece};
 
 /// An answer's body and the connection it comes over. Dropping it before its end closes the connection.
 pub(in crate::proxy) struct Body {
     /// `None` once it was released.
-    connection: Option<Connection>,
-    sending: Sending,
-    left: Left,
-    keeps: bool,
-    /// How long the backend may be silent.
-    idle: Duration,
-    /// It is silent, and the connection's deadline says until when it may be.
-    waits: bool,
+    channel: Option<Box<Channel>>,
 }
 
 /// What is still to come.
 #[derive(Debug)]
-enum Left {
+pub(super) enum Left {
     Bytes(u64),
     Chunks(Chunked),
     UntilClose,
     Nothing,
 }
 
+impl From<Framing> for Left {
+    fn from(framing: Framing) -> Self {
+        match framing {
+            Framing::Length(0) => Self::Nothing,
+            Framing::Length(bytes) => Self::Bytes(bytes),
+            Framing::Chunked => Self::Chunks(Chunked::default()),
+            Framing::UntilClose => Self::UntilClose,
+        }
+    }
+}
+
 impl Body {
-    pub(super) fn new(
-        connection: Connection,
-        sending: Sending,
-        framing: Framing,
-        keeps: bool,
-        idle: Duration,
-    ) -> Self {
-        let left = match framing {
-            Framing::Length(0) => Left::Nothing,
-            Framing::Length(bytes) => Left::Bytes(bytes),
-            Framing::Chunked => Left::Chunks(Chunked::default()),
-            Framing::UntilClose => Left::UntilClose,
-        };
-        let keeps = keeps && framing != Framing::UntilClose;
-        Self { connection: Some(connection), sending, left, keeps, idle, waits: false }
+    pub(super) fn new(channel: Box<Channel>) -> Self {
+        Self { channel: Some(channel) }
     }
 
     /// The connection when it can take another request: all was sent and read, and nothing beyond came.
     pub(in crate::proxy) fn release(&mut self) -> Option<Connection> {
-        let ended = matches!(self.left, Left::Nothing) && self.sending.is_done();
-        let connection = self.connection.take()?;
-        (self.keeps && ended && connection.buf.is_empty()).then_some(connection)
+        let channel = self.channel.take()?;
+        let ended = matches!(channel.left, Left::Nothing) && channel.sending.is_done();
+        (channel.keeps && ended && channel.buf.is_empty()).then_some(Connection(channel))
     }
+}
 
+impl Channel {
     /// Takes a frame off what was read. `Ready(None)`: the end. `Pending`: more must be read.
     fn decode(&mut self) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
-        let buf = &mut connection.buf;
+        let buf = &mut self.buf;
         match &mut self.left {
             Left::Nothing => Poll::Ready(None),
             Left::Bytes(_) | Left::UntilClose if buf.is_empty() => Poll::Pending,
@@ -95,36 +86,34 @@ impl http_body::Body for Body {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let Some(channel) = &mut self.channel else { return Poll::Ready(None) };
         loop {
-            if let Poll::Ready(frame) = self.decode() {
+            if let Poll::Ready(frame) = channel.decode() {
                 return Poll::Ready(frame);
             }
-            let Self { connection: Some(connection), sending, left, idle, waits, .. } = &mut *self else {
-                return Poll::Ready(None);
-            };
             // A backend may answer while the request is still on its way, and need the rest of it to go on.
-            sending.go_on(&mut *connection.io, cx);
-            let most = match left {
-                Left::Bytes(left) => usize::try_from(*left).unwrap_or(READ_MAX_BYTES),
+            channel.sending.go_on(&mut *channel.io, cx);
+            let most = match channel.left {
+                Left::Bytes(left) => usize::try_from(left).unwrap_or(READ_MAX_BYTES),
                 _ => READ_MAX_BYTES,
             };
-            let read = match connection.poll_read(cx, most) {
+            let read = match channel.poll_read(cx, most) {
                 Poll::Ready(read) => read,
                 Poll::Pending => {
-                    if !std::mem::replace(waits, true) {
-                        connection.wait_for(*idle);
+                    if !std::mem::replace(&mut channel.waits, true) {
+                        channel.wait_for(channel.idle);
                     }
-                    ready!(connection.deadline.as_mut().poll(cx));
+                    ready!(channel.deadline.as_mut().poll(cx));
                     Err(io::ErrorKind::TimedOut.into())
                 }
             };
-            *waits = false;
+            channel.waits = false;
             if matches!(read, Ok(1..)) {
                 continue;
             }
-            let closed = matches!((&read, &left), (Ok(_), Left::UntilClose));
-            *left = Left::Nothing;
-            self.keeps = false;
+            let closed = matches!((&read, &channel.left), (Ok(_), Left::UntilClose));
+            channel.left = Left::Nothing;
+            channel.keeps = false;
             return Poll::Ready(match read {
                 Ok(_) if closed => None,
                 Ok(_) => Some(Err(io::ErrorKind::UnexpectedEof.into())),
@@ -134,14 +123,14 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.left, Left::Nothing)
+        self.channel.as_ref().is_none_or(|channel| matches!(channel.left, Left::Nothing))
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.left {
-            Left::Nothing => SizeHint::with_exact(0),
-            Left::Bytes(left) => SizeHint::with_exact(*left),
-            Left::Chunks(_) | Left::UntilClose => SizeHint::default(),
+        match self.channel.as_ref().map(|channel| &channel.left) {
+            None | Some(Left::Nothing) => SizeHint::with_exact(0),
+            Some(Left::Bytes(left)) => SizeHint::with_exact(*left),
+            Some(Left::Chunks(_) | Left::UntilClose) => SizeHint::default(),
         }
     }
 }

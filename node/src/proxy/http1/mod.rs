@@ -34,6 +34,7 @@ use tokio::time::Sleep;
 use super::added::Added;
 use crate::config::model::Timeouts;
 pub(super) use body::Body;
+use body::Left;
 pub(super) use request::write_field;
 use response::{Framing, HEAD_MAX_BYTES, Head, INTERIM_MAX};
 
@@ -54,7 +55,11 @@ pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// A backend's connection between two requests.
-pub(super) struct Connection {
+pub(super) struct Connection(Box<Channel>);
+
+/// A stream to a backend, and what is under way on it. It stays where it is on the heap: an answer is moved some ten times on its
+/// way to its client.
+struct Channel {
     io: Box<dyn Io>,
     buf: BytesMut,
     /// What the next read takes: more when the last one was full.
@@ -64,6 +69,15 @@ pub(super) struct Connection {
     /// Ends the wait for an answer, or for more of it. It is kept, since moving a timer on costs less than setting one.
     deadline: Pin<Box<Sleep>>,
     clock: Clock,
+    sending: Sending,
+    /// What is still to come of the answer's body.
+    left: Left,
+    /// Whether another request may follow.
+    keeps: bool,
+    /// How long the backend may be silent within its answer.
+    idle: Duration,
+    /// It is silent, and the deadline says until when it may be.
+    waits: bool,
 }
 
 /// There is no answer.
@@ -80,13 +94,24 @@ pub(super) enum Failure {
 impl Connection {
     /// Over a stream on which nothing was said yet.
     pub(super) fn new(io: Box<dyn Io>, clock: Clock) -> Self {
-        let deadline = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Self { io, buf: BytesMut::new(), read_bytes: READ_MIN_BYTES, interim: INTERIM_MAX, deadline, clock }
+        Self(Box::new(Channel {
+            io,
+            buf: BytesMut::new(),
+            read_bytes: READ_MIN_BYTES,
+            interim: INTERIM_MAX,
+            deadline: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            clock,
+            sending: Sending::default(),
+            left: Left::Nothing,
+            keeps: false,
+            idle: Duration::ZERO,
+            waits: false,
+        }))
     }
 
     /// The stream, for another way to speak over it.
     pub(super) fn into_io(self) -> Box<dyn Io> {
-        self.io
+        self.0.io
     }
 
     /// Whether the backend keeps the connection open and has not said what nobody asked for. No system call when nothing came
@@ -94,7 +119,7 @@ impl Connection {
     pub(super) fn is_open(&mut self) -> bool {
         let mut byte = [0];
         let mut room = ReadBuf::new(&mut byte);
-        let io = &mut self.io;
+        let io = &mut self.0.io;
         // A task that has done much in one go would else be told to wait, whatever the system knows.
         let read = tokio::task::unconstrained(poll_fn(|cx| Pin::new(&mut *io).poll_read(cx, &mut room)));
         pin!(read).poll(&mut Context::from_waker(Waker::noop())).is_pending()
@@ -102,40 +127,47 @@ impl Connection {
 
     /// Sends a request and waits for the head of its answer, and later for each part of its body, as long as `timeout` says.
     pub(super) async fn exchange(
-        mut self,
+        self,
         head: &Parts,
         added: &Added,
         body: &[u8],
         timeout: &Timeouts,
     ) -> Result<Response<Body>, Failure> {
-        self.wait_for(timeout.response);
-        self.interim = INTERIM_MAX;
-        let mut sending = Sending::default();
+        let mut channel = self.0;
+        channel.begin(timeout);
         let read = poll_fn(|cx| {
-            if sending.is_new() {
-                sending.begin(&mut *self.io, cx, |out| {
+            if channel.sending.is_new() {
+                channel.sending.begin(&mut *channel.io, cx, |out| {
                     request::encode(head, added, body.len(), out);
                     out.extend_from_slice(body);
                 })?;
             }
-            self.poll_head(cx, &mut sending, &head.method)
+            channel.poll_head(cx, &head.method)
         });
         let Head { response, framing, keeps } = read.await?;
-        Ok(response.map(|()| Body::new(self, sending, framing, keeps, timeout.idle)))
+        channel.left = framing.into();
+        channel.keeps = keeps && framing != Framing::UntilClose;
+        Ok(response.map(|()| Body::new(channel)))
+    }
+}
+
+impl Channel {
+    /// Forgets the exchange before.
+    fn begin(&mut self, timeout: &Timeouts) {
+        self.wait_for(timeout.response);
+        self.interim = INTERIM_MAX;
+        self.sending = Sending::default();
+        self.idle = timeout.idle;
+        self.waits = false;
     }
 
     fn wait_for(&mut self, time: Duration) {
         self.deadline.as_mut().reset((self.clock.now() + time).into());
     }
 
-    fn poll_head(
-        &mut self,
-        cx: &mut Context<'_>,
-        sending: &mut Sending,
-        method: &Method,
-    ) -> Poll<Result<Head, Failure>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<Head, Failure>> {
         loop {
-            sending.go_on(&mut *self.io, cx);
+            self.sending.go_on(&mut *self.io, cx);
             let before = self.buf.len();
             match self.poll_read(cx, READ_MAX_BYTES) {
                 Poll::Pending => {

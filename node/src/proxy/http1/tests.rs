@@ -247,8 +247,8 @@ async fn reads_grow_with_what_comes_and_what_is_kept_does_not() {
         body.release().unwrap()
     };
     let (connection, ()) = tokio::join!(asking, backend);
-    assert!(connection.read_bytes > READ_MIN_BYTES);
-    assert!(connection.buf.capacity() <= READ_MAX_BYTES, "{}", connection.buf.capacity());
+    assert!(connection.0.read_bytes > READ_MIN_BYTES);
+    assert!(connection.0.buf.capacity() <= READ_MAX_BYTES, "{}", connection.0.buf.capacity());
 }
 
 /// What a client made of an answer: status, body, trailers' count; `None` where it refused it.

@@ -180,6 +180,35 @@ async fn no_backend_is_503_and_all_dead_is_502() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_none_is_told_from_a_broken_connection() {
+    let answers: [(&[u8], End); 4] = [
+        (b"what?\r\n\r\n", End::UpstreamMalformed),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab", End::UpstreamMalformed),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", End::UpstreamMalformed),
+        (b"HTTP/1.1 200 OK\r\n", End::UpstreamReset),
+    ];
+    for (answer, end) in answers {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(answer).await;
+            }
+        });
+        let world = World::new();
+        let node = world.node("eu-1", web(&[(addr, "eu")]));
+        raw(
+            node.addr("http"),
+            b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        )
+        .await;
+        until(|| node.handle.in_flight() == 0).await;
+        assert_eq!(node.handle.counters().ends(end), 1, "{:?}", String::from_utf8_lossy(answer));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idempotent_request_is_tried_again_after_a_reset_and_another_is_not() {
     // Every other connection of this backend, from the first on, is cut after the request.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -93,6 +93,9 @@ impl SessionStore for FakeStore {
             Committed::Acknowledged
         })
     }
+    fn commit_patiently(&self, home: &RegionName, pin: Pin) -> BoxFuture<'static, Committed> {
+        self.commit(home, pin)
+    }
     fn find<'a>(&'a self, _: &'a RegionName, id: SessionId) -> BoxFuture<'a, Option<Pin>> {
         self.finds.fetch_add(1, Ordering::Relaxed);
         let found = self.pins.lock().unwrap().get(&id).copied();

@@ -131,6 +131,39 @@ async fn a_bound_session_moves_when_its_far_backend_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_waits_for_the_last_node_that_was_asked() {
+    let world = World::new();
+    let (eu, us) = two_regions(&world).await;
+    let first = get(us.addr("http"), "/", &[]).await;
+    eu.change(|snapshot| {
+        *snapshot = seen_from("eu", snapshot.clone(), "us", &["us-1", "us-8", "us-9"]);
+    });
+    // Three queues that say nothing for now; behind one of them is the node.
+    let us_1 = world.tunnels.0.lock().unwrap()[&NodeName::new("us-1").unwrap()].clone();
+    let mut silent = ["us-1", "us-8", "us-9"].map(|name| {
+        let (queue, asked) = mpsc::channel(1);
+        world.tunnels.0.lock().unwrap().insert(NodeName::new(name).unwrap(), queue);
+        asked
+    });
+    let cookie = first.cookie().unwrap();
+    let asks = tokio::spawn({
+        let eu = eu.addr("http");
+        async move { get(eu, "/", &[("cookie", &cookie)]).await }
+    });
+    let mut asked = Vec::new();
+    for queue in &mut silent {
+        asked.push(queue.recv().await.unwrap());
+    }
+    // Nothing shows that the last wait has begun. Were this too short, the test would pass for less.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Two of them die, one after the other.
+    drop((silent, asked.split_off(1)));
+    us_1.send(asked.pop().unwrap()).await.unwrap();
+    let said = asks.await.unwrap();
+    assert_eq!((said.backend(), said.cookie()), (first.backend(), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_region_without_nodes_is_dialled_directly() {
     let world = World::new();
     let base = web(&[(http_backend("us-a").await, "us")]);
@@ -190,6 +223,42 @@ async fn tcp_crosses_with_the_users_address() {
     for _ in 0..5 {
         assert_eq!(ask(eu.addr("pg"), [127, 0, 6, 1], "x").await.unwrap().0, first);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tcp_tries_another_node_when_one_goes_after_it_accepted() {
+    let world = World::new();
+    let base = pg("eu", &[(tcp_backend("us-a").await, "us"), (tcp_backend("us-b").await, "us")]);
+    let eu = world.node("eu-1", seen_from("eu", base.clone(), "us", &["us-1", "us-8"]));
+    let _us = world.node("us-1", seen_from("us", base, "eu", &["eu-1"]));
+    // The other node takes one connection, says so, and dies.
+    let (queue, mut asked) = mpsc::channel(1);
+    world.tunnels.0.lock().unwrap().insert(NodeName::new("us-8").unwrap(), queue);
+    let dies = tokio::spawn(async move {
+        let mut tunnel: InboundTunnel = asked.recv().await.unwrap();
+        tunnel.io.write_all(&[1, 0]).await.unwrap();
+        tunnel.io.flush().await.unwrap();
+        // What is dropped overtakes what is under way.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    });
+    let mut places = HashMap::new();
+    for user in 1..200 {
+        if dies.is_finished() {
+            break;
+        }
+        let (backend, _, echoed) = ask(eu.addr("pg"), [127, 0, 8, user], "hello").await.expect("served");
+        assert_eq!(echoed, "hello");
+        places.insert(user, backend);
+    }
+    dies.await.expect("it was asked");
+    for (user, backend) in places {
+        assert_eq!(
+            ask(eu.addr("pg"), [127, 0, 8, user], "x").await.unwrap().0,
+            backend,
+            "nobody moved for it"
+        );
+    }
+    assert_eq!(eu.handle.counters().ends(crate::proxy::End::ConnectFailed), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

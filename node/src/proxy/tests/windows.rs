@@ -49,6 +49,11 @@ async fn a_client_that_never_opens_its_windows_is_cut_and_harms_nobody() {
     };
     tokio::time::timeout(Duration::from_secs(60), cut).await.expect("they are never cut");
     until(|| node.handle.in_flight() == 0 && node.handle.connections() == 0).await;
+    assert_eq!(
+        node.handle.counters().ends(End::SlowClient),
+        100,
+        "the node's own answers end as what they say"
+    );
     for stream in &mut held {
         let mut said = Vec::new();
         let _ = stream.read_to_end(&mut said).await;

@@ -187,13 +187,15 @@ async fn answer(
         request_id: None,
     };
     let stays = on_client.clone();
-    let answered = match Outgoing::new(request, Added::default(), service.timeout.response).await {
-        Ok(mut outgoing) => {
-            exchange(&usher, guest.seat(), &mut outgoing, &crossing).await.map_err(|failure| failure.end)
+    let answered = async {
+        let mut outgoing = Outgoing::new(request, Added::default());
+        if outgoing.is_worth_reading() {
+            Box::pin(outgoing.read(service.timeout.response)).await?;
         }
-        Err(end) => Err(end),
+        let exchanged = exchange(&usher, &mut guest.seat(), &mut outgoing, &crossing).await;
+        exchanged.map_err(|failure| failure.end)
     };
-    let response = match answered {
+    let response = match answered.await {
         Ok(mut answer) => {
             let said = answer.backend.map(say);
             answer.response.headers_mut().remove(END);

@@ -74,21 +74,26 @@ pub(in crate::proxy) async fn open(
     let first = usher.worker.random(|rng| rng.random_range(0..nodes.len().max(1)));
     let mut rest = nodes.iter().cycle().skip(first).take(nodes.len().min(NODES));
     let mut asked = FuturesUnordered::new();
+    let clock = usher.worker.clock();
     let mut next = rest.next();
-    let mut wait = PATIENCE;
-    let mut last_word = false;
+    let mut until = None;
     loop {
-        if let Some(node) = next {
-            wait = patience(usher, node);
-            let preface = &preface;
-            asked.push(async move { (node, ask(usher, node, preface).await) });
-        } else if asked.is_empty() || last_word {
-            return Err(Refusal);
-        } else {
-            last_word = true;
-            // Who has no session is better served elsewhere soon.
-            wait = if wanted.is_some() { wait.max(LAST_WORD) } else { wait };
-        }
+        let wait = match (next, until) {
+            (Some(node), _) => {
+                let preface = &preface;
+                asked.push(async move { (node, ask(usher, node, preface).await) });
+                patience(usher, node)
+            }
+            (None, _) if asked.is_empty() => return Err(Refusal),
+            (None, None) => {
+                // Who has no session is better served elsewhere soon.
+                let wait = if wanted.is_some() { LAST_WORD } else { PATIENCE };
+                until = Some(clock.now() + wait);
+                wait
+            }
+            // One of them failed: the others have what is left of the time.
+            (None, Some(until)) => until.saturating_duration_since(clock.now()),
+        };
         match tokio::time::timeout(wait, asked.next()).await {
             Ok(Some((_, Ok((stream, Verdict::Accepted))))) => {
                 shared.counters.tunnels_out.fetch_add(1, Ordering::Relaxed);
@@ -101,6 +106,7 @@ pub(in crate::proxy) async fn open(
             }
             Ok(Some((node, Err(error)))) => tracing::debug!(peer = %node.name, %error, "no tunnel"),
             Ok(None) => {}
+            Err(_) if until.is_some() => return Err(Refusal),
             Err(_) => tracing::debug!(%region, "the far end has not answered yet"),
         }
         next = rest.next();
@@ -152,18 +158,27 @@ pub(in crate::proxy) async fn sender(
     }
 }
 
-/// For TCP: waits until the far end's connection stands and says to whom. `None`: it found nobody.
-pub(in crate::proxy) async fn connected(
-    stream: &mut Box<dyn TunnelIo>,
-    limit: Duration,
-) -> Option<BackendId> {
+/// What becomes of a TCP connection that a node of another region has accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) enum Connected {
+    /// It stands, to this backend.
+    To(BackendId),
+    /// The node found no backend that answers.
+    Nobody,
+    /// The node is gone, or silent: another one may do better, since nothing was said yet.
+    Gone,
+}
+
+/// For TCP: waits until the far end's connection stands and says to whom.
+pub(in crate::proxy) async fn connected(stream: &mut Box<dyn TunnelIo>, limit: Duration) -> Connected {
     let read = async {
         match stream.read_u8().await {
-            Ok(1) => stream.read_u64_le().await.ok().map(BackendId),
-            _ => None,
+            Ok(1) => stream.read_u64_le().await.map_or(Connected::Gone, |id| Connected::To(BackendId(id))),
+            Ok(_) => Connected::Nobody,
+            Err(_) => Connected::Gone,
         }
     };
-    tokio::time::timeout(limit, read).await.ok().flatten()
+    tokio::time::timeout(limit, read).await.unwrap_or(Connected::Gone)
 }
 
 /// What the far end says beside the answer.

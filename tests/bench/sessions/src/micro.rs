@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use storage::cookie::{Cookies, SessionCookie};
-use storage::pin::{Assignment, Pin};
+use storage::pin::{Assignment, PIN_BYTES, Pin};
 use storage::table::{Record, Table};
 
 use crate::{say, system};
@@ -22,6 +22,7 @@ pub(crate) fn run(pins: usize) -> anyhow::Result<()> {
     let clock = Clock::system();
     cookies(&clock)?;
     table(&clock, pins);
+    memory(&clock, pins);
     Ok(())
 }
 
@@ -63,6 +64,23 @@ fn cookies(clock: &Clock) -> anyhow::Result<()> {
         }
     });
     Ok(())
+}
+
+/// What a look-up cannot be faster than: one read from memory as large as the pins alone, each from where the last one says.
+fn memory(clock: &Clock, pins: usize) {
+    const LINE: usize = 64 / size_of::<u32>();
+    let lines = (pins * PIN_BYTES / 64).max(1);
+    let mut order: Vec<u32> = (0..lines as u32).collect();
+    order.shuffle(&mut StdRng::seed_from_u64(2));
+    let mut memory = vec![0_u32; lines * LINE];
+    for (from, to) in order.iter().zip(order.iter().cycle().skip(1)) {
+        memory[*from as usize * LINE] = *to;
+    }
+    let mut at = 0;
+    timed(clock, "a read from as much memory", LOOKS as u32, || {
+        (0..LOOKS).for_each(|_| at = memory[at as usize * LINE]);
+        black_box(at);
+    });
 }
 
 fn table(clock: &Clock, pins: usize) {

@@ -67,6 +67,7 @@ impl Node {
             keyring: ring.clone(),
             clock: clock.clone(),
             validate: Arc::new(|_| Ok(())),
+            make_zone_key: Arc::new(|| None),
         };
         let begun = clock.now();
         let storage = runtime.block_on(Storage::start(config))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gossip::clock::Hlc;
 use gossip::id::{BackendId, Tag};
 use storage::pin::{Assignment, Pin};
-use storage::replica::{Command, OpId, Outcome, WAIT_MAX};
+use storage::replica::{Command, FIND_MAX, OpId, Outcome, WAIT_MAX};
 use storage::sessions::{Committed, Repinned};
 use storage::table::Record;
 
@@ -90,7 +90,8 @@ impl World<'_> {
         let op = self.next;
         if !matches!(command, Command::Refresh(..) | Command::Keep(_)) {
             let life = self.nodes[node].life;
-            self.ops.insert(op, Op { node, life, session, record, replaces, begun: self.at, former });
+            let owed = self.ledger.is_owed(session, record.home, self.at, &self.nodes);
+            self.ops.insert(op, Op { node, life, session, record, replaces, begun: self.at, former, owed });
         }
         if matches!(command, Command::Commit(_) | Command::Repin { .. }) {
             self.ledger.proposed(session, &record.pin);
@@ -110,7 +111,8 @@ impl World<'_> {
         self.feel();
         let Op { node, session, record, replaces, begun, former, .. } = op;
         let paused = self.nodes[node].paused_until > begun;
-        if self.at - begun > WAIT_MAX + Duration::from_millis(1) && !paused {
+        let most = if matches!(outcome, Outcome::Found(_)) { FIND_MAX } else { WAIT_MAX };
+        if self.at - begun > most + Duration::from_millis(1) && !paused {
             let what = format!("{outcome:?} took {:?}", self.at - begun);
             return Err(Violation { rule: "in time", what, at: self.at });
         }
@@ -159,12 +161,18 @@ impl World<'_> {
             }
             Outcome::Found(None) => {
                 self.ledger.missed(&self.answer(&op, record.pin))?;
+                if op.owed && self.unsteady < begun {
+                    let what = format!(
+                        "session {session} was promised and lies somewhere, and {} is told of none",
+                        self.nodes[node].text
+                    );
+                    return Err(Violation { rule: "found", what, at: self.at });
+                }
                 if replaces != Hlc::ZERO {
                     return self.propose(session, node, record.home, Some(0), replaces);
                 }
                 None
             }
-            Outcome::Counted(_) => None,
         };
         let Some(pin) = told else { return Ok(()) };
         if pin.assignment.backend.is_some() {

@@ -193,6 +193,14 @@ fn the_example_is_valid_and_complete() {
 }
 
 #[test]
+fn a_zone_is_signed_when_it_says_so() {
+    for (more, signed) in [("", false), ("dnssec = false", false), ("dnssec = true", true)] {
+        let text = format!("[dns.zone.\"x.de\"]\nnameserver.ns1 = [\"192.0.2.1\"]\n{more}\n");
+        assert_eq!(accepted(&text).zones[0].dnssec, signed, "{more}");
+    }
+}
+
+#[test]
 fn tls_on_both_sides() {
     let text = |more: &str| {
         format!(

@@ -204,8 +204,7 @@ split.p = 1
 lease.ttl = "15s"
 "#,
             &[
-                "3:1 `file` is not yet supported",
-                "4:1 `dnssec` is not yet supported",
+                "3:8 the text of the zone file `x.zone` is missing, and no node has that file (`meridian apply` reads the file and puts its text into the revision: file = { name, text })",
                 "4:10 `dnssec` must be a boolean, not a string",
                 "9:1 `lease` is not yet supported",
             ],

@@ -1,0 +1,143 @@
+//! Why users are sent where they are sent, as this node would answer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use dns::{Explanation, Skip, Source, Steering, Step};
+use gossip::clock::Wall;
+use http::StatusCode;
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::Context;
+use super::api::dns::{DnsExplained, DnsNode, DnsSkip, DnsSteering, DnsView, GeoipStatus};
+use super::problem::{Refusal, problem};
+use super::routes::rfc3339;
+use crate::geoip::GeoStatus;
+
+/// What resolvers tell of a user's address (RFC 7871 §11.1).
+const ECS_BITS_V4: u8 = 24;
+const ECS_BITS_V6: u8 = 56;
+
+/// In seconds from 1970: no date is written beyond it, whatever a file claims.
+const YEAR_10000: u64 = 253_402_300_800;
+
+#[derive(Deserialize)]
+pub(super) struct Asked {
+    name: String,
+    #[serde(rename = "type", default = "any_address")]
+    kind: String,
+    from: IpAddr,
+    resolver: Option<IpAddr>,
+}
+
+fn any_address() -> String {
+    "A".into()
+}
+
+pub(super) async fn explain(
+    State(context): State<Arc<Context>>,
+    Query(asked): Query<Asked>,
+) -> Result<Json<DnsExplained>, Refusal> {
+    let Some(responder) = &context.dns else {
+        let detail = "this node answers no DNS ([dns] listen is empty): ask one that does";
+        return Err(problem(StatusCode::CONFLICT, detail));
+    };
+    let view = |by: &str, client: IpNet| {
+        responder
+            .explain(&asked.name, &asked.kind, client, context.clock.now())
+            .map(|explanation| view(by, client, explanation))
+            .map_err(|error| problem(StatusCode::BAD_REQUEST, error.to_string()))
+    };
+    let mut views = vec![view("ecs", told_by_resolvers(asked.from))?];
+    if let Some(resolver) = asked.resolver {
+        views.push(view("resolver", resolver.to_canonical().into())?);
+    }
+    Ok(Json(DnsExplained {
+        node: context.node.to_string(),
+        region: context.snapshot.borrow().region.to_string(),
+        name: asked.name,
+        kind: asked.kind,
+        geoip: context.geo.status().map(geoip),
+        views,
+    }))
+}
+
+/// The network that a resolver tells of a user.
+fn told_by_resolvers(user: IpAddr) -> IpNet {
+    let user = user.to_canonical();
+    let bits = if user.is_ipv4() { ECS_BITS_V4 } else { ECS_BITS_V6 };
+    IpNet::new(user, bits).map_or(user.into(), |net| net.trunc())
+}
+
+fn geoip(status: GeoStatus) -> GeoipStatus {
+    let GeoStatus { path, database, problem } = status;
+    let built = database.as_ref().filter(|(_, built)| *built < YEAR_10000);
+    let built = built.map(|(_, built)| rfc3339(Wall(built * 1000)));
+    GeoipStatus { path: path.display().to_string(), database: database.map(|(kind, _)| kind), built, problem }
+}
+
+fn view(by: &str, client: IpNet, explanation: Explanation) -> DnsView {
+    let Explanation { zone, rcode, answers, ttl, steering, .. } = explanation;
+    DnsView {
+        by: by.into(),
+        client: client.to_string(),
+        zone,
+        rcode,
+        answers,
+        ttl,
+        steering: steering.map(steered),
+    }
+}
+
+fn steered(steering: Steering) -> DnsSteering {
+    let skipped = steering.skipped.into_iter();
+    let nodes = steering.chosen.into_iter();
+    DnsSteering {
+        source: match steering.source {
+            Source::Prefixes => "prefixes",
+            Source::GeoIp => "geo-ip",
+            Source::OwnRegion => "own-region",
+        }
+        .into(),
+        location: steering.location.map(|location| (location.latitude, location.longitude)),
+        scope: steering.scope,
+        order: steering.order,
+        skipped: skipped.map(|(region, why)| DnsSkip { region, why: spell_skip(why).into() }).collect(),
+        step: match steering.step {
+            Step::Healthy => "healthy",
+            Step::NoRoom => "no-room",
+            Step::FailOpen => "fail-open",
+            Step::LastResort => "last-resort",
+            Step::Nobody => "nobody",
+        }
+        .into(),
+        region: steering.region,
+        nodes: nodes.map(|(name, address)| DnsNode { name, address: address.to_string() }).collect(),
+        full_ttl: steering.full_ttl,
+    }
+}
+
+fn spell_skip(why: Skip) -> &'static str {
+    match why {
+        Skip::Unhealthy => "unhealthy",
+        Skip::Full => "full",
+        Skip::NoNodes => "no-nodes",
+        Skip::Shedding => "shedding",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolvers_tell_a_network_and_not_an_address() {
+        let told = |address: &str| told_by_resolvers(address.parse().unwrap()).to_string();
+        assert_eq!(told("198.51.100.7"), "198.51.100.0/24");
+        assert_eq!(told("::ffff:198.51.100.7"), "198.51.100.0/24");
+        assert_eq!(told("2001:db8:1:2ff::1"), "2001:db8:1:200::/56");
+    }
+}

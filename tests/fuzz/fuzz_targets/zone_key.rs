@@ -1,0 +1,4 @@
+//! See `storage::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| storage::fuzzing::zone_key(bytes));
