@@ -8,7 +8,7 @@
 //! Entries travel and lie on disk as `version 1 ‖ bincode of the mirror types below`, fixed-width, little endian.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bincode::Options;
@@ -48,6 +48,8 @@ pub enum Target {
     Service(ServiceName),
     /// One session.
     Session(SessionId),
+    /// A network of users: its first address, and how many bits of it count.
+    Network(IpAddr, u8),
 }
 
 /// What is ordered.
@@ -69,6 +71,11 @@ pub enum Order {
         /// When it lapses, since none of them can come again.
         until: Wall,
     },
+    /// Users of the target network are refused by every service.
+    Deny {
+        /// When it lapses; `None`: never.
+        until: Option<Wall>,
+    },
 }
 
 /// Which of a target's properties an order sets. One order of each aspect can hold for one target.
@@ -82,6 +89,8 @@ pub enum Aspect {
     Split,
     /// The end of sessions.
     End,
+    /// Who is refused.
+    Deny,
 }
 
 impl Order {
@@ -92,6 +101,7 @@ impl Order {
             Self::Weight(_) => Aspect::Weight,
             Self::Split(_) => Aspect::Split,
             Self::End { .. } => Aspect::End,
+            Self::Deny { .. } => Aspect::Deny,
         }
     }
 }
@@ -219,7 +229,7 @@ impl Entries {
 fn is_stale(entry: &Entry, now: Wall) -> bool {
     match &entry.order {
         None => now.since(entry.at.wall()) > MARK_LIFE,
-        Some(Order::End { until }) => *until <= now,
+        Some(Order::End { until } | Order::Deny { until: Some(until) }) => *until <= now,
         Some(_) => false,
     }
 }
@@ -285,6 +295,7 @@ enum TargetV1 {
     Backend(PoolName, SocketAddr),
     Service(ServiceName),
     Session(SessionId),
+    Network(IpAddr, u8),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -293,6 +304,7 @@ enum AspectV1 {
     Weight,
     Split,
     End,
+    Deny,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -302,6 +314,7 @@ enum OrderV1 {
     Weight(u32),
     Split(Vec<(PoolName, u32)>),
     End(u64),
+    Deny(Option<u64>),
 }
 
 impl From<&Entry> for EntryV1 {
@@ -313,12 +326,14 @@ impl From<&Entry> for EntryV1 {
             Target::Backend(pool, address) => TargetV1::Backend(pool, address),
             Target::Service(name) => TargetV1::Service(name),
             Target::Session(id) => TargetV1::Session(id),
+            Target::Network(address, bits) => TargetV1::Network(address, bits),
         };
         let aspect = match entry.aspect {
             Aspect::State => AspectV1::State,
             Aspect::Weight => AspectV1::Weight,
             Aspect::Split => AspectV1::Split,
             Aspect::End => AspectV1::End,
+            Aspect::Deny => AspectV1::Deny,
         };
         let order = entry.order.clone().map(|order| match order {
             Order::Drain { deadline } => OrderV1::Drain(deadline.map(|deadline| deadline.0)),
@@ -326,6 +341,7 @@ impl From<&Entry> for EntryV1 {
             Order::Weight(weight) => OrderV1::Weight(weight),
             Order::Split(pools) => OrderV1::Split(pools),
             Order::End { until } => OrderV1::End(until.0),
+            Order::Deny { until } => OrderV1::Deny(until.map(|until| until.0)),
         });
         Self { target, aspect, order, at: entry.at.0, by: entry.by.clone() }
     }
@@ -340,12 +356,14 @@ impl From<EntryV1> for Entry {
             TargetV1::Backend(pool, address) => Target::Backend(pool, address),
             TargetV1::Service(name) => Target::Service(name),
             TargetV1::Session(id) => Target::Session(id),
+            TargetV1::Network(address, bits) => Target::Network(address, bits),
         };
         let aspect = match wire.aspect {
             AspectV1::State => Aspect::State,
             AspectV1::Weight => Aspect::Weight,
             AspectV1::Split => Aspect::Split,
             AspectV1::End => Aspect::End,
+            AspectV1::Deny => Aspect::Deny,
         };
         let order = wire.order.map(|order| match order {
             OrderV1::Drain(deadline) => Order::Drain { deadline: deadline.map(Wall) },
@@ -353,6 +371,7 @@ impl From<EntryV1> for Entry {
             OrderV1::Weight(weight) => Order::Weight(weight),
             OrderV1::Split(pools) => Order::Split(pools),
             OrderV1::End(until) => Order::End { until: Wall(until) },
+            OrderV1::Deny(until) => Order::Deny { until: until.map(Wall) },
         });
         Self { target, aspect, order, at: Hlc(wire.at), by: wire.by }
     }
@@ -378,15 +397,18 @@ mod tests {
             (0u32..3).prop_map(|weight| Some(Order::Weight(weight))),
             (1u32..3).prop_map(|share| Some(Order::Split(vec![(PoolName::new("p").unwrap(), share)]))),
             (1u64..3).prop_map(|until| Some(Order::End { until: Wall(NOW.0 + until) })),
+            (1u64..3).prop_map(|until| Some(Order::Deny { until: Some(Wall(NOW.0 + until)) })),
+            Just(Some(Order::Deny { until: None })),
             Just(None),
         ];
-        (0u8..6, order, 0u64..4, 0u8..2).prop_map(|(target, order, at, by)| {
+        (0u8..7, order, 0u64..4, 0u8..2).prop_map(|(target, order, at, by)| {
             let target = match target {
                 0 => Target::Node(node("x")),
                 1 => Target::Region(RegionName::new("x").unwrap()),
                 2 => Target::Pool(PoolName::new("x").unwrap()),
                 3 => Target::Backend(PoolName::new("x").unwrap(), "[::1]:80".parse().unwrap()),
                 4 => Target::Service(ServiceName::new("x").unwrap()),
+                5 => Target::Network("2001:db8::".parse().unwrap(), 48),
                 _ => Target::Session(SessionId([7; 16])),
             };
             let aspect = order.as_ref().map_or(Aspect::State, Order::aspect);
@@ -451,6 +473,15 @@ mod tests {
             &[0, 1, 0, 0, 0, 0, 0, 0, 0, b'a'],
         ];
         assert_eq!(entry.encode(), golden.concat());
+        let target = Target::Network([192, 0, 2, 0].into(), 24);
+        let deny = Some(Order::Deny { until: Some(Wall(7)) });
+        let entry = Entry { target, aspect: Aspect::Deny, order: deny, at: Hlc(5), by: node("a") };
+        let golden = [
+            &[1, 6, 0, 0, 0, 0, 0, 0, 0, 192, 0, 2, 0, 24][..],
+            &[4, 0, 0, 0, 1, 5, 0, 0, 0, 1, 7, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0],
+            &[0, 1, 0, 0, 0, 0, 0, 0, 0, b'a'],
+        ];
+        assert_eq!(entry.encode(), golden.concat());
     }
 
     #[test]
@@ -465,6 +496,22 @@ mod tests {
         assert_eq!(entries.merge(end(NOW.0, 60), later), Told::Ignored);
         assert_eq!(entries.merge(end(NOW.0, 500 * 86_400), NOW), Told::Ignored);
         assert_eq!((entries.digest(), entries.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_denial_lapses_where_it_was_given_an_end() {
+        let mut entries = Entries::default();
+        let deny = |bits, until: Option<u64>| Entry {
+            target: Target::Network([192, 0, 2, 0].into(), bits),
+            aspect: Aspect::Deny,
+            order: Some(Order::Deny { until: until.map(|seconds| NOW.plus(Duration::from_secs(seconds))) }),
+            at: Hlc::from_millis(NOW.0),
+            by: node("a"),
+        };
+        assert_eq!(entries.merge(deny(24, Some(60)), NOW), Told::News);
+        assert_eq!(entries.merge(deny(25, None), NOW), Told::News);
+        assert_eq!(entries.sweep(NOW.plus(Duration::from_secs(60))).len(), 1);
+        assert_eq!(entries.in_force().len(), 1);
     }
 
     #[test]

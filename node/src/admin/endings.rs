@@ -16,9 +16,10 @@ use storage::intents::Target;
 
 use super::Context;
 use super::api::SessionsEnded;
+use super::orders::rfc3339;
 use super::problem::{Refusal, problem};
-use super::routes::{backends, rfc3339, there_are};
 use super::sessions::{known_id, nowhere};
+use super::targets::{backends, there_are};
 use crate::backend::Snapshot;
 use crate::config::model::Service;
 
@@ -26,7 +27,8 @@ use crate::config::model::Service;
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 
 /// Whose sessions: exactly one of these, but a pool may stand beside a backend.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Whose {
     session: Option<String>,
     backend: Option<String>,
@@ -43,6 +45,8 @@ struct Aim {
     shared: Vec<String>,
 }
 
+/// Ends sessions: one, or all that a backend, a pool or a service has now. Nothing takes it back.
+#[utoipa::path(post, path = "/v1/sessions/ends", tag = "sessions", params(Whose), responses((status = 200, body = SessionsEnded)))]
 pub(super) async fn end(
     State(context): State<Arc<Context>>,
     Query(whose): Query<Whose>,

@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 
 use self::machine::{DataError, DataFolder};
 use self::name_server::NameServer;
-use crate::admin::{self, Admin, AdminError, EventLog, Reports, Token};
+use crate::admin::{self, Admin, AdminError, EventLog, Reports, Token, Traffic};
 use crate::config::model::NodeConfig;
 use crate::config::services;
 use crate::health::task::HealthConfig;
@@ -274,7 +274,8 @@ impl App {
             problems
         });
         let reports = Reports::start(gossip.mesh(), gossip.view(), registry.changes(), problems);
-        let events = Arc::new(EventLog::default());
+        let traffic = Traffic::start(gossip.mesh(), gossip.view(), proxy.clone(), responder.clone());
+        let events = Arc::new(EventLog::new(&clock));
         tasks.spawn(tasks::record_events(gossip.events(), events.clone(), clock.clone()));
         let context = Arc::new(admin::Context {
             node: config.name.clone(),
@@ -286,7 +287,9 @@ impl App {
             intents: storage.intents(),
             zone_keys: storage.zone_keys(),
             proxy: proxy.clone(),
+            mesh: gossip.mesh(),
             reports,
+            traffic,
             events,
             seeds: config.mesh.seeds.clone(),
             dns: responder,

@@ -6,6 +6,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::exit::{CliError, Exit};
 use super::output::{aside, hint, json, line, or_dash, table};
+use super::watch::watched;
 use super::{Format, Global};
 use crate::admin::api::{ConsistencyStatus, SessionCopies, SessionEntry, SessionList, SessionsEnded};
 
@@ -51,8 +52,8 @@ struct EndArgs {
 pub(super) async fn run(global: &Global, args: SessionsArgs) -> Result<(), CliError> {
     match (&args.command, &args.id) {
         (Some(SessionsCommand::End(whose)), _) => end(global, whose).await,
-        (None, Some(id)) => one(global, id).await,
-        (None, None) => list(global, &args).await,
+        (None, Some(id)) => watched(global, async || one(global, id).await).await,
+        (None, None) => watched(global, async || list(global, &args).await).await,
     }
 }
 

@@ -38,12 +38,25 @@ pub(super) fn run(global: &Global, mut args: StartArgs) -> Result<ExitCode, CliE
     logging::start(&config.log)
         .map_err(|error| CliError::new(Exit::InvalidConfiguration, error.to_string()))?;
     let services = args.apply.as_deref().map(apply::services).transpose()?;
+    run_node(config, services, args.until_stdin_ends)
+}
+
+/// Runs a node in this process until a signal ends it.
+pub(super) fn serve_until_told(config: NodeConfig, services: Option<String>) -> Result<ExitCode, CliError> {
+    run_node(config, services, false)
+}
+
+fn run_node(
+    config: NodeConfig,
+    services: Option<String>,
+    until_stdin_ends: bool,
+) -> Result<ExitCode, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(serve(config, services, args.until_stdin_ends));
+    let ended = runtime.block_on(serve(config, services, until_stdin_ends));
     // Tasks that still wait for peers are of no use any more.
     runtime.shutdown_timeout(Duration::from_millis(500));
     ended

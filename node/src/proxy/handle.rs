@@ -1,26 +1,29 @@
 //! The face of the proxy: what it needs, how it starts, how it is watched and stopped.
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use gossip::clock::Clock;
-use gossip::id::{BackendId, ListenerName, NodeName, Tag};
+use gossip::id::{BackendId, ListenerName, NodeName, ServiceName, Tag};
 use gossip::mesh::tunnel::TunnelAccept;
 use storage::cookie::Cookies;
 use storage::ends::Ends;
 use tokio::sync::{mpsc, watch};
 
 use super::bind::{BindError, BindProblem};
+use super::crowd::{Asked, Network, WINDOW};
 use super::listeners::{Listeners, Listening};
 use super::log::AccessLogger;
 use super::outcome::Counters;
 use super::plan::RouteCache;
 use super::store::SessionStore;
+use super::tally::{ServiceCounts, Tallies};
 use super::thread::{self, Order};
 use super::tunnel::{InboundTunnel, TunnelDial};
 use super::worker::{Gauges, Phase, Shared};
@@ -89,6 +92,9 @@ pub struct ProxyConfig<A = TunnelAccept> {
 /// The running proxy. Dropping it stops nothing; [`ProxyHandle::shutdown`] does.
 pub struct ProxyHandle {
     counters: Arc<Counters>,
+    tallies: Arc<Tallies>,
+    clock: Clock,
+    origin: Instant,
     gauges: Vec<Arc<Gauges>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     listening: Arc<ArcSwap<Listening>>,
@@ -129,12 +135,14 @@ pub fn start<A: Into<InboundTunnel> + Send + 'static>(
         origin: config.clock.now(),
         clock: config.clock,
         counters: counters.clone(),
+        tallies: Arc::default(),
         workers,
     });
+    let (tallies, clock, origin) = (shared.tallies.clone(), shared.clock.clone(), shared.origin);
     let (phase, phases) = watch::channel(Phase::Serving);
     let (mut gauges, mut orders, mut threads) = (Vec::new(), Vec::new(), Vec::new());
     for (index, first) in changes.drain(..).enumerate() {
-        let gauge = Arc::new(Gauges::default());
+        let gauge = Arc::new(Gauges::new(index));
         let (sender, receiver) = mpsc::channel(ORDERS);
         let (shared, its_gauge, its_phase) = (shared.clone(), gauge.clone(), phases.clone());
         let thread = std::thread::Builder::new()
@@ -155,7 +163,16 @@ pub fn start<A: Into<InboundTunnel> + Send + 'static>(
         phases.clone(),
     ));
     tokio::spawn(hand_out(config.tunnel_accepts, orders.clone(), counters.clone(), phases));
-    Ok(ProxyHandle { counters, gauges, threads: Mutex::new(threads), listening, phase })
+    Ok(ProxyHandle {
+        counters,
+        tallies,
+        clock,
+        origin,
+        gauges,
+        threads: Mutex::new(threads),
+        listening,
+        phase,
+    })
 }
 
 /// Makes the workers' listeners follow the snapshots. Owns the sockets' list; ends with the proxy.
@@ -244,9 +261,39 @@ impl ProxyHandle {
         self.listening.load().problems.clone()
     }
 
+    /// The listeners by name, with the connections each has and may have.
+    pub fn places(&self) -> Vec<(String, usize, usize)> {
+        let listening = self.listening.load();
+        let places = listening.places.iter().map(|(name, places)| {
+            let (taken, most) = places.taken();
+            (name.to_string(), taken, most)
+        });
+        places.collect()
+    }
+
     /// What was done so far.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// What was done for each service of the present revision.
+    pub fn services(&self) -> BTreeMap<ServiceName, ServiceCounts> {
+        self.tallies.sum()
+    }
+
+    /// Where the users of the last one to two minutes came from; not sorted.
+    pub fn networks(&self) -> Vec<(Network, Asked)> {
+        let since = self.clock.now().saturating_duration_since(self.origin);
+        let window = since.as_secs() / WINDOW.as_secs();
+        let mut sum: HashMap<Network, Asked> = HashMap::new();
+        for (network, asked) in self.gauges.iter().flat_map(|gauges| gauges.crowd().all(window)) {
+            let all = sum.entry(network).or_default();
+            all.requests += asked.requests;
+            all.errors += asked.errors;
+            all.bytes = all.bytes.saturating_add(asked.bytes);
+            all.doubt += asked.doubt;
+        }
+        sum.into_iter().collect()
     }
 
     /// Requests and TCP relays in flight, those of inbound tunnels included.

@@ -16,6 +16,7 @@ use crate::config::model::{Listener, Services};
 pub(super) struct Listening {
     pub(super) sockets: Vec<(ListenerName, SocketAddr)>,
     pub(super) problems: Vec<BindProblem>,
+    pub(super) places: BTreeMap<ListenerName, Arc<Places>>,
 }
 
 struct Socket {
@@ -87,7 +88,7 @@ impl Listeners {
 
     pub(super) fn present(&self) -> Listening {
         let sockets = self.sockets.values().map(|socket| (socket.listener.name.clone(), socket.bound));
-        Listening { sockets: sockets.collect(), problems: self.problems.clone() }
+        Listening { sockets: sockets.collect(), problems: self.problems.clone(), places: self.places.clone() }
     }
 
     fn wanted(&self, services: &Services) -> BTreeMap<SocketAddr, Arc<Listener>> {

@@ -11,6 +11,7 @@ use super::activity::Activity;
 use super::log::Line;
 use super::outcome::{Affinity, End};
 use super::plan::position;
+use super::tally::Tally;
 use super::trace::Trace;
 use super::worker::{Busy, Worker};
 use crate::backend::PoolView;
@@ -23,6 +24,9 @@ pub(super) struct Record {
     activity: Option<Arc<Activity>>,
     began: Instant,
     line: Option<Box<Line>>,
+    client: IpAddr,
+    tally: Option<Arc<Tally>>,
+    status: Option<u16>,
     affinity: Option<Affinity>,
     sent_bytes: u64,
     end: Option<End>,
@@ -67,6 +71,9 @@ impl Record {
             activity,
             began: worker.clock().now(),
             line,
+            client,
+            tally: None,
+            status: None,
             affinity: None,
             sent_bytes: 0,
             end: None,
@@ -84,6 +91,9 @@ impl Record {
             activity: None,
             began: worker.clock().now(),
             line: None,
+            client: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            tally: None,
+            status: None,
             affinity: None,
             sent_bytes: 0,
             end: None,
@@ -133,6 +143,7 @@ impl Record {
 
     /// Who asked, and under which id.
     pub(super) fn known_as(&mut self, client: IpAddr, trace: &Trace) {
+        self.client = client;
         if let Some(line) = &mut self.line {
             line.client = client;
             line.request_id = Some(trace.to_value());
@@ -140,6 +151,7 @@ impl Record {
     }
 
     pub(super) fn routed(&mut self, service: &ServiceName) {
+        self.tally = self.worker.plan().tallies.get(service).cloned();
         if let Some(line) = &mut self.line {
             line.service = Some(service.clone());
         }
@@ -156,6 +168,7 @@ impl Record {
     }
 
     pub(super) fn status(&mut self, status: u16) {
+        self.status = Some(status);
         if let Some(line) = &mut self.line {
             line.status = Some(status);
         }
@@ -205,8 +218,14 @@ impl Drop for Record {
         if let Some(activity) = &self.activity {
             activity.ended(end == End::ClientGone, now);
         }
+        let took = now.saturating_duration_since(self.began);
+        if let Some(tally) = &self.tally {
+            tally.ended(end, self.status, self.sent_bytes, took);
+        }
+        let failed = end.is_failure() || end.is_refusal() || self.status.is_some_and(|status| status >= 400);
+        self.worker.met(self.client, now, failed, self.sent_bytes);
         if let (Some(log), Some(mut line)) = (&shared.log, self.line.take()) {
-            line.took = now.saturating_duration_since(self.began);
+            line.took = took;
             line.sent_bytes = self.sent_bytes;
             line.affinity = self.affinity;
             line.end = end;

@@ -1,9 +1,10 @@
 //! What the API says of the name server.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `GET /v1/dns/explain`: what users and their resolvers are told, and why.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DnsExplained {
     /// The node that would answer so.
     pub node: String,
@@ -20,7 +21,7 @@ pub(crate) struct DnsExplained {
 }
 
 /// A GeoIP file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct GeoipStatus {
     /// The file.
     pub path: String,
@@ -33,7 +34,7 @@ pub(crate) struct GeoipStatus {
 }
 
 /// What is answered to one who asks.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DnsView {
     /// `ecs`: the resolver tells the user's network. `resolver`: it does not, and its own address counts.
     pub by: String,
@@ -52,7 +53,7 @@ pub(crate) struct DnsView {
 }
 
 /// How a region was chosen.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DnsSteering {
     /// `prefixes geo-ip own-region`: how the place was found.
     pub source: String,
@@ -75,7 +76,7 @@ pub(crate) struct DnsSteering {
 }
 
 /// A region that was passed over.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DnsSkip {
     /// Which.
     pub region: String,
@@ -84,7 +85,7 @@ pub(crate) struct DnsSkip {
 }
 
 /// A node in an answer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DnsNode {
     /// Its name.
     pub name: String,

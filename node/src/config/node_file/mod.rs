@@ -26,6 +26,7 @@ use super::walk::{self, At};
 pub use machine::Machine;
 pub use overrides::NodeOverrides;
 use settings::Settings;
+pub(crate) use settings::parse_access;
 
 const DEFAULT_MESH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7946);
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7900);

@@ -204,7 +204,7 @@ pub(super) fn parse_level(text: &str) -> Result<String, String> {
 }
 
 /// `stdout`, `off` or a path, which has a slash in it.
-pub(super) fn parse_access(text: &str) -> Result<AccessLog, String> {
+pub(crate) fn parse_access(text: &str) -> Result<AccessLog, String> {
     match text {
         "stdout" => Ok(AccessLog::Stdout),
         "off" => Ok(AccessLog::Off),
