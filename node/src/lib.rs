@@ -13,6 +13,7 @@ pub mod backend;
 pub mod balance;
 mod cli;
 pub mod config;
+mod dashboard;
 pub mod distance;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

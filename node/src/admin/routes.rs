@@ -16,6 +16,7 @@ use super::{
     Context, endings, events, explain, metrics, openapi, orders, probes, revisions, sessions, shield, state,
     traffic, zones,
 };
+use crate::dashboard;
 
 /// The largest configuration that is taken.
 const BODY_MAX_BYTES: usize = 4 << 20;
@@ -26,6 +27,7 @@ pub(super) fn router(context: Arc<Context>) -> Router {
     let document = openapi::finish(document);
     router
         .route("/v1/openapi.json", get(async move || ([(CONTENT_TYPE, "application/json")], document)))
+        .merge(dashboard::routes())
         .fallback(async || problem(StatusCode::NOT_FOUND, "there is nothing here; the API is under /v1"))
         .method_not_allowed_fallback(async || {
             problem(StatusCode::METHOD_NOT_ALLOWED, "this can be asked for in another way only")

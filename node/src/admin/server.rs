@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use axum::middleware::from_fn_with_state;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
@@ -30,7 +31,7 @@ pub(crate) enum AdminError {
 pub(crate) struct Admin {
     tcp: TcpListener,
     unix: UnixListener,
-    token: Option<Token>,
+    token: Arc<ArcSwapOption<Token>>,
     path: PathBuf,
 }
 
@@ -38,7 +39,7 @@ impl Admin {
     /// Binds both. The data folder is locked by this process, so a socket file that lies there is a leftover.
     pub(crate) async fn bind(
         listen: SocketAddr,
-        token: Option<Token>,
+        token: Arc<ArcSwapOption<Token>>,
         data: &Path,
     ) -> Result<Self, AdminError> {
         let tcp =

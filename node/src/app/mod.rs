@@ -14,6 +14,7 @@ mod intents;
 pub(crate) mod logging;
 pub(crate) mod machine;
 mod name_server;
+mod reload;
 mod tasks;
 
 use std::io::ErrorKind;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use gossip::clock::Clock;
 use gossip::keyring::{Keyring, KeyringError};
 use gossip::{Gossip, GossipConfig};
@@ -133,6 +135,9 @@ pub(crate) struct App {
     storage: Storage,
     proxy: Arc<ProxyHandle>,
     dns: Option<dns::DnsServer>,
+    responder: Option<Arc<dns::Responder>>,
+    keyring: Keyring,
+    token: Arc<ArcSwapOption<Token>>,
     clock: Clock,
     _admin: JoinSet<()>,
     tasks: JoinSet<()>,
@@ -149,20 +154,20 @@ impl App {
         let files = machine::raise_file_limit();
         let watchdog = Watchdog::start(clock.clone())?;
         let keyring = keyring(&config)?;
-        let token = match &config.admin.token_file {
+        let token = Arc::new(ArcSwapOption::from(match &config.admin.token_file {
             None => None,
             Some(path) => {
                 let failed = |source| StartError::Token { path: path.clone(), source };
-                Some(Token::load(path).map_err(failed)?)
+                Some(Arc::new(Token::load(path).map_err(failed)?))
             }
-        };
+        }));
         if let Some(body) = &services {
             // Before anything is applied: a node that cannot serve the file must not give it to the mesh.
             let ports = services::parse("services.toml", body).ok();
             let checked = ports.map(|valid| proxy::check_ports(&config.proxy_listen, &valid.services));
             checked.transpose().map_err(proxy::StartError::Bind)?;
         }
-        let admin = Admin::bind(config.admin.listen, token, &config.data).await?;
+        let admin = Admin::bind(config.admin.listen, token.clone(), &config.data).await?;
         let gossip = Gossip::start(gossip_config(&config, keyring.clone(), clock.clone())?).await?;
         let storage = Storage::start(StorageConfig {
             data: config.data.clone(),
@@ -238,7 +243,7 @@ impl App {
             evidence,
             tls: tls.clone(),
             access: config.log.access.clone(),
-            access_format: config.log.format,
+            access_format: config.log.access_format,
             clock: clock.clone(),
         })?);
         tasks.spawn(tasks::follow_own_drain(gossip.clone(), config.name.clone(), orders.clone()));
@@ -292,7 +297,7 @@ impl App {
             traffic,
             events,
             seeds: config.mesh.seeds.clone(),
-            dns: responder,
+            dns: responder.clone(),
             geo,
             clock: clock.clone(),
         });
@@ -304,6 +309,9 @@ impl App {
             storage,
             proxy,
             dns,
+            responder,
+            keyring,
+            token,
             clock,
             _admin: admin,
             tasks,

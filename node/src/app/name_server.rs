@@ -66,7 +66,7 @@ pub(super) fn start(
 
 /// On which terms strangers are served. Cookies are made with a secret that all nodes derive from the mesh's keys, so
 /// that any of them knows those of the others.
-fn dns_terms(config: &NodeConfig, keyring: &Keyring) -> Terms {
+pub(super) fn dns_terms(config: &NodeConfig, keyring: &Keyring) -> Terms {
     let secrets = keyring.derive("meridian dns cookie v1").into_iter().filter_map(|key| {
         let secret = key.secret.first_chunk::<16>()?;
         Some(CookieSecret(*secret))

@@ -23,6 +23,7 @@ mod sessions;
 mod shell;
 mod start;
 mod status;
+mod supervisor;
 mod top;
 mod validate;
 mod watch;

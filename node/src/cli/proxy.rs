@@ -13,7 +13,7 @@ use super::exit::{CliError, Exit};
 use super::output::hint;
 use super::{Global, start};
 use crate::app::logging;
-use crate::config::model::{AccessLog, LogFormat};
+use crate::config::model::{AccessFormat, AccessLog};
 use crate::config::node_file::{self, LoadError, NodeOverrides};
 use crate::config::services;
 
@@ -45,7 +45,7 @@ pub(super) struct ProxyArgs {
     access_log: AccessLog,
     /// How its lines look.
     #[arg(long, value_enum, default_value = "text")]
-    log_format: LogFormat,
+    access_format: AccessFormat,
     /// The admin API's socket; without it, it is reached by the path that is told at the start alone.
     #[arg(long, value_name = "IP:PORT")]
     admin_listen: Option<SocketAddr>,
@@ -91,7 +91,7 @@ pub(super) fn run(global: &Global, args: ProxyArgs) -> Result<ExitCode, CliError
         admin_listen: args.admin_listen.or(loopback(0)),
         drain: Some(args.drain),
         access_log: Some(args.access_log.clone()),
-        log_format: Some(args.log_format),
+        access_format: Some(args.access_format),
         ..NodeOverrides::default()
     };
     let config = node_file::load(None, &overrides).map_err(|error| match error {
@@ -101,7 +101,7 @@ pub(super) fn run(global: &Global, args: ProxyArgs) -> Result<ExitCode, CliError
     logging::start(&config.node.log).map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
     let socket = data.join("admin.sock");
     hint(format_args!("meridian status --node {}  shows how the backends are", socket.display()));
-    start::serve_until_told(config.node, Some(body))
+    start::serve_until_told(config.node, overrides, Some(body))
 }
 
 fn services_toml(args: &ProxyArgs) -> String {

@@ -1,6 +1,6 @@
 //! `meridian start`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::{CliError, Exit};
-use super::{Global, apply, validate};
+use super::{Global, apply, supervisor, validate};
 use crate::app::{App, logging};
 use crate::config::model::NodeConfig;
-use crate::config::node_file::{self, LoadError, NodeOverrides};
+use crate::config::node_file::{self, LoadError, NodeOverrides, Validated};
 
 /// A signal within this time of the first is the same order.
 const ECHO: Duration = Duration::from_millis(500);
@@ -34,20 +34,26 @@ pub(super) struct StartArgs {
 
 pub(super) fn run(global: &Global, mut args: StartArgs) -> Result<ExitCode, CliError> {
     args.overrides.data = global.data.clone();
-    let config = load(args.config.as_deref(), &args.overrides)?;
+    let source = Source { file: args.config, overrides: args.overrides };
+    let config = load(&source)?;
     logging::start(&config.log)
         .map_err(|error| CliError::new(Exit::InvalidConfiguration, error.to_string()))?;
     let services = args.apply.as_deref().map(apply::services).transpose()?;
-    run_node(config, services, args.until_stdin_ends)
+    run_node(config, source, services, args.until_stdin_ends)
 }
 
 /// Runs a node in this process until a signal ends it.
-pub(super) fn serve_until_told(config: NodeConfig, services: Option<String>) -> Result<ExitCode, CliError> {
-    run_node(config, services, false)
+pub(super) fn serve_until_told(
+    config: NodeConfig,
+    overrides: NodeOverrides,
+    services: Option<String>,
+) -> Result<ExitCode, CliError> {
+    run_node(config, Source { file: None, overrides }, services, false)
 }
 
 fn run_node(
     config: NodeConfig,
+    source: Source,
     services: Option<String>,
     until_stdin_ends: bool,
 ) -> Result<ExitCode, CliError> {
@@ -56,21 +62,24 @@ fn run_node(
         .thread_name("control")
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(serve(config, services, until_stdin_ends));
+    let ended = runtime.block_on(serve(config, source, services, until_stdin_ends));
     // Tasks that still wait for peers are of no use any more.
     runtime.shutdown_timeout(Duration::from_millis(500));
     ended
 }
 
-fn load(file: Option<&Path>, overrides: &NodeOverrides) -> Result<NodeConfig, CliError> {
-    match node_file::load(file, overrides) {
+fn load(source: &Source) -> Result<NodeConfig, CliError> {
+    match source.load() {
         Ok(valid) => {
             validate::show(&valid.warnings);
             Ok(valid.node)
         }
         Err(LoadError::Invalid(report)) => {
             validate::show(&report);
-            let name = file.map_or_else(|| "the command line".into(), |file| file.display().to_string());
+            let name = source
+                .file
+                .as_ref()
+                .map_or_else(|| "the command line".into(), |file| file.display().to_string());
             Err(validate::invalid(&name))
         }
         Err(error) => Err(CliError::new(Exit::Failure, error.to_string())),
@@ -79,27 +88,35 @@ fn load(file: Option<&Path>, overrides: &NodeOverrides) -> Result<NodeConfig, Cl
 
 async fn serve(
     config: NodeConfig,
+    source: Source,
     services: Option<String>,
     until_stdin_ends: bool,
 ) -> Result<ExitCode, CliError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let hangups = tokio::spawn(ignore_hangups(signal(SignalKind::hangup())?));
+    let mut hangup = signal(SignalKind::hangup())?;
     let name = config.name.clone();
-    let app = App::start(config, services)
+    let mut app = App::start(config, services)
         .await
         .map_err(|error| CliError::new(Exit::Failure, error.to_string()).maybe_hint(error.hint()))?;
     let mut refused = None;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = stdin_ended(), if until_stdin_ends => {}
-        owner = app.name_lost() => {
-            let text = format!("the name {name} is taken by the living node at {owner}");
-            refused = Some(CliError::new(Exit::Failure, text).hint("give this node another name: --name"));
+    supervisor::ready();
+    let name_lost = app.name_lost();
+    tokio::pin!(name_lost);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = stdin_ended(), if until_stdin_ends => break,
+            Some(()) = hangup.recv() => reload(&mut app, &source),
+            owner = &mut name_lost => {
+                let text = format!("the name {name} is taken by the living node at {owner}");
+                refused = Some(CliError::new(Exit::Failure, text).hint("give this node another name: --name"));
+                break;
+            }
         }
     }
-    hangups.abort();
+    supervisor::stopping();
     tokio::select! {
         () = app.leave() => match refused {
             Some(error) => Err(error),
@@ -112,13 +129,32 @@ async fn serve(
     }
 }
 
-/// SIGHUP asks daemons to read their files again. Here services come with `apply`, and the rest needs a restart: an
-/// operator who sends it out of habit must not lose the node.
-async fn ignore_hangups(mut hangup: Signal) {
-    while hangup.recv().await.is_some() {
-        tracing::warn!(
-            "SIGHUP changes nothing: services come with 'meridian apply', node.toml needs a restart"
-        );
+/// SIGHUP: reads `node.toml` again. One that is wrong changes nothing.
+fn reload(app: &mut App, source: &Source) {
+    supervisor::reloading();
+    match source.load() {
+        Ok(valid) => {
+            for refused in app.reload(valid.node) {
+                tracing::warn!("{refused}");
+            }
+            tracing::info!(
+                "SIGHUP: node.toml was read again and the access log opened anew; services come with 'meridian apply'"
+            );
+        }
+        Err(error) => tracing::error!(%error, "SIGHUP: node.toml is wrong; nothing was changed"),
+    }
+    supervisor::ready();
+}
+
+/// Where the configuration comes from.
+struct Source {
+    file: Option<PathBuf>,
+    overrides: NodeOverrides,
+}
+
+impl Source {
+    fn load(&self) -> Result<Validated, LoadError> {
+        node_file::load(self.file.as_deref(), &self.overrides)
     }
 }
 

@@ -28,7 +28,7 @@ use super::thread::{self, Order};
 use super::tunnel::{InboundTunnel, TunnelDial};
 use super::worker::{Gauges, Phase, Shared};
 use crate::backend::{Evidence, Snapshot};
-use crate::config::model::{AccessLog, LogFormat};
+use crate::config::model::{AccessFormat, AccessLog};
 use crate::tls::Tls;
 
 /// Orders that may wait for one worker; inbound tunnels beyond it are dropped and counted.
@@ -84,7 +84,7 @@ pub struct ProxyConfig<A = TunnelAccept> {
     /// Where the access log goes ...
     pub access: AccessLog,
     /// ... and how its lines look.
-    pub access_format: LogFormat,
+    pub access_format: AccessFormat,
     /// The clock.
     pub clock: Clock,
 }
@@ -93,6 +93,7 @@ pub struct ProxyConfig<A = TunnelAccept> {
 pub struct ProxyHandle {
     counters: Arc<Counters>,
     tallies: Arc<Tallies>,
+    log: Option<AccessLogger>,
     clock: Clock,
     origin: Instant,
     gauges: Vec<Arc<Gauges>>,
@@ -138,6 +139,7 @@ pub fn start<A: Into<InboundTunnel> + Send + 'static>(
         tallies: Arc::default(),
         workers,
     });
+    let log = shared.log.clone();
     let (tallies, clock, origin) = (shared.tallies.clone(), shared.clock.clone(), shared.origin);
     let (phase, phases) = watch::channel(Phase::Serving);
     let (mut gauges, mut orders, mut threads) = (Vec::new(), Vec::new(), Vec::new());
@@ -166,6 +168,7 @@ pub fn start<A: Into<InboundTunnel> + Send + 'static>(
     Ok(ProxyHandle {
         counters,
         tallies,
+        log,
         clock,
         origin,
         gauges,
@@ -269,6 +272,18 @@ impl ProxyHandle {
             (name.to_string(), taken, most)
         });
         places.collect()
+    }
+
+    /// Opens the access log anew, here or elsewhere. Whether it can be: a log that is off, or shall be, needs a new start.
+    ///
+    /// # Errors
+    /// When the file cannot be opened; the lines then go where they went.
+    pub fn reopen_log(&self, to: &AccessLog, format: AccessFormat) -> io::Result<bool> {
+        match (&self.log, to) {
+            (None, AccessLog::Off) => Ok(true),
+            (Some(log), AccessLog::Stdout | AccessLog::File(_)) => log.redirect(to, format).map(|()| true),
+            _ => Ok(false),
+        }
     }
 
     /// What was done so far.

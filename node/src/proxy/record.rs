@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gossip::id::{BackendId, ListenerName, ServiceName};
-use http::{HeaderValue, Method, Uri};
+use http::header::{REFERER, USER_AGENT};
+use http::{HeaderValue, Request, Version};
 
 use super::activity::Activity;
 use super::log::Line;
@@ -46,26 +47,8 @@ impl Record {
         listener: Option<&ListenerName>,
         activity: Option<Arc<Activity>>,
     ) -> Self {
-        let line = worker.shared.log.as_ref().map(|_| {
-            Box::new(Line {
-                time: worker.clock().wall(),
-                client,
-                listener: listener.cloned(),
-                request_id: None,
-                method: None,
-                host: None,
-                target: None,
-                status: None,
-                sent_bytes: 0,
-                took: std::time::Duration::ZERO,
-                service: None,
-                pool: None,
-                backend: None,
-                affinity: None,
-                tries: 0,
-                end: End::ClientGone,
-            })
-        });
+        let line = || Box::new(Line::new(worker.clock().wall(), client, listener.cloned()));
+        let line = worker.shared.log.is_some().then(line);
         Self {
             worker: worker.clone(),
             activity,
@@ -126,11 +109,14 @@ impl Record {
     }
 
     /// What was asked.
-    pub(super) fn asked(&mut self, method: &Method, host: Option<&HeaderValue>, target: &Uri) {
+    pub(super) fn asked<B>(&mut self, request: &Request<B>, host: Option<&HeaderValue>) {
         if let Some(line) = &mut self.line {
-            line.method = Some(method.clone());
+            line.method = Some(request.method().clone());
             line.host = host.cloned();
-            line.target = Some(target.clone());
+            line.target = Some(request.uri().clone());
+            line.version = Some(if request.version() == Version::HTTP_2 { "2" } else { "1.1" });
+            line.referer = request.headers().get(REFERER).cloned();
+            line.agent = request.headers().get(USER_AGENT).cloned();
         }
     }
 
