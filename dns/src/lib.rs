@@ -65,7 +65,7 @@ pub use geo::{GeoError, GeoIp};
 pub use limit::ResponseRate;
 pub use moment::{Clock, Moment};
 pub use responder::{Clerk, Responder, Transport, Verdict};
-pub use server::{BindError, DnsServer, ServerConfig, TcpLimits};
+pub use server::{BindError, DnsServer, Inherited, ServerConfig, TcpLimits};
 pub use sign::{KeyError, SigningKey};
 pub use spec::{
     Place, Policy, RecordError, RecordSpec, RegionSpec, Shed, Signing, SpecError, SteerSpec, TableSpec,

@@ -25,7 +25,6 @@ const TCP_BACKLOG: i32 = 1024;
 const UDP_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// What to bind and how much to bear.
-#[derive(Clone)]
 pub struct ServerConfig {
     /// UDP and TCP addresses; port 0 takes one free port for both.
     pub listen: Vec<SocketAddr>,
@@ -39,6 +38,19 @@ pub struct ServerConfig {
     pub runtime: tokio::runtime::Handle,
     /// The clock.
     pub clock: Clock,
+    /// Sockets of the process before this one; empty: there was none.
+    pub inherited: Vec<Inherited>,
+}
+
+/// The sockets of one address, from one process to the next.
+#[derive(Debug)]
+pub struct Inherited {
+    /// As the configuration asks for it.
+    pub listen: SocketAddr,
+    /// One a UDP thread; empty for DNS over TLS.
+    pub udp: Vec<UdpSocket>,
+    /// The listening socket.
+    pub tcp: TcpListener,
 }
 
 /// Bounds of DNS over TCP (RFC 7766 §6).
@@ -99,6 +111,8 @@ pub struct DnsServer {
     stop: Arc<OwnedFd>,
     threads: Vec<JoinHandle<()>>,
     tasks: Vec<AbortHandle>,
+    /// Copies of all sockets, for the process that comes after this one.
+    kept: Vec<Inherited>,
 }
 
 impl fmt::Debug for DnsServer {
@@ -114,13 +128,32 @@ impl DnsServer {
     /// When one cannot be bound; none stays bound then.
     pub fn bind(config: ServerConfig, responder: Arc<Responder>) -> Result<Self, BindError> {
         let threads = config.udp_threads.max(1);
-        let bound = config
-            .listen
-            .iter()
-            .map(|address| bind_both(*address, threads))
-            .collect::<Result<Vec<_>, _>>()?;
-        let tls = config.tls.as_ref().map_or([].as_slice(), |tls| &tls.listen);
-        let tls = tls.iter().map(|address| bind_tls(*address)).collect::<Result<Vec<_>, _>>()?;
+        let mut config = config;
+        let mut inherited = std::mem::take(&mut config.inherited);
+        let mut bound = Vec::new();
+        for address in &config.listen {
+            bound.push(match take(&mut inherited, *address, false) {
+                Some(inherited) => {
+                    adopt(*address, inherited).map_err(|error| failed("UDP", *address, error))?
+                }
+                None => bind_both(*address, threads)?,
+            });
+        }
+        let mut tls = Vec::new();
+        for address in config.tls.as_ref().map_or([].as_slice(), |tls| &tls.listen) {
+            tls.push(match take(&mut inherited, *address, true) {
+                Some(Inherited { tcp, .. }) => (*address, tcp),
+                None => bind_tls(*address)?,
+            });
+        }
+        drop(inherited);
+        let mut kept = Vec::new();
+        for (listen, bound) in config.listen.iter().zip(&bound) {
+            kept.push(copy(*listen, &bound.udp, &bound.tcp).map_err(BindError::Threads)?);
+        }
+        for (listen, (_, tcp)) in config.tls.iter().flat_map(|tls| &tls.listen).zip(&tls) {
+            kept.push(copy(*listen, &[], tcp).map_err(BindError::Threads)?);
+        }
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| BindError::Threads(error.into()))?;
         let mut server = Self {
@@ -129,6 +162,7 @@ impl DnsServer {
             stop: Arc::new(stop),
             threads: Vec::new(),
             tasks: Vec::new(),
+            kept,
         };
         for bound in bound {
             for socket in bound.udp {
@@ -166,6 +200,15 @@ impl DnsServer {
         Ok(())
     }
 
+    /// Copies of all sockets, for the process that comes after this one. Queries that it does not read are read here, until
+    /// [`DnsServer::shutdown`].
+    ///
+    /// # Errors
+    /// When this process has no descriptors left.
+    pub fn hand_over(&self) -> io::Result<Vec<Inherited>> {
+        self.kept.iter().map(|kept| copy(kept.listen, &kept.udp, &kept.tcp)).collect()
+    }
+
     /// The addresses of DNS over TLS, in the order of the configuration, with their real ports.
     pub fn tls_addrs(&self) -> &[SocketAddr] {
         &self.tls_addresses
@@ -185,6 +228,7 @@ impl DnsServer {
             tracing::error!("cannot wake the DNS threads");
             return;
         }
+        self.kept.clear();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a DNS thread panicked");
@@ -203,6 +247,22 @@ struct Bound {
     address: SocketAddr,
     udp: Vec<UdpSocket>,
     tcp: TcpListener,
+}
+
+/// What is inherited for an address: over UDP and TCP, or for TLS.
+fn take(inherited: &mut Vec<Inherited>, listen: SocketAddr, tls: bool) -> Option<Inherited> {
+    let at = inherited.iter().position(|one| one.listen == listen && one.udp.is_empty() == tls)?;
+    Some(inherited.swap_remove(at))
+}
+
+fn adopt(listen: SocketAddr, inherited: Inherited) -> io::Result<Bound> {
+    let address = inherited.udp.first().map_or(Ok(listen), UdpSocket::local_addr)?;
+    Ok(Bound { address, udp: inherited.udp, tcp: inherited.tcp })
+}
+
+fn copy(listen: SocketAddr, udp: &[UdpSocket], tcp: &TcpListener) -> io::Result<Inherited> {
+    let udp = udp.iter().map(UdpSocket::try_clone).collect::<io::Result<Vec<_>>>()?;
+    Ok(Inherited { listen, udp, tcp: tcp.try_clone()? })
 }
 
 /// Binds one address in both transports. With port 0 the port is UDP's choice, drawn again when TCP's is taken.

@@ -24,6 +24,7 @@ fn config(listen: &[&str], runtime: &tokio::runtime::Runtime) -> ServerConfig {
         tls: None,
         runtime: runtime.handle().clone(),
         clock: Arc::new(start),
+        inherited: Vec::new(),
     }
 }
 

@@ -157,6 +157,11 @@ fn bind(addr: SocketAddr) -> io::Result<std::net::UdpSocket> {
     Ok(socket.into())
 }
 
+/// A socket of the same family at any free port: for an endpoint that gives its own port to another process.
+pub(crate) fn elsewhere(addr: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    bind(SocketAddr::new(addr.ip(), 0))
+}
+
 /// Takes, defers or refuses a connection before anything is spent on it.
 pub(crate) fn admit(endpoint: &Endpoint, incoming: quinn::Incoming) -> Option<quinn::Connecting> {
     let open = endpoint.open_connections();

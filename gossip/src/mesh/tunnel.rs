@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, watch};
 
 use super::Peer;
-use super::endpoint::{Purpose, admit, explain, peer_name};
+use super::endpoint::{Purpose, admit, elsewhere, explain, peer_name};
 use super::tls::Identity;
 use super::wire::{GOODBYE, REFUSED, REPLACED, STREAM_PATIENCE};
 use crate::id::NodeName;
@@ -133,6 +133,13 @@ impl Tunnels {
         if let Some(connection) = link.and_then(|link| link.present.read().ok()?.clone()) {
             connection.close(REPLACED, b"");
         }
+    }
+
+    /// Gives the UDP port to another process: streams that were opened here move to another port and go on (RFC 9000 §9),
+    /// those that peers opened end.
+    pub(crate) fn release(&self) -> io::Result<()> {
+        let _entered = self.0.runtime.enter();
+        self.0.endpoint.rebind(elsewhere(self.0.endpoint.local_addr()?)?)
     }
 
     /// Closes the endpoint and lets its thread end.

@@ -6,6 +6,7 @@ mod orders;
 mod places;
 mod probes;
 mod services;
+mod upgrade;
 mod users;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ pub(crate) use self::orders::{IntentStatus, SplitOrder, WeightOrder};
 pub(crate) use self::places::{BackendEntry, RegionPool, RegionStatus};
 pub(crate) use self::probes::{Check, Readiness};
 pub(crate) use self::services::{ServiceStatus, Share};
+pub(crate) use self::upgrade::{UpgradeRequest, Upgraded};
 pub(crate) use self::users::{
     NetworkUsers, RegionUsers, SecondStatus, ServiceUsers, TrafficStatus, UsersStatus,
 };

@@ -32,6 +32,7 @@ mod state;
 mod status;
 mod targets;
 pub(crate) mod traffic;
+mod upgrade;
 mod zones;
 
 use std::sync::Arc;
@@ -45,13 +46,14 @@ use storage::revisions::Revisions;
 use storage::sessions::Sessions;
 use storage::survey::Survey;
 use storage::zone_keys::ZoneKeys;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 pub(crate) use self::access::Token;
 pub(crate) use self::events::{Event, EventLog};
 pub(crate) use self::reports::Reports;
-pub(crate) use self::server::{Admin, AdminError};
+pub(crate) use self::server::{Admin, AdminError, Serving};
 pub(crate) use self::traffic::Traffic;
+pub(crate) use self::upgrade::UpgradeOrder;
 use crate::backend::Snapshot;
 use crate::geoip::Geo;
 use crate::proxy::ProxyHandle;
@@ -90,6 +92,8 @@ pub(crate) struct Context {
     pub(crate) dns: Option<Arc<dns::Responder>>,
     /// Its GeoIP file.
     pub(crate) geo: Geo,
+    /// Where orders to upgrade this node go.
+    pub(crate) upgrades: mpsc::Sender<UpgradeOrder>,
     /// The clock.
     pub(crate) clock: Clock,
 }

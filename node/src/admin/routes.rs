@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::problem::{explained, problem};
 use super::{
     Context, endings, events, explain, metrics, openapi, orders, probes, revisions, sessions, shield, state,
-    traffic, zones,
+    traffic, upgrade, zones,
 };
 use crate::dashboard;
 
@@ -64,6 +64,7 @@ fn documented() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(sessions::consistency))
         .routes(routes!(explain::explain))
         .routes(routes!(zones::ds))
+        .routes(routes!(upgrade::upgrade))
         .routes(routes!(revisions::apply))
         .routes(routes!(revisions::current))
         .routes(routes!(orders::intents))

@@ -10,12 +10,14 @@
 //! started, nothing from outside stops it but a signal.
 
 mod first_apply;
+pub(crate) mod handover;
 mod intents;
 pub(crate) mod logging;
 pub(crate) mod machine;
 mod name_server;
 mod reload;
 mod tasks;
+mod upgrade;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -31,9 +33,11 @@ use storage::{Storage, StorageConfig};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use self::handover::Legacy;
 use self::machine::{DataError, DataFolder};
 use self::name_server::NameServer;
-use crate::admin::{self, Admin, AdminError, EventLog, Reports, Token, Traffic};
+pub(crate) use self::upgrade::Upgrade;
+use crate::admin::{self, Admin, AdminError, EventLog, Reports, Token, Traffic, UpgradeOrder};
 use crate::config::model::NodeConfig;
 use crate::config::services;
 use crate::health::task::HealthConfig;
@@ -47,6 +51,9 @@ use crate::{health, proxy, steering, tls};
 const EVIDENCE_QUEUE: usize = 1024;
 /// The least time between SIGTERM and the end: resolvers and peers must have seen that this node leaves.
 const LEAVE_AT_LEAST: Duration = Duration::from_secs(2);
+
+/// How long the ports of a process that hands over may take to be free.
+const PORTS_FREE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Makes aws-lc-rs the process's TLS provider. Calling it again changes nothing.
 pub(crate) fn install_crypto() {
@@ -132,25 +139,40 @@ fn bind_hint(kind: ErrorKind, addr: SocketAddr, setting: &str) -> Option<String>
 pub(crate) struct App {
     config: NodeConfig,
     gossip: Gossip,
-    storage: Storage,
+    storage: Option<Storage>,
     proxy: Arc<ProxyHandle>,
     dns: Option<dns::DnsServer>,
     responder: Option<Arc<dns::Responder>>,
     keyring: Keyring,
     token: Arc<ArcSwapOption<Token>>,
     clock: Clock,
-    _admin: JoinSet<()>,
+    admin: admin::Serving,
     tasks: JoinSet<()>,
+    upgrades: mpsc::Receiver<UpgradeOrder>,
     _watchdog: Watchdog,
-    _folder: DataFolder,
+    folder: DataFolder,
 }
 
 impl App {
     /// Starts everything; returns when every socket is bound. `services` is what `--apply` brings along, already
-    /// validated.
-    pub(crate) async fn start(config: NodeConfig, services: Option<String>) -> Result<Self, StartError> {
+    /// validated; `legacy` is what the process before gives, in an upgrade.
+    pub(crate) async fn start(
+        config: NodeConfig,
+        services: Option<String>,
+        legacy: Option<Legacy>,
+    ) -> Result<Self, StartError> {
         let clock = Clock::system();
-        let folder = DataFolder::lock(&config.data)?;
+        let takes_over = legacy.is_some();
+        let (lock, admin_sockets, inherited, dns_inherited) = match legacy {
+            Some(Legacy { lock, admin_tcp, admin_unix, proxy, dns }) => {
+                (Some(lock), Some((admin_tcp, admin_unix)), proxy, dns)
+            }
+            None => Default::default(),
+        };
+        let folder = match lock {
+            Some(lock) => DataFolder::adopt(lock),
+            None => DataFolder::lock(&config.data)?,
+        };
         let files = machine::raise_file_limit();
         let watchdog = Watchdog::start(clock.clone())?;
         let keyring = keyring(&config)?;
@@ -167,8 +189,11 @@ impl App {
             let checked = ports.map(|valid| proxy::check_ports(&config.proxy_listen, &valid.services));
             checked.transpose().map_err(proxy::StartError::Bind)?;
         }
-        let admin = Admin::bind(config.admin.listen, token.clone(), &config.data).await?;
-        let gossip = Gossip::start(gossip_config(&config, keyring.clone(), clock.clone())?).await?;
+        let admin = match admin_sockets {
+            Some((tcp, unix)) => Admin::adopt(tcp, unix, token.clone(), &config.data),
+            None => Admin::bind(config.admin.listen, token.clone(), &config.data).await?,
+        };
+        let gossip = join(&config, &keyring, &clock, takes_over).await?;
         let storage = Storage::start(StorageConfig {
             data: config.data.clone(),
             me: config.name.clone(),
@@ -232,6 +257,7 @@ impl App {
             node: config.name.clone(),
             listen: config.proxy_listen.clone(),
             workers: config.workers,
+            inherited,
             snapshot: registry.snapshot(),
             changes: registry.changes(),
             sessions: Arc::new(storage.sessions()),
@@ -249,7 +275,7 @@ impl App {
         tasks.spawn(tasks::follow_own_drain(gossip.clone(), config.name.clone(), orders.clone()));
         tasks.spawn(tasks::want_zone_keys(storage.zone_keys(), registry.changes()));
         let NameServer { server: dns, responder, geo, dot } =
-            name_server::start(&config, &keyring, &clock, &mut tasks)?;
+            name_server::start(&config, &keyring, &clock, &mut tasks, dns_inherited)?;
         if let Some(responder) = &responder {
             let (changes, keys) = (registry.changes(), storage.zone_keys().watch());
             let follow =
@@ -282,6 +308,7 @@ impl App {
         let traffic = Traffic::start(gossip.mesh(), gossip.view(), proxy.clone(), responder.clone());
         let events = Arc::new(EventLog::new(&clock));
         tasks.spawn(tasks::record_events(gossip.events(), events.clone(), clock.clone()));
+        let (upgrades, upgrades_ordered) = mpsc::channel(1);
         let context = Arc::new(admin::Context {
             node: config.name.clone(),
             snapshot: registry.changes(),
@@ -299,6 +326,7 @@ impl App {
             seeds: config.mesh.seeds.clone(),
             dns: responder.clone(),
             geo,
+            upgrades,
             clock: clock.clone(),
         });
         let admin = admin.serve(context)?;
@@ -306,17 +334,18 @@ impl App {
         Ok(Self {
             config,
             gossip,
-            storage,
+            storage: Some(storage),
             proxy,
             dns,
             responder,
             keyring,
             token,
             clock,
-            _admin: admin,
+            admin,
             tasks,
+            upgrades: upgrades_ordered,
             _watchdog: watchdog,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -346,8 +375,30 @@ impl App {
             dns.shutdown();
         }
         self.tasks.shutdown().await;
-        self.storage.shutdown().await;
+        if let Some(storage) = self.storage.take() {
+            storage.shutdown().await;
+        }
         tracing::info!("left");
+    }
+}
+
+/// Joins the mesh. In an upgrade the process before has just given up the ports, and the kernel may need a moment.
+async fn join(
+    config: &NodeConfig,
+    keyring: &Keyring,
+    clock: &Clock,
+    takes_over: bool,
+) -> Result<Gossip, StartError> {
+    let latest = clock.now() + PORTS_FREE_WITHIN;
+    loop {
+        match Gossip::start(gossip_config(config, keyring.clone(), clock.clone())?).await {
+            Err(gossip::StartError::Listen { source, .. })
+                if takes_over && source.kind() == ErrorKind::AddrInUse && clock.now() < latest =>
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            started => return Ok(started?),
+        }
     }
 }
 

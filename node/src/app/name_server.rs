@@ -29,6 +29,7 @@ pub(super) fn start(
     keyring: &Keyring,
     clock: &Clock,
     tasks: &mut JoinSet<()>,
+    inherited: Vec<dns::Inherited>,
 ) -> Result<NameServer, BindError> {
     if config.dns_listen.is_empty() {
         return Ok(NameServer::default());
@@ -56,6 +57,7 @@ pub(super) fn start(
             udp_threads: config.workers.unwrap_or(1).max(1),
             tcp: TcpLimits::default(),
             tls,
+            inherited,
             runtime: tokio::runtime::Handle::current(),
             clock: Arc::new(move || Moment { monotonic: time.now(), unix: time.mesh_wall().seconds() }),
         },

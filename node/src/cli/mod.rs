@@ -25,6 +25,7 @@ mod start;
 mod status;
 mod supervisor;
 mod top;
+mod upgrade;
 mod validate;
 mod watch;
 
@@ -124,6 +125,8 @@ enum Command {
     /// Refuse the users of a network in every service.
     #[command(subcommand)]
     Deny(orders::DenyCommand),
+    /// Go on with another version of the program, without losing a request.
+    Upgrade(upgrade::UpgradeArgs),
     /// Look for what is wrong on this machine and in the mesh, and say what to do.
     Doctor(doctor::DoctorArgs),
     /// Say whether the node should get users: for supervisors and containers.
@@ -170,6 +173,7 @@ pub fn main() -> ExitCode {
         Command::Weight(args) => ask(orders::weight(global, args)),
         Command::Split(args) => ask(orders::split(global, args)),
         Command::Deny(command) => ask(orders::deny(global, command)),
+        Command::Upgrade(args) => ask(upgrade::run(global, args)),
         Command::Doctor(args) => answer(doctor::run(global, args)),
         Command::Healthcheck => answer(healthcheck::run(global)),
         Command::Completion(args) => Ok(shell::completion(&args, Cli::command())),

@@ -10,7 +10,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::{CliError, Exit};
 use super::{Global, apply, supervisor, validate};
-use crate::app::{App, logging};
+use crate::app::handover::{Legacy, Line};
+use crate::app::{App, Upgrade, logging};
 use crate::config::model::NodeConfig;
 use crate::config::node_file::{self, LoadError, NodeOverrides, Validated};
 
@@ -28,18 +29,39 @@ pub(super) struct StartArgs {
     /// Leave when standard input ends: for a parent process whose death should end this one too.
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
+    /// Standard input is the process that is to be followed: `meridian upgrade` says so.
+    #[arg(long, hide = true, conflicts_with = "until_stdin_ends")]
+    take_over: bool,
     #[command(flatten)]
     overrides: NodeOverrides,
 }
 
 pub(super) fn run(global: &Global, mut args: StartArgs) -> Result<ExitCode, CliError> {
     args.overrides.data = global.data.clone();
+    let before = args.take_over.then(Line::of_stdin).transpose()?;
+    let started = prepare(args, before.as_ref());
+    if let (Some(before), Err(error)) = (&before, &started) {
+        // Who is told is about to give up on this process anyway.
+        let _ = before.say(&error.to_string(), &[]);
+    }
+    let (config, source, services, leash) = started?;
+    run_node(config, source, services, leash, before)
+}
+
+/// What can be done before anything is bound.
+fn prepare(
+    args: StartArgs,
+    before: Option<&Line>,
+) -> Result<(NodeConfig, Source, Option<String>, Leash), CliError> {
     let source = Source { file: args.config, overrides: args.overrides };
     let config = load(&source)?;
     logging::start(&config.log)
         .map_err(|error| CliError::new(Exit::InvalidConfiguration, error.to_string()))?;
-    let services = args.apply.as_deref().map(apply::services).transpose()?;
-    run_node(config, source, services, args.until_stdin_ends)
+    // What the mesh runs is newer than what the first process was started with.
+    let services = args.apply.filter(|_| before.is_none());
+    let services = services.as_deref().map(apply::services).transpose()?;
+    let leash = if args.until_stdin_ends { Leash::StandardInput } else { Leash::Upgrades };
+    Ok((config, source, services, leash))
 }
 
 /// Runs a node in this process until a signal ends it.
@@ -48,21 +70,22 @@ pub(super) fn serve_until_told(
     overrides: NodeOverrides,
     services: Option<String>,
 ) -> Result<ExitCode, CliError> {
-    run_node(config, Source { file: None, overrides }, services, false)
+    run_node(config, Source { file: None, overrides }, services, Leash::None, None)
 }
 
 fn run_node(
     config: NodeConfig,
     source: Source,
     services: Option<String>,
-    until_stdin_ends: bool,
+    leash: Leash,
+    before: Option<Line>,
 ) -> Result<ExitCode, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(serve(config, source, services, until_stdin_ends));
+    let ended = runtime.block_on(serve(config, source, services, leash, before));
     // Tasks that still wait for peers are of no use any more.
     runtime.shutdown_timeout(Duration::from_millis(500));
     ended
@@ -90,15 +113,22 @@ async fn serve(
     config: NodeConfig,
     source: Source,
     services: Option<String>,
-    until_stdin_ends: bool,
+    leash: Leash,
+    before: Option<Line>,
 ) -> Result<ExitCode, CliError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let name = config.name.clone();
-    let mut app = App::start(config, services)
-        .await
-        .map_err(|error| CliError::new(Exit::Failure, error.to_string()).maybe_hint(error.hint()))?;
+    let legacy = before.as_ref().map(take_over).transpose()?;
+    let started = App::start(config, services, legacy).await;
+    if let Some(before) = &before {
+        let word = started.as_ref().map_or_else(ToString::to_string, |_| "serving".into());
+        // If it is gone, this process is the node all the same.
+        let _ = before.say(&word, &[]);
+    }
+    let mut app =
+        started.map_err(|error| CliError::new(Exit::Failure, error.to_string()).maybe_hint(error.hint()))?;
     let mut refused = None;
     supervisor::ready();
     let name_lost = app.name_lost();
@@ -107,8 +137,28 @@ async fn serve(
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            () = stdin_ended(), if until_stdin_ends => break,
+            () = stdin_ended(), if leash == Leash::StandardInput => break,
             Some(()) = hangup.recv() => reload(&mut app, &source),
+            order = app.upgrade_ordered() => {
+                if leash != Leash::Upgrades {
+                    let why = "this process was started by one that could not follow it: start the node with 'meridian start'";
+                    // Whoever asked may have gone.
+                    let _ = order.reply.send(Err(why.into()));
+                    continue;
+                }
+                match app.upgrade(order.program).await {
+                    Upgrade::Stays(why) => {
+                        tracing::error!("{why}");
+                        let _ = order.reply.send(Err(why));
+                    }
+                    Upgrade::Replaced { pid, failure } => {
+                        supervisor::succeeded_by(pid);
+                        let _ = order.reply.send(failure.map_or(Ok(pid), Err));
+                        app.retire().await;
+                        return Ok(ExitCode::SUCCESS);
+                    }
+                }
+            }
             owner = &mut name_lost => {
                 let text = format!("the name {name} is taken by the living node at {owner}");
                 refused = Some(CliError::new(Exit::Failure, text).hint("give this node another name: --name"));
@@ -129,6 +179,12 @@ async fn serve(
     }
 }
 
+/// Says that this process is ready, and takes what the one before gives.
+fn take_over(before: &Line) -> Result<Legacy, CliError> {
+    before.say("ready", &[])?;
+    Ok(Legacy::receive(before)?)
+}
+
 /// SIGHUP: reads `node.toml` again. One that is wrong changes nothing.
 fn reload(app: &mut App, source: &Source) {
     supervisor::reloading();
@@ -144,6 +200,17 @@ fn reload(app: &mut App, source: &Source) {
         Err(error) => tracing::error!(%error, "SIGHUP: node.toml is wrong; nothing was changed"),
     }
     supervisor::ready();
+}
+
+/// What besides signals decides how long a process lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leash {
+    /// It may be followed by another process of the same node.
+    Upgrades,
+    /// It ends with its standard input: its parent could not follow it to another process.
+    StandardInput,
+    /// Nothing: its data folder ends with it.
+    None,
 }
 
 /// Where the configuration comes from.

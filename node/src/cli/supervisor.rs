@@ -20,6 +20,11 @@ pub(super) fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("leaving: serving what is in flight")]);
 }
 
+/// Another process of this node serves now.
+pub(super) fn succeeded_by(pid: u32) {
+    tell(&[NotifyState::MainPid(pid), NotifyState::Ready]);
+}
+
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "the supervisor cannot be told");

@@ -1,7 +1,7 @@
 //! The face of the proxy: what it needs, how it starts, how it is watched and stopped.
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::num::NonZero;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::bind::{BindError, BindProblem};
 use super::crowd::{Asked, Network, WINDOW};
-use super::listeners::{Listeners, Listening};
+use super::listeners::{Inherited, Listeners, Listening};
 use super::log::AccessLogger;
 use super::outcome::Counters;
 use super::plan::RouteCache;
@@ -28,7 +28,7 @@ use super::thread::{self, Order};
 use super::tunnel::{InboundTunnel, TunnelDial};
 use super::worker::{Gauges, Phase, Shared};
 use crate::backend::{Evidence, Snapshot};
-use crate::config::model::{AccessFormat, AccessLog};
+use crate::config::model::{AccessFormat, AccessLog, Services};
 use crate::tls::Tls;
 
 /// Orders that may wait for one worker; inbound tunnels beyond it are dropped and counted.
@@ -60,6 +60,8 @@ pub struct ProxyConfig<A = TunnelAccept> {
     pub listen: Vec<IpAddr>,
     /// Worker threads; `None`: one per core.
     pub workers: Option<usize>,
+    /// Listening sockets of the process before this one; empty: there was none.
+    pub inherited: Inherited,
     /// What each request reads (I1).
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Says when the snapshot changed, so that listeners follow it. Published after `snapshot` was swapped.
@@ -115,7 +117,7 @@ pub fn start<A: Into<InboundTunnel> + Send + 'static>(
     let counters = Arc::new(Counters::default());
     let log = AccessLogger::open(&config.access, config.access_format, counters.clone())
         .map_err(StartError::AccessLog)?;
-    let mut listeners = Listeners::new(config.listen, workers);
+    let mut listeners = Listeners::new(config.listen, workers, config.inherited);
     let present = config.snapshot.load_full();
     let (mut changes, problems) = listeners.follow(&present.services);
     if !problems.is_empty() {
@@ -188,12 +190,15 @@ async fn follow(
     mut phase: watch::Receiver<Phase>,
 ) {
     changes.mark_changed();
+    let mut follows = true;
     loop {
         let missing = !listening.load().problems.is_empty();
         tokio::select! {
-            changed = changes.changed() => {
+            changed = changes.changed(), if follows => {
                 if changed.is_err() {
-                    return;
+                    // Nobody makes snapshots any more: the last one is served to the end.
+                    follows = false;
+                    continue;
                 }
                 let next = changes.borrow_and_update().clone();
                 if Arc::ptr_eq(&next.services, &present.services) {
@@ -203,7 +208,16 @@ async fn follow(
             }
             // What could not be bound may become free.
             () = tokio::time::sleep(REBIND), if missing => {}
-            _ = phase.wait_for(|phase| *phase >= Phase::Closing) => return,
+            phase = reached(&mut phase, Phase::Retiring) => {
+                if phase == Phase::Retiring {
+                    // The next process has the sockets: here they are closed, and connections are told to go.
+                    let (leave, _) = listeners.follow(&Services::default());
+                    listening.store(Arc::default());
+                    give(&orders, leave).await;
+                }
+                listening.store(Arc::default());
+                return;
+            }
         }
         let (changes, problems) = listeners.follow(&present.services);
         let known = listening.load().problems.clone();
@@ -211,13 +225,29 @@ async fn follow(
             tracing::error!(listener = %problem.listener, "{problem}; all other listeners serve");
         }
         listening.store(Arc::new(listeners.present()));
-        for (worker, orders_for_it) in orders.iter().zip(changes) {
-            for order in orders_for_it {
-                if worker.send(order).await.is_err() {
-                    return;
-                }
+        if !give(&orders, changes).await {
+            return;
+        }
+    }
+}
+
+/// Gives every worker its orders; false when one has ended.
+async fn give(workers: &[mpsc::Sender<Order>], orders: Vec<Vec<Order>>) -> bool {
+    for (worker, orders_for_it) in workers.iter().zip(orders) {
+        for order in orders_for_it {
+            if worker.send(order).await.is_err() {
+                return false;
             }
         }
+    }
+    true
+}
+
+/// Resolves with the phase once it is at least this one.
+async fn reached(phase: &mut watch::Receiver<Phase>, least: Phase) -> Phase {
+    match phase.wait_for(|phase| *phase >= least).await {
+        Ok(phase) => *phase,
+        Err(_) => Phase::Stopped,
     }
 }
 
@@ -324,6 +354,32 @@ impl ProxyHandle {
     /// Begins to leave: goes on accepting and serving, but asks clients to close after each response.
     pub fn drain(&self) {
         self.phase.send_replace(Phase::Draining);
+    }
+
+    /// Copies of the listening sockets, for the process that comes after this one.
+    ///
+    /// # Errors
+    /// When this process has no descriptors left.
+    pub fn hand_over(&self) -> io::Result<Inherited> {
+        let listening = self.listening.load();
+        let copies = listening.kept.iter().map(|(addr, kept)| {
+            let copies = kept.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>();
+            Ok((*addr, copies?))
+        });
+        copies.collect()
+    }
+
+    /// Accepts nothing more, since the next process does; who is connected is answered and asked to go. Returns when all
+    /// have, at the latest after `deadline`.
+    pub async fn retire(&self, deadline: Duration) {
+        self.phase.send_replace(Phase::Retiring);
+        let all_gone = async {
+            let mut look = tokio::time::interval(LOOK);
+            while self.connections() > 0 {
+                look.tick().await;
+            }
+        };
+        let _ = tokio::time::timeout(deadline, all_gone).await;
     }
 
     /// Stays after all.

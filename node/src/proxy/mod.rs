@@ -86,6 +86,7 @@ mod worker;
 pub use bind::{BindError, BindProblem, check as check_ports};
 pub use crowd::{Asked, Network, WINDOW};
 pub use handle::{ProxyConfig, ProxyHandle, StartError, start};
+pub use listeners::Inherited;
 pub use outcome::{Affinity, Counters, Cut, End};
 pub use route::RouteTable;
 pub use store::SessionStore;

@@ -110,6 +110,8 @@ pub(super) enum Phase {
     Serving,
     /// It serves, but asks clients to go.
     Draining,
+    /// It accepts nothing: another process does. Who is connected is answered, and asked to go.
+    Retiring,
     /// It accepts nothing; what is idle is closed, what is in flight may end.
     Closing,
     /// It ends, whatever is in flight.

@@ -156,7 +156,7 @@ pub(super) fn of_services(proxy: &ProxyHandle) -> Vec<Family> {
 }
 
 fn histogram(counts: &ServiceCounts) -> Histogram {
-    let bounds = BOUNDS_MICROS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::MAX]);
+    let bounds = BOUNDS_MICROS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
     Histogram { sum: counts.took_micros as f64 / 1e6, buckets: bounds.zip(counts.took).collect() }
 }
 

@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_page_reads_as_prometheus_wants_it() {
-        let histogram = Histogram { sum: 1.5, buckets: vec![(0.001, 2), (f64::MAX, 1)] };
+        let histogram = Histogram { sum: 1.5, buckets: vec![(0.001, 2), (f64::INFINITY, 1)] };
         let labels = vec![("service", "a\"b\\\n".to_owned())];
         let families = vec![
             Family::count("retries", "Further tries", 3),

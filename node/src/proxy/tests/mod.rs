@@ -192,6 +192,7 @@ impl World {
             evidence,
             tls,
             access: AccessLog::Off,
+            inherited: Default::default(),
             access_format: AccessFormat::Text,
             clock: self.clock.clone(),
         })?;
