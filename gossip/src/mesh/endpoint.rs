@@ -157,9 +157,12 @@ fn bind(addr: SocketAddr) -> io::Result<std::net::UdpSocket> {
     Ok(socket.into())
 }
 
-/// A socket of the same family at any free port: for an endpoint that gives its own port to another process.
-pub(crate) fn elsewhere(addr: SocketAddr) -> io::Result<std::net::UdpSocket> {
-    bind(SocketAddr::new(addr.ip(), 0))
+/// Moves an endpoint to any free port, so that another process can have its own. Twice: quinn reads from the socket before the
+/// last as well, until something comes to the new one.
+pub(crate) fn leave_port(endpoint: &Endpoint) -> io::Result<()> {
+    let anywhere = SocketAddr::new(endpoint.local_addr()?.ip(), 0);
+    endpoint.rebind(bind(anywhere)?)?;
+    endpoint.rebind(bind(anywhere)?)
 }
 
 /// Takes, defers or refuses a connection before anything is spent on it.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use quinn::{Endpoint, SendDatagramError, VarInt};
 use tokio::sync::mpsc;
 
-use super::endpoint::{Purpose, elsewhere};
+use super::endpoint::{Purpose, leave_port};
 use super::inbound::{self, Dropped};
 use super::link::{Connected, Link};
 use super::tls::Identity;
@@ -332,7 +332,7 @@ impl Mesh {
 
     /// After [`Mesh::stop`]: gives the UDP port free, though handles to this mesh live on.
     pub(crate) fn release(&self) -> std::io::Result<()> {
-        self.0.endpoint.rebind(elsewhere(self.0.endpoint.local_addr()?)?)
+        leave_port(&self.0.endpoint)
     }
 
     /// Stops as a killed process does: nothing more is sent, peers hear nothing. For tests of silence.

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, watch};
 
 use super::Peer;
-use super::endpoint::{Purpose, admit, elsewhere, explain, peer_name};
+use super::endpoint::{Purpose, admit, leave_port, explain, peer_name};
 use super::tls::Identity;
 use super::wire::{GOODBYE, REFUSED, REPLACED, STREAM_PATIENCE};
 use crate::id::NodeName;
@@ -139,7 +139,7 @@ impl Tunnels {
     /// those that peers opened end.
     pub(crate) fn release(&self) -> io::Result<()> {
         let _entered = self.0.runtime.enter();
-        self.0.endpoint.rebind(elsewhere(self.0.endpoint.local_addr()?)?)
+        leave_port(&self.0.endpoint)
     }
 
     /// Closes the endpoint and lets its thread end.

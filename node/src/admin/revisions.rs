@@ -37,7 +37,7 @@ pub(super) async fn current(State(context): State<Arc<Context>>) -> Result<Respo
 /// (`"EPOCH:HASH"`, `"none"` for the very first) only while that revision is in force.
 #[utoipa::path(post, path = "/v1/revisions", tag = "configuration",
     params(("if-match" = Option<String>, Header, description = "\"EPOCH:HASH\", \"none\" or *")),
-    request_body(content = String, content_type = "application/toml"), responses(
+    request_body(content((String = "application/toml"), (String = "text/plain"))), responses(
     (status = 200, body = Applied, headers(("etag" = String, description = "\"EPOCH:HASH\""))),
     (status = 412, description = "another revision is in force", body = super::api::Problem, content_type = "application/problem+json"),
     (status = 422, description = "the configuration is invalid", body = super::api::Problem, content_type = "application/problem+json")

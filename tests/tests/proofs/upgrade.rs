@@ -142,15 +142,28 @@ fn a_hang_up_reads_the_file_again() {
         let mut mesh = Cluster::of(stage, &[("eu", 1)]).await?;
         let file = mesh.node("eu-1").file();
         let text = std::fs::read_to_string(&file)?;
-        let changed = text.replace("[log]\n", "[log]\nlevel = \"debug\"\n").replace("workers = 2", "workers = 3");
-        ensure!(changed != text, "{text}");
-        std::fs::write(&file, changed)?;
-        mesh.node_mut("eu-1").process()?.signal(Signal::HUP)?;
+        let hang_up = async |mesh: &mut Cluster<'_>, text: &str| -> Result<()> {
+            std::fs::write(&file, text)?;
+            mesh.node_mut("eu-1").process()?.signal(Signal::HUP)
+        };
+        hang_up(&mut mesh, &text.replace("workers = 2", "workers = 3")).await?;
         mesh.node("eu-1").says(&["[proxy] workers", "upgrade"], secs(10)).await?;
-        mesh.node("eu-1").says(&["DEBUG"], secs(20)).await?;
-        std::fs::write(&file, "[nonsense]\n")?;
-        mesh.node_mut("eu-1").process()?.signal(Signal::HUP)?;
+        mesh.node("eu-1").says(&["was read again"], secs(10)).await?;
+        // From now on it tells of errors alone, and the next word is one.
+        hang_up(&mut mesh, &text.replace("[log]\n", "[log]\nlevel = \"error\"\n")).await?;
+        // Two signals at once may be one: an order that is not told of any more shows that the first was seen.
+        eventually("it tells of errors alone", secs(20), async || {
+            let told = |mesh: &Cluster<'_>| mesh.node("eu-1").log().matches("an operator").count();
+            let before = told(&mesh);
+            mesh.node("eu-1").cli().expect(code::OK, &["drain", "node", "eu-1", "--force"]).await?;
+            mesh.node("eu-1").cli().expect(code::OK, &["undrain", "node", "eu-1"]).await?;
+            ensure!(told(&mesh) == before, "it tells of orders");
+            Ok(())
+        })
+        .await?;
+        hang_up(&mut mesh, "[nonsense]\n").await?;
         mesh.node("eu-1").says(&["nothing was changed"], secs(10)).await?;
+        ensure!(mesh.node("eu-1").log().matches("was read again").count() == 1, "the level was not taken");
         mesh.node("eu-1").cli().status().await?;
         Ok(())
     });
