@@ -93,6 +93,8 @@ impl Nodes {
                 started: Wall(1),
                 draining: false,
                 revision: current.map(|current| current.id),
+                keys: Vec::new(),
+                key_since: Wall(0),
             };
             let member = Member {
                 record,
