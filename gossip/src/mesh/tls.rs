@@ -83,7 +83,11 @@ impl Identity {
     }
 
     /// Puts a changed ring in force for handshakes from now on, and lets connections that stand be looked at again.
+    /// The same ring again changes nothing.
     pub(crate) fn set_keyring(&self, ring: Keyring) -> Result<(), IdentityError> {
+        if self.current.load().ring == ring {
+            return Ok(());
+        }
         self.current.store(Arc::new(Current::issue(&self.name, ring, self.clock.mesh_wall())?));
         self.rings.send_modify(|rings| *rings += 1);
         Ok(())

@@ -19,7 +19,7 @@ use storage::revisions::{Expected, Revision};
 use super::api::{Applied, Counters, IntentStatus, MemberStatus, PoolStatus, SessionStatus, Status};
 use super::events::Event;
 use super::problem::{Refusal, findings, invalid, problem};
-use super::{Context, endings, explain, sessions, status, zones};
+use super::{Context, endings, explain, keys, sessions, status, zones};
 use crate::backend::Snapshot;
 use crate::config::services;
 use crate::proxy::{Affinity, Cut, End};
@@ -48,6 +48,7 @@ pub(super) fn router(context: Arc<Context>) -> Router {
         .route("/v1/dns/explain", get(explain::explain))
         .route("/v1/intents", get(intents))
         .route("/v1/revisions", post(apply))
+        .merge(keys::routes())
         .route("/v1/revisions/current", get(current))
         .route("/v1/dns/zones/{zone}/ds", get(zones::ds))
         .route("/v1/drains/{kind}/{name}", put(drain).delete(undrain))
@@ -79,7 +80,7 @@ async fn whole(State(context): Shared) -> Json<Status> {
         degraded: !problems.is_empty(),
         problems,
         members: status::members(&view),
-        intents: spell(context.intents.list().iter().filter(|((target, _), _)| !is_session(target))),
+        intents: spell(context.intents.list().iter().filter(|((target, _), _)| !is_elsewhere(target))),
         revision: status::revision(&view, snapshot.revision),
         pools: status::pools(&snapshot, &reports.loads, &sessions),
         sessions: SessionStatus { count: sessions.values().sum(), held_here: stats.held },
@@ -189,9 +190,9 @@ async fn intents(State(context): Shared) -> Json<Vec<IntentStatus>> {
     Json(spell(context.intents.list().iter()))
 }
 
-/// There may be a thousand of them: they are listed where they are asked for.
-fn is_session(target: &Target) -> bool {
-    matches!(target, Target::Session(_))
+/// There may be a thousand sessions, and keys have a list of their own: they are listed where they are asked for.
+fn is_elsewhere(target: &Target) -> bool {
+    matches!(target, Target::Session(_) | Target::Key(_) | Target::Mesh)
 }
 
 #[derive(Deserialize)]
@@ -303,11 +304,16 @@ fn spell<'a>(intents: impl Iterator<Item = (&'a (Target, Aspect), &'a Intent)>) 
                 Target::Backend(pool, address) => ("backend", format!("{pool}/{address}")),
                 Target::Service(name) => ("service", name.to_string()),
                 Target::Session(id) => ("session", sessions::spell_id(id)),
+                Target::Key(id) => ("key", crate::keys::spell(*id)),
+                Target::Mesh => ("mesh", String::new()),
             };
             let order = match &intent.order {
                 Order::Drain { deadline: None } => "drain".to_owned(),
                 Order::Drain { deadline: Some(deadline) } => format!("drain until {}", rfc3339(*deadline)),
                 Order::Maintenance => "maintenance".to_owned(),
+                Order::InstallKey => "install".to_owned(),
+                Order::RemoveKey => "remove".to_owned(),
+                Order::UseKey(id) => format!("use key {}", crate::keys::spell(*id)),
                 Order::End { until } => format!("sessions ended, kept in mind until {}", rfc3339(*until)),
                 Order::Weight(weight) => format!("weight {weight}"),
                 Order::Split(shares) => {

@@ -68,7 +68,7 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Start a node.
     Start(Box<start::StartArgs>),
-    /// Make and change mesh keys.
+    /// Make mesh keys, and change those of a running mesh.
     #[command(subcommand)]
     Key(key::KeyCommand),
     /// Give the mesh a new services.toml; any node takes it for all.
