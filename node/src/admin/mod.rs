@@ -17,10 +17,11 @@ mod explain;
 pub(crate) mod keys;
 mod problem;
 pub(crate) mod reports;
+pub(crate) mod revisions;
 mod routes;
 mod server;
 mod sessions;
-mod status;
+pub(crate) mod status;
 mod zones;
 
 use std::sync::Arc;

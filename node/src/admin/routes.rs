@@ -19,7 +19,7 @@ use storage::revisions::{Expected, Revision};
 use super::api::{Applied, Counters, IntentStatus, MemberStatus, PoolStatus, SessionStatus, Status};
 use super::events::Event;
 use super::problem::{Refusal, findings, invalid, problem};
-use super::{Context, endings, explain, keys, sessions, status, zones};
+use super::{Context, endings, explain, keys, revisions, sessions, status, zones};
 use crate::backend::Snapshot;
 use crate::config::services;
 use crate::proxy::{Affinity, Cut, End};
@@ -49,6 +49,7 @@ pub(super) fn router(context: Arc<Context>) -> Router {
         .route("/v1/intents", get(intents))
         .route("/v1/revisions", post(apply))
         .merge(keys::routes())
+        .merge(revisions::routes())
         .route("/v1/revisions/current", get(current))
         .route("/v1/dns/zones/{zone}/ds", get(zones::ds))
         .route("/v1/drains/{kind}/{name}", put(drain).delete(undrain))
@@ -144,16 +145,29 @@ async fn current(State(context): Shared) -> Result<Response, Refusal> {
 }
 
 async fn apply(State(context): Shared, headers: HeaderMap, body: String) -> Result<Response, Refusal> {
-    let valid = services::parse("services.toml", &body).map_err(|report| invalid(&report))?;
-    let expected = expected(&headers)?;
-    let before = context.revisions.current().map(|revision| revision.id);
     let author = format!("api@{}", context.node);
+    put_in_force(&context, body, author, expected(&headers)?).await
+}
+
+/// Makes a text the newest revision, and answers when this node serves it.
+pub(super) async fn put_in_force(
+    context: &Context,
+    body: String,
+    author: String,
+    expected: Expected,
+) -> Result<Response, Refusal> {
+    let valid = services::parse("services.toml", &body).map_err(|report| invalid(&report))?;
+    let before = context.revisions.current().map(|revision| revision.id);
     let revision = context.revisions.apply(body, author, expected).await?;
     // Who reads what it has just written finds it: this node answers when it serves the revision (or a later one).
     let mut snapshot = context.snapshot.clone();
     let served = snapshot.wait_for(|snapshot| snapshot.revision >= Some(revision.id));
     if tokio::time::timeout(SERVED, served).await.is_err() {
         tracing::warn!(epoch = revision.id.epoch, "the revision is stored, but not yet served");
+    } else {
+        let (revisions, id) = (context.revisions.clone(), revision.id);
+        // A kill right after the answer is no death of this revision. It fails only when the runtime ends.
+        let _ = tokio::task::spawn_blocking(move || revisions.served(id)).await;
     }
     let mut response = Json(Applied {
         epoch: revision.id.epoch,
@@ -166,14 +180,14 @@ async fn apply(State(context): Shared, headers: HeaderMap, body: String) -> Resu
     Ok(response)
 }
 
-fn tag(response: &mut Response, revision: &Revision) {
+pub(super) fn tag(response: &mut Response, revision: &Revision) {
     // A revision id is made of digits and letters: always a valid header value.
     if let Ok(value) = HeaderValue::from_str(&format!("\"{}\"", revision.id)) {
         response.headers_mut().insert(ETAG, value);
     }
 }
 
-fn expected(headers: &HeaderMap) -> Result<Expected, Refusal> {
+pub(super) fn expected(headers: &HeaderMap) -> Result<Expected, Refusal> {
     let Some(value) = headers.get(IF_MATCH) else { return Ok(Expected::Any) };
     let text = value.to_str().unwrap_or_default().trim().trim_matches('"');
     match text {

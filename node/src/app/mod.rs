@@ -32,7 +32,7 @@ use tokio::task::JoinSet;
 
 use self::machine::{DataError, DataFolder};
 use self::name_server::NameServer;
-use crate::admin::{self, Admin, AdminError, EventLog, Reports, Token};
+use crate::admin::{self, Admin, AdminError, EventLog, Reports, Token, status};
 use crate::config::model::NodeConfig;
 use crate::config::services;
 use crate::health::task::HealthConfig;
@@ -187,7 +187,7 @@ impl App {
         }
 
         let mut tasks = JoinSet::new();
-        let current = tasks::follow_revisions(&mut tasks, &gossip, &storage);
+        let current = tasks::follow_revisions(&mut tasks, &storage);
         let orders = tasks::follow_intents(&mut tasks, &storage, clock.clone());
         let tickets = TicketKeys::new(&keyring, clock.clone());
         let secrets = TlsConfig { tickets: tickets.clone(), clock: clock.clone() };
@@ -223,6 +223,7 @@ impl App {
             publish: Box::new(move |summaries| publisher.publish_summaries(summaries)),
         });
         tasks.spawn(tasks::supervise("registry", registry_task));
+        tasks.spawn(tasks::tell_served(gossip.clone(), storage.revisions(), registry.changes()));
         tasks.spawn(tasks::publish_load(gossip.clone(), registry.clone()));
         tasks.spawn(health::tally::follow(registry.snapshot(), evidence.clone(), clock.clone()));
 
@@ -268,6 +269,7 @@ impl App {
 
         let (bound, sessions) = (proxy.clone(), storage.sessions());
         let (places, zone_keys, keys) = (geo.clone(), storage.zone_keys(), mesh_keys.clone());
+        let (revisions, now) = (storage.revisions(), clock.clone());
         let problems = Arc::new(move || {
             let mut problems: Vec<String> = bound.problems().iter().map(ToString::to_string).collect();
             problems.extend(tls.problems());
@@ -275,6 +277,7 @@ impl App {
             problems.extend(dot.problems());
             problems.extend(zone_keys.problems());
             problems.extend(keys.problems());
+            problems.extend(status::of_revisions(&revisions, now.mesh_wall()));
             if sessions.stats().disk_behind {
                 let text = "the store on disk lags behind; sessions are safe in memory and on other nodes";
                 problems.push(text.into());
