@@ -102,7 +102,7 @@ fn a_key_is_installed_used_and_removed_under_load_also_for_a_node_that_was_away(
             from: stage.net.user(20 + number),
             http: eu().map(|node| node.http()).collect(),
             tcp: eu().map(|node| node.tcp()).collect(),
-            asked: usize::from(number),
+            asked: number,
             met: None,
         });
         let load = Load::start(users.collect::<Vec<_>>());
