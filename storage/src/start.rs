@@ -20,7 +20,7 @@ use crate::ends::{self, Ends};
 use crate::intents::Intents;
 use crate::placement::Placement;
 use crate::replica::Counters;
-use crate::revisions::{self, RevisionTask, RevisionTaskConfig, Revisions};
+use crate::revisions::{self, RevisionTask, RevisionTaskConfig, Revisions, Trial};
 use crate::sessions::{Sessions, Shared};
 use crate::survey::Survey;
 use crate::table::Table;
@@ -83,6 +83,7 @@ pub struct Storage {
     intents: Intents,
     zone_keys: ZoneKeys,
     writer: Arc<Writer>,
+    trial: Arc<Trial>,
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
@@ -128,7 +129,15 @@ impl Storage {
         });
         tasks.spawn(zone_keys.clone().run(stopped.clone()));
 
-        let history = revisions::load(&data, &shelves.revisions, &validate);
+        let trial = Arc::new(Trial::load(&data));
+        let died_of = trial.died_of().map(|(id, _)| id);
+        let (history, left_out) = revisions::load(&data, &shelves.revisions, &validate, died_of);
+        if let Some(current) = history.current()
+            && died_of.is_none()
+            && let Err(error) = trial.begin(current.id)
+        {
+            tracing::warn!(%error, "it cannot be written down that the current revision is on trial");
+        }
         let (revision_task, revisions) = RevisionTask::new(
             RevisionTaskConfig {
                 data,
@@ -138,6 +147,8 @@ impl Storage {
                 view: view.clone(),
                 writer: writer.clone(),
                 validate,
+                trial: trial.clone(),
+                left_out,
             },
             history,
         );
@@ -169,7 +180,7 @@ impl Storage {
         tasks.spawn(survey.clone().answer_others(stopped.clone()));
         tasks.spawn(Driver { region, shared, network, view, orders }.run(stopped));
 
-        Ok(Self { sessions, survey, cookies, revisions, intents, zone_keys, writer, tasks, stop })
+        Ok(Self { sessions, survey, cookies, revisions, intents, zone_keys, writer, trial, tasks, stop })
     }
 
     /// The sessions.
@@ -216,6 +227,8 @@ impl Storage {
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
+        // Who stops in good order has not died of anything.
+        self.trial.stopped();
         let writer = self.writer.clone();
         let stopped = tokio::task::spawn_blocking(move || writer.stop());
         if tokio::time::timeout(FLUSH_WAIT, stopped).await.is_err() {

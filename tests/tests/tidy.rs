@@ -24,6 +24,7 @@ const UNSAFE: &[(&str, &str)] = &[
 /// the log filter names libraries by their log targets, and the tests of dns, which knows no clock, need a moment.
 const HOMES: &[(&str, &[&str])] = &[
     ("chitchat", &["gossip/src/membership", "node/src/app/logging.rs"]),
+    ("similar", &["node/src/cli/diff.rs"]),
     ("sled", &["storage/src/disk"]),
     ("maxminddb", &["dns/src/geo"]),
     ("memmap2", &["dns/src/geo/map.rs"]),

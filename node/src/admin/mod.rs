@@ -14,12 +14,14 @@ mod doorkeeper;
 mod endings;
 mod events;
 mod explain;
+pub(crate) mod keys;
 mod problem;
 pub(crate) mod reports;
+pub(crate) mod revisions;
 mod routes;
 mod server;
 mod sessions;
-mod status;
+pub(crate) mod status;
 mod zones;
 
 use std::sync::Arc;
@@ -40,6 +42,7 @@ pub(crate) use self::reports::Reports;
 pub(crate) use self::server::{Admin, AdminError};
 use crate::backend::Snapshot;
 use crate::geoip::Geo;
+use crate::keys::MeshKeys;
 use crate::proxy::ProxyHandle;
 
 /// What the admin API speaks about.
@@ -60,6 +63,8 @@ pub(crate) struct Context {
     pub(crate) intents: Intents,
     /// The keys that zones are signed with.
     pub(crate) zone_keys: ZoneKeys,
+    /// The mesh's own keys.
+    pub(crate) mesh_keys: MeshKeys,
     /// The proxy.
     pub(crate) proxy: Arc<ProxyHandle>,
     /// What the other nodes count.

@@ -6,9 +6,11 @@
 mod apply;
 mod client;
 pub(crate) mod demo;
+mod diff;
 mod dns;
 mod drain;
 mod exit;
+mod history;
 mod key;
 mod members;
 mod output;
@@ -68,11 +70,17 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Start a node.
     Start(Box<start::StartArgs>),
-    /// Make and change mesh keys.
+    /// Make mesh keys, and change those of a running mesh.
     #[command(subcommand)]
     Key(key::KeyCommand),
     /// Give the mesh a new services.toml; any node takes it for all.
     Apply(apply::ApplyArgs),
+    /// Show what a services.toml would change, or what a revision changed.
+    Diff(diff::DiffArgs),
+    /// List the revisions of the configuration, those too that lost against another.
+    History,
+    /// Make an old revision's configuration the newest one.
+    Rollback(history::RollbackArgs),
     /// Check a configuration file without a node.
     Validate(validate::ValidateArgs),
     /// Show the state of the whole mesh.
@@ -114,6 +122,9 @@ pub fn main() -> ExitCode {
         Command::Key(command) => key::run(&cli.global, command),
         Command::Validate(args) => validate::run(&cli.global, &args),
         Command::Apply(args) => ask(apply::run(&cli.global, args)),
+        Command::Diff(args) => ask(diff::run(&cli.global, args)),
+        Command::History => ask(history::run(&cli.global)),
+        Command::Rollback(args) => ask(history::rollback(&cli.global, args)),
         Command::Status => ask(status::run(&cli.global)),
         Command::Members => ask(members::run(&cli.global)),
         Command::Pools(args) => ask(pools::run(&cli.global, args)),
