@@ -19,6 +19,7 @@ pub mod distance;
 pub mod fuzzing;
 mod geoip;
 pub mod health;
+pub(crate) mod keys;
 pub mod proxy;
 pub mod queue;
 pub mod registry;

@@ -48,6 +48,10 @@ pub enum Target {
     Service(ServiceName),
     /// One session.
     Session(SessionId),
+    /// A mesh key, by its id.
+    Key(u32),
+    /// The mesh as a whole.
+    Mesh,
     /// A network of users: its first address, and how many bits of it count.
     Network(IpAddr, u8),
 }
@@ -71,6 +75,12 @@ pub enum Order {
         /// When it lapses, since none of them can come again.
         until: Wall,
     },
+    /// Every node is to hold this mesh key. The order names it; the secret is asked for elsewhere (I13).
+    InstallKey,
+    /// No node is to hold this mesh key.
+    RemoveKey,
+    /// Every node is to seal and sign with the mesh key of this id.
+    UseKey(u32),
     /// Users of the target network are refused by every service.
     Deny {
         /// When it lapses; `None`: never.
@@ -89,6 +99,10 @@ pub enum Aspect {
     Split,
     /// The end of sessions.
     End,
+    /// Whether a mesh key is held.
+    Key,
+    /// Which mesh key is used.
+    KeyInUse,
     /// Who is refused.
     Deny,
 }
@@ -101,6 +115,8 @@ impl Order {
             Self::Weight(_) => Aspect::Weight,
             Self::Split(_) => Aspect::Split,
             Self::End { .. } => Aspect::End,
+            Self::InstallKey | Self::RemoveKey => Aspect::Key,
+            Self::UseKey(_) => Aspect::KeyInUse,
             Self::Deny { .. } => Aspect::Deny,
         }
     }
@@ -295,6 +311,8 @@ enum TargetV1 {
     Backend(PoolName, SocketAddr),
     Service(ServiceName),
     Session(SessionId),
+    Key(u32),
+    Mesh,
     Network(IpAddr, u8),
 }
 
@@ -304,6 +322,8 @@ enum AspectV1 {
     Weight,
     Split,
     End,
+    Key,
+    KeyInUse,
     Deny,
 }
 
@@ -314,6 +334,9 @@ enum OrderV1 {
     Weight(u32),
     Split(Vec<(PoolName, u32)>),
     End(u64),
+    InstallKey,
+    RemoveKey,
+    UseKey(u32),
     Deny(Option<u64>),
 }
 
@@ -326,6 +349,8 @@ impl From<&Entry> for EntryV1 {
             Target::Backend(pool, address) => TargetV1::Backend(pool, address),
             Target::Service(name) => TargetV1::Service(name),
             Target::Session(id) => TargetV1::Session(id),
+            Target::Key(id) => TargetV1::Key(id),
+            Target::Mesh => TargetV1::Mesh,
             Target::Network(address, bits) => TargetV1::Network(address, bits),
         };
         let aspect = match entry.aspect {
@@ -333,6 +358,8 @@ impl From<&Entry> for EntryV1 {
             Aspect::Weight => AspectV1::Weight,
             Aspect::Split => AspectV1::Split,
             Aspect::End => AspectV1::End,
+            Aspect::Key => AspectV1::Key,
+            Aspect::KeyInUse => AspectV1::KeyInUse,
             Aspect::Deny => AspectV1::Deny,
         };
         let order = entry.order.clone().map(|order| match order {
@@ -341,6 +368,9 @@ impl From<&Entry> for EntryV1 {
             Order::Weight(weight) => OrderV1::Weight(weight),
             Order::Split(pools) => OrderV1::Split(pools),
             Order::End { until } => OrderV1::End(until.0),
+            Order::InstallKey => OrderV1::InstallKey,
+            Order::RemoveKey => OrderV1::RemoveKey,
+            Order::UseKey(id) => OrderV1::UseKey(id),
             Order::Deny { until } => OrderV1::Deny(until.map(|until| until.0)),
         });
         Self { target, aspect, order, at: entry.at.0, by: entry.by.clone() }
@@ -356,6 +386,8 @@ impl From<EntryV1> for Entry {
             TargetV1::Backend(pool, address) => Target::Backend(pool, address),
             TargetV1::Service(name) => Target::Service(name),
             TargetV1::Session(id) => Target::Session(id),
+            TargetV1::Key(id) => Target::Key(id),
+            TargetV1::Mesh => Target::Mesh,
             TargetV1::Network(address, bits) => Target::Network(address, bits),
         };
         let aspect = match wire.aspect {
@@ -363,6 +395,8 @@ impl From<EntryV1> for Entry {
             AspectV1::Weight => Aspect::Weight,
             AspectV1::Split => Aspect::Split,
             AspectV1::End => Aspect::End,
+            AspectV1::Key => Aspect::Key,
+            AspectV1::KeyInUse => Aspect::KeyInUse,
             AspectV1::Deny => Aspect::Deny,
         };
         let order = wire.order.map(|order| match order {
@@ -371,6 +405,9 @@ impl From<EntryV1> for Entry {
             OrderV1::Weight(weight) => Order::Weight(weight),
             OrderV1::Split(pools) => Order::Split(pools),
             OrderV1::End(until) => Order::End { until: Wall(until) },
+            OrderV1::InstallKey => Order::InstallKey,
+            OrderV1::RemoveKey => Order::RemoveKey,
+            OrderV1::UseKey(id) => Order::UseKey(id),
             OrderV1::Deny(until) => Order::Deny { until: until.map(Wall) },
         });
         Self { target, aspect, order, at: Hlc(wire.at), by: wire.by }
@@ -398,18 +435,21 @@ mod tests {
             (1u32..3).prop_map(|share| Some(Order::Split(vec![(PoolName::new("p").unwrap(), share)]))),
             (1u64..3).prop_map(|until| Some(Order::End { until: Wall(NOW.0 + until) })),
             (1u64..3).prop_map(|until| Some(Order::Deny { until: Some(Wall(NOW.0 + until)) })),
+            prop::sample::select(vec![Order::InstallKey, Order::RemoveKey, Order::UseKey(7)]).prop_map(Some),
             Just(Some(Order::Deny { until: None })),
             Just(None),
         ];
-        (0u8..7, order, 0u64..4, 0u8..2).prop_map(|(target, order, at, by)| {
+        (0u8..9, order, 0u64..4, 0u8..2).prop_map(|(target, order, at, by)| {
             let target = match target {
                 0 => Target::Node(node("x")),
                 1 => Target::Region(RegionName::new("x").unwrap()),
                 2 => Target::Pool(PoolName::new("x").unwrap()),
                 3 => Target::Backend(PoolName::new("x").unwrap(), "[::1]:80".parse().unwrap()),
                 4 => Target::Service(ServiceName::new("x").unwrap()),
-                5 => Target::Network("2001:db8::".parse().unwrap(), 48),
-                _ => Target::Session(SessionId([7; 16])),
+                5 => Target::Session(SessionId([7; 16])),
+                6 => Target::Key(7),
+                7 => Target::Network("2001:db8::".parse().unwrap(), 48),
+                _ => Target::Mesh,
             };
             let aspect = order.as_ref().map_or(Aspect::State, Order::aspect);
             let by = node(if by == 0 { "a" } else { "b" });
@@ -473,12 +513,27 @@ mod tests {
             &[0, 1, 0, 0, 0, 0, 0, 0, 0, b'a'],
         ];
         assert_eq!(entry.encode(), golden.concat());
+        let used = Some(Order::UseKey(0x0102));
+        let entry =
+            Entry { target: Target::Mesh, aspect: Aspect::KeyInUse, order: used, at: Hlc(5), by: node("a") };
+        let golden = [
+            &[1, 7, 0, 0, 0, 5, 0, 0, 0, 1, 7, 0, 0, 0, 2, 1, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0][..],
+            &[1, 0, 0, 0, 0, 0, 0, 0, b'a'],
+        ];
+        assert_eq!(entry.encode(), golden.concat());
+        let (target, held) = (Target::Key(9), Some(Order::InstallKey));
+        let entry = Entry { target, aspect: Aspect::Key, order: held, at: Hlc(5), by: node("a") };
+        let golden = [
+            &[1, 6, 0, 0, 0, 9, 0, 0, 0, 4, 0, 0, 0, 1, 5, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0][..],
+            &[1, 0, 0, 0, 0, 0, 0, 0, b'a'],
+        ];
+        assert_eq!(entry.encode(), golden.concat());
         let target = Target::Network([192, 0, 2, 0].into(), 24);
         let deny = Some(Order::Deny { until: Some(Wall(7)) });
         let entry = Entry { target, aspect: Aspect::Deny, order: deny, at: Hlc(5), by: node("a") };
         let golden = [
-            &[1, 6, 0, 0, 0, 0, 0, 0, 0, 192, 0, 2, 0, 24][..],
-            &[4, 0, 0, 0, 1, 5, 0, 0, 0, 1, 7, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0],
+            &[1, 8, 0, 0, 0, 0, 0, 0, 0, 192, 0, 2, 0, 24][..],
+            &[6, 0, 0, 0, 1, 8, 0, 0, 0, 1, 7, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0],
             &[0, 1, 0, 0, 0, 0, 0, 0, 0, b'a'],
         ];
         assert_eq!(entry.encode(), golden.concat());

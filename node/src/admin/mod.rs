@@ -16,20 +16,21 @@ mod doorkeeper;
 mod endings;
 mod events;
 mod explain;
+pub(crate) mod keys;
 mod metrics;
 mod openapi;
 mod orders;
 mod probes;
 mod problem;
 pub(crate) mod reports;
-mod revisions;
+pub(crate) mod revisions;
 mod routes;
 mod server;
 mod services;
 mod sessions;
 mod shield;
 mod state;
-mod status;
+pub(crate) mod status;
 mod targets;
 pub(crate) mod traffic;
 mod upgrade;
@@ -56,6 +57,7 @@ pub(crate) use self::traffic::Traffic;
 pub(crate) use self::upgrade::UpgradeOrder;
 use crate::backend::Snapshot;
 use crate::geoip::Geo;
+use crate::keys::MeshKeys;
 use crate::proxy::ProxyHandle;
 
 /// What the admin API speaks about.
@@ -76,6 +78,8 @@ pub(crate) struct Context {
     pub(crate) intents: Intents,
     /// The keys that zones are signed with.
     pub(crate) zone_keys: ZoneKeys,
+    /// The mesh's own keys.
+    pub(crate) mesh_keys: MeshKeys,
     /// The proxy.
     pub(crate) proxy: Arc<ProxyHandle>,
     /// The mesh.

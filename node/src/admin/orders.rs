@@ -392,6 +392,8 @@ pub(super) fn spell<'a>(
                 Target::Backend(pool, address) => ("backend", format!("{pool}/{address}")),
                 Target::Service(name) => ("service", name.to_string()),
                 Target::Session(id) => ("session", sessions::spell_id(id)),
+                Target::Key(id) => ("key", crate::keys::spell(*id)),
+                Target::Mesh => ("mesh", String::new()),
                 Target::Network(address, bits) => ("network", format!("{address}/{bits}")),
             };
             let (order, until) = match &intent.order {
@@ -400,6 +402,9 @@ pub(super) fn spell<'a>(
                     (format!("drain until {}", rfc3339(*until)), Some(*until))
                 }
                 Order::Maintenance => ("maintenance".to_owned(), None),
+                Order::InstallKey => ("install".to_owned(), None),
+                Order::RemoveKey => ("remove".to_owned(), None),
+                Order::UseKey(id) => (format!("use key {}", crate::keys::spell(*id)), None),
                 Order::End { until } => {
                     (format!("sessions ended, kept in mind until {}", rfc3339(*until)), Some(*until))
                 }

@@ -13,8 +13,8 @@ use utoipa_axum::routes;
 
 use super::problem::{explained, problem};
 use super::{
-    Context, endings, events, explain, metrics, openapi, orders, probes, revisions, sessions, shield, state,
-    traffic, upgrade, zones,
+    Context, endings, events, explain, keys, metrics, openapi, orders, probes, revisions, sessions, shield,
+    state, traffic, upgrade, zones,
 };
 use crate::dashboard;
 
@@ -65,8 +65,13 @@ fn documented() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(explain::explain))
         .routes(routes!(zones::ds))
         .routes(routes!(upgrade::upgrade))
-        .routes(routes!(revisions::apply))
+        .routes(routes!(keys::list, keys::install))
+        .routes(routes!(keys::take))
+        .routes(routes!(keys::remove))
+        .routes(routes!(revisions::list, revisions::apply))
         .routes(routes!(revisions::current))
+        .routes(routes!(revisions::one))
+        .routes(routes!(revisions::rollback))
         .routes(routes!(orders::intents))
         .routes(routes!(orders::drain, orders::undrain))
         .routes(routes!(orders::maintain, orders::unmaintain))

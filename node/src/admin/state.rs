@@ -26,15 +26,17 @@ pub(super) async fn whole(State(context): Shared) -> Json<Status> {
     let view = context.view.borrow().clone();
     let stats = context.sessions.stats();
     let problems = status::problems(&view, &snapshot, &context.seeds, reports.problems);
-    // There may be a thousand sessions' ends: they are listed where they are asked for.
-    let is_session = |target: &Target| matches!(target, Target::Session(_));
+    // There may be a thousand sessions' ends, and keys have a list of their own: they are listed where they are asked for.
+    let is_elsewhere = |target: &Target| matches!(target, Target::Session(_) | Target::Key(_) | Target::Mesh);
     Json(Status {
         node: context.node.to_string(),
         version: env!("CARGO_PKG_VERSION").into(),
         degraded: !problems.is_empty(),
         problems,
         members: status::members(&view),
-        intents: orders::spell(context.intents.list().iter().filter(|((target, _), _)| !is_session(target))),
+        intents: orders::spell(
+            context.intents.list().iter().filter(|((target, _), _)| !is_elsewhere(target)),
+        ),
         revision: status::revision(&view, snapshot.revision),
         pools: status::pools(&snapshot, &reports.loads, &sessions),
         sessions: SessionStatus { count: sessions.values().sum(), held_here: stats.held },

@@ -27,6 +27,7 @@ pub(super) struct NameServer {
 pub(super) fn start(
     config: &NodeConfig,
     keyring: &Keyring,
+    tls: &TlsConfig,
     clock: &Clock,
     tasks: &mut JoinSet<()>,
     inherited: Vec<dns::Inherited>,
@@ -43,12 +44,11 @@ pub(super) fn start(
         geo = opened;
     }
     let mut dot = Dot::default();
-    let tls = config.dns_tls.as_ref().map(|tls| {
-        let secrets = TlsConfig { keyring, clock: clock.clone() };
-        let (shown, follower) = dot::start(tls.certificates.clone(), &secrets);
+    let tls = config.dns_tls.as_ref().map(|certificates| {
+        let (shown, follower) = dot::start(certificates.certificates.clone(), tls);
         tasks.spawn(follower);
         dot = shown.clone();
-        TlsListen { listen: tls.listen.clone(), config: Arc::new(move || shown.config()) }
+        TlsListen { listen: certificates.listen.clone(), config: Arc::new(move || shown.config()) }
     });
     let time = clock.clone();
     let server = DnsServer::bind(

@@ -6,9 +6,11 @@
 
 use std::sync::Arc;
 
+use gossip::keyring::Keyring;
+
 use crate::config::model::NodeConfig;
 
-use super::{App, logging, name_server};
+use super::{App, keyring, logging, name_server};
 use crate::admin::Token;
 
 impl App {
@@ -41,12 +43,16 @@ impl App {
             self.gossip.set_public(new.public.clone());
             self.config.public = new.public;
         }
-        if let Some(responder) = &self.responder {
-            self.config.dns_transfer = new.dns_transfer;
-            self.config.dns_rate = new.dns_rate;
-            responder.set_terms(name_server::dns_terms(&self.config, &self.keyring));
-        }
+        self.config.dns_transfer = new.dns_transfer;
+        self.config.dns_rate = new.dns_rate;
         self.config.drain = new.drain;
+        self.shared_config.store(Arc::new(self.config.clone()));
+        // The file of keys is what the mesh's keys are, also when they changed since the start.
+        match (&self.responder, Keyring::load(&keyring::path(&self.config))) {
+            (Some(responder), Ok(ring)) => responder.set_terms(name_server::dns_terms(&self.config, &ring)),
+            (Some(_), Err(error)) => refused.push(format!("[dns] transfer and rate_limit: {error}")),
+            (None, _) => {}
+        }
         refused
     }
 }

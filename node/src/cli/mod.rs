@@ -6,12 +6,14 @@
 mod apply;
 mod client;
 pub(crate) mod demo;
+mod diff;
 mod dns;
 mod doctor;
 mod drain;
 mod events;
 mod exit;
 mod healthcheck;
+mod history;
 mod key;
 mod members;
 mod orders;
@@ -87,11 +89,17 @@ enum Command {
     Start(Box<start::StartArgs>),
     /// Balance one port over some backends, with no files at all.
     Proxy(proxy::ProxyArgs),
-    /// Make and change mesh keys.
+    /// Make mesh keys, and change those of a running mesh.
     #[command(subcommand)]
     Key(key::KeyCommand),
     /// Give the mesh a new services.toml; any node takes it for all.
     Apply(apply::ApplyArgs),
+    /// Show what a services.toml would change, or what a revision changed.
+    Diff(diff::DiffArgs),
+    /// List the revisions of the configuration, those too that lost against another.
+    History,
+    /// Make an old revision's configuration the newest one.
+    Rollback(history::RollbackArgs),
     /// Check a configuration file without a node.
     Validate(validate::ValidateArgs),
     /// Show the state of the whole mesh.
@@ -159,6 +167,9 @@ pub fn main() -> ExitCode {
         Command::Key(command) => key::run(global, command),
         Command::Validate(args) => validate::run(global, &args),
         Command::Apply(args) => ask(apply::run(global, args)),
+        Command::Diff(args) => ask(diff::run(global, args)),
+        Command::History => ask(history::run(global)),
+        Command::Rollback(args) => ask(history::rollback(global, args)),
         Command::Status => ask(watched(global, async || status::run(global).await)),
         Command::Members => ask(watched(global, async || members::run(global).await)),
         Command::Pools(args) => ask(watched(global, async || pools::run(global, &args).await)),

@@ -39,6 +39,8 @@ mod policies;
 mod proxy_protocol;
 mod rescue;
 mod resolvers;
+mod revisions;
+mod rotation;
 mod runbook;
 mod schemathesis;
 mod seed_list;

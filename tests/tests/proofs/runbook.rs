@@ -12,12 +12,14 @@ use tests::services::Services;
 use tests::wait::{eventually, secs};
 
 fn document(name: &str) -> Result<String> {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)).with_context(|| name.to_owned())
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name))
+        .with_context(|| name.to_owned())
 }
 
 /// The commands of a document: lines of its indented or fenced blocks that begin with the program's name, without comments.
 fn commands(text: &str) -> Vec<Vec<String>> {
-    let lines = text.lines().filter(|line| line.starts_with("    meridian ") || line.starts_with("meridian "));
+    let lines =
+        text.lines().filter(|line| line.starts_with("    meridian ") || line.starts_with("meridian "));
     let bare = lines.map(|line| line.split(" #").next().unwrap_or_default());
     bare.map(|line| line.split_whitespace().skip(1).map(str::to_owned).collect()).collect()
 }
@@ -62,7 +64,8 @@ fn the_newcomers_path() {
 
         // The runbook's commands of every day, as they stand there.
         let runbook = document("deploy/README.md")?;
-        let block = runbook.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).context("a block")?;
+        let block =
+            runbook.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).context("a block")?;
         for command in commands(block) {
             let words: Vec<&str> = command.iter().map(String::as_str).collect();
             cli.expect(code::OK, &words).await?;

@@ -1,6 +1,6 @@
 //! The admin API against its own description: requests made by schemathesis, valid and not; no 5xx, and every answer as described.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use tests::backend::http_backends;
 use tests::cluster::Cluster;
 use tests::peer;
@@ -20,11 +20,26 @@ fn the_api_is_as_it_describes_itself() {
         mesh.healthy().await?;
         let node = mesh.node("eu-1");
         let url = format!("http://{}/v1/openapi.json", node.admin());
-        let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
+        let checks =
+            "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
         let mut command = tokio::process::Command::new("python3");
         let words = [
-            "-m", "schemathesis.cli", "run", &url, "--checks", checks, "--max-examples", "15", "--seed", "7",
-            "--exclude-path", "/v1/events", "--request-timeout", "10", "--phases", "examples,coverage,fuzzing",
+            "-m",
+            "schemathesis.cli",
+            "run",
+            &url,
+            "--checks",
+            checks,
+            "--max-examples",
+            "15",
+            "--seed",
+            "7",
+            "--exclude-path",
+            "/v1/events",
+            "--request-timeout",
+            "10",
+            "--phases",
+            "examples,coverage,fuzzing",
         ];
         command.args(words).current_dir(stage.folder()).kill_on_drop(true);
         command.env("NO_COLOR", "1").env("COLUMNS", "160");

@@ -58,20 +58,32 @@ fn ten_upgrades_lose_nothing() {
         let queries = stage.write("queries", &format!("{NAME} A\n"))?;
         let load = |program: &Path, arguments: &[&str]| {
             let mut command = tokio::process::Command::new(program);
-            command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+            command
+                .args(arguments)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .kill_on_drop(true);
             command.spawn()
         };
         let host = format!("Host: {}", tests::services::HOST);
-        let wrk = load(&wrk, &["-t1", "-c8", "-d60s", "--timeout", "10s", "-H", &host, &format!("http://{http}/")])?;
+        let wrk = load(
+            &wrk,
+            &["-t1", "-c8", "-d60s", "--timeout", "10s", "-H", &host, &format!("http://{http}/")],
+        )?;
         let (ip, port) = (dns.ip().to_string(), dns.port().to_string());
         let queries = text(&queries)?;
-        let dnsperf = load(&dnsperf, &["-s", &ip, "-p", &port, "-d", queries, "-l", "60", "-Q", "300", "-t", "5"])?;
+        let dnsperf =
+            load(&dnsperf, &["-s", &ip, "-p", &port, "-d", queries, "-l", "60", "-Q", "300", "-t", "5"])?;
 
         let first = mesh.node_mut("eu-1").process()?.id();
         let mut processes = vec![];
         for round in 1..=10 {
             let next = upgrade(&cli).await.with_context(|| format!("upgrade {round}"))?;
-            ensure!(next.0 != first && processes.iter().all(|one: &Stranger| one.0 != next.0), "the same process");
+            ensure!(
+                next.0 != first && processes.iter().all(|one: &Stranger| one.0 != next.0),
+                "the same process"
+            );
             let seen = user.visit(http).await?;
             ensure!(seen.backend == met.backend, "the session moved in upgrade {round}");
             processes.push(next);
@@ -81,7 +93,10 @@ fn ten_upgrades_lose_nothing() {
         ensure!(wrk.contains("requests in"), "{wrk}");
         ensure!(!wrk.contains("Socket errors") && !wrk.contains("Non-2xx"), "requests were lost:\n{wrk}");
         let dnsperf = String::from_utf8_lossy(&dnsperf.stdout).into_owned();
-        let lost = dnsperf.lines().find_map(|line| line.trim().strip_prefix("Queries lost:")).context(dnsperf.clone())?;
+        let lost = dnsperf
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("Queries lost:"))
+            .context(dnsperf.clone())?;
         ensure!(lost.trim().starts_with("0 "), "queries were lost:\n{dnsperf}");
         eprintln!("{wrk}\n{dnsperf}");
 
@@ -121,8 +136,12 @@ fn a_program_that_does_not_start_changes_nothing() {
         let node = mesh.node("eu-1");
         let socket = node.data().join("admin.sock");
         let cli = stage.cli().asking(text(&socket)?);
-        cli.expect(code::CONFLICT, &["upgrade", "--program", "/bin/false"]).await?.must_say("nothing was changed")?;
-        cli.expect(code::CONFLICT, &["upgrade", "--program", "/no/such/program"]).await?.must_say("/no/such/program")?;
+        cli.expect(code::CONFLICT, &["upgrade", "--program", "/bin/false"])
+            .await?
+            .must_say("nothing was changed")?;
+        cli.expect(code::CONFLICT, &["upgrade", "--program", "/no/such/program"])
+            .await?
+            .must_say("/no/such/program")?;
         // By the port it is refused, whoever asks.
         node.cli().expect(code::FAILURE, &["upgrade"]).await?.must_say("admin.sock")?;
         // A file that became wrong is seen before anything is let go.
