@@ -127,7 +127,7 @@ fn of_backend(snapshot: &Snapshot, name: &str) -> Result<Aim, Refusal> {
 fn of_pool(snapshot: &Snapshot, name: &str) -> Result<Aim, Refusal> {
     let Some((pool, _)) = snapshot.pools.get_key_value(name) else {
         let known = snapshot.pools.keys().map(|name| name.as_str()).collect();
-        let detail = format!("there is no pool {name:?}{}", there_are(known));
+        let detail = format!("there is no pool {name:?}{}", there_are(name, known));
         return Err(problem(StatusCode::NOT_FOUND, detail));
     };
     let backends = backends_of(snapshot, pool).collect();
@@ -139,7 +139,7 @@ fn of_service(snapshot: &Snapshot, name: &str) -> Result<Aim, Refusal> {
     let services = &snapshot.services.services;
     let Some((name, service)) = services.get_key_value(name) else {
         let known = services.keys().map(|name| name.as_str()).collect();
-        let detail = format!("there is no service {name:?}{}", there_are(known));
+        let detail = format!("there is no service {name:?}{}", there_are(name, known));
         return Err(problem(StatusCode::NOT_FOUND, detail));
     };
     let mut aim = Aim { targets: vec![Target::Service(name.clone())], ..Aim::default() };

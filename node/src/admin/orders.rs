@@ -171,7 +171,7 @@ pub(super) async fn split(
     for (pool, share) in split {
         let Some((pool, _)) = snapshot.pools.get_key_value(pool.as_str()) else {
             let known = snapshot.pools.keys().map(|name| name.as_str()).collect();
-            let detail = format!("there is no pool {pool:?}{}", there_are(known));
+            let detail = format!("there is no pool {pool:?}{}", there_are(&pool, known));
             return Err(problem(StatusCode::UNPROCESSABLE_ENTITY, detail));
         };
         if share > SHARE_MAX {
@@ -318,7 +318,7 @@ fn known_service(context: &Context, name: &str) -> Result<ServiceName, Refusal> 
         Some((name, _)) => Ok(name.clone()),
         None => {
             let known = services.services.keys().map(|name| name.as_str()).collect();
-            let detail = format!("there is no service {name:?}{}", there_are(known));
+            let detail = format!("there is no service {name:?}{}", there_are(name, known));
             Err(problem(StatusCode::NOT_FOUND, detail))
         }
     }

@@ -70,7 +70,7 @@ pub(super) async fn node(
         Some(at) => Ok(Json(members.swap_remove(at))),
         None => {
             let known = members.iter().map(|member| member.name.as_str()).collect();
-            let detail = format!("there is no node {name:?}{}", there_are(known));
+            let detail = format!("there is no node {name:?}{}", there_are(&name, known));
             Err(problem(StatusCode::NOT_FOUND, detail))
         }
     }
@@ -105,7 +105,7 @@ pub(super) async fn pool(
         Some(at) => Ok(Json(pools.swap_remove(at))),
         None => {
             let known = pools.iter().map(|pool| pool.name.as_str()).collect();
-            let detail = format!("there is no pool {name:?}{}", there_are(known));
+            let detail = format!("there is no pool {name:?}{}", there_are(&name, known));
             Err(problem(StatusCode::NOT_FOUND, detail))
         }
     }
@@ -177,7 +177,7 @@ pub(super) async fn service(
         Some(at) => Ok(Json(all.swap_remove(at))),
         None => {
             let known = all.iter().map(|service| service.name.as_str()).collect();
-            let detail = format!("there is no service {name:?}{}", there_are(known));
+            let detail = format!("there is no service {name:?}{}", there_are(&name, known));
             Err(problem(StatusCode::NOT_FOUND, detail))
         }
     }

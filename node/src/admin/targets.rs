@@ -10,6 +10,7 @@ use storage::intents::Target;
 
 use super::problem::{Refusal, problem};
 use crate::backend::Snapshot;
+use crate::config::nearest;
 
 /// What an operator means by a kind and a name.
 ///
@@ -49,15 +50,18 @@ pub(super) fn targets(
             "region" => view.members.values().map(|member| member.record.region.as_str()).collect(),
             _ => Vec::new(),
         };
-        let detail = format!("there is no {kind} {name:?}{}", there_are(known));
+        let detail = format!("there is no {kind} {name:?}{}", there_are(name, known));
         return Err(problem(StatusCode::NOT_FOUND, detail));
     }
     Ok(found)
 }
 
-/// What there is instead, as far as it can be read at a glance.
-pub(super) fn there_are(known: Vec<&str>) -> String {
+/// What may have been meant, else what there is, as far as it can be read at a glance.
+pub(super) fn there_are(wanted: &str, known: Vec<&str>) -> String {
     let known = BTreeSet::from_iter(known);
+    if let Some(meant) = nearest(wanted, known.iter().copied()) {
+        return format!("; did you mean {meant}?");
+    }
     match known.len() {
         1..=12 => format!("; there is {}", Vec::from_iter(known).join(", ")),
         _ => String::new(),
@@ -174,8 +178,9 @@ mod tests {
 
     #[test]
     fn what_does_not_exist_is_named_with_what_does() {
-        let error = targets(&snapshot(), &mesh(), "pool", "v9").unwrap_err();
-        assert!(format!("{error:?}").contains("there is v1, v2, v3"), "{error:?}");
+        let refused = |name| format!("{:?}", targets(&snapshot(), &mesh(), "pool", name).unwrap_err());
+        assert!(refused("elsewhere").contains("there is v1, v2, v3"));
+        assert!(refused("V2").contains("did you mean v2?"));
         assert!(targets(&snapshot(), &mesh(), "backend", "10.0.0.9:1").is_err());
         assert!(targets(&snapshot(), &mesh(), "sofa", "x").is_err());
     }

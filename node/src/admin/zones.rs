@@ -30,7 +30,7 @@ pub(super) async fn ds(
     let services = context.snapshot.borrow().services.clone();
     let Some(zone) = services.zones.iter().find(|zone| zone.name == wanted) else {
         let known = services.zones.iter().map(|zone| zone.name.as_str()).collect();
-        let detail = format!("there is no zone {wanted:?}{}", there_are(known));
+        let detail = format!("there is no zone {wanted:?}{}", there_are(&wanted, known));
         return Err(problem(StatusCode::NOT_FOUND, detail));
     };
     if !zone.dnssec {

@@ -12,6 +12,7 @@ mod doctor;
 mod drain;
 mod events;
 mod exit;
+mod fmt;
 mod healthcheck;
 mod history;
 mod key;
@@ -102,6 +103,8 @@ enum Command {
     Rollback(history::RollbackArgs),
     /// Check a configuration file without a node.
     Validate(validate::ValidateArgs),
+    /// Lay a configuration file out: white space alone changes.
+    Fmt(fmt::FmtArgs),
     /// Show the state of the whole mesh.
     Status,
     /// List the nodes.
@@ -166,6 +169,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Key(command) => key::run(global, command),
         Command::Validate(args) => validate::run(global, &args),
+        Command::Fmt(args) => fmt::run(&args),
         Command::Apply(args) => ask(apply::run(global, args)),
         Command::Diff(args) => ask(diff::run(global, args)),
         Command::History => ask(history::run(global)),
