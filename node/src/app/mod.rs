@@ -279,8 +279,20 @@ impl App {
         })?);
         tasks.spawn(tasks::follow_own_drain(gossip.clone(), config.name.clone(), orders.clone()));
         tasks.spawn(tasks::want_zone_keys(storage.zone_keys(), registry.changes()));
-        let NameServer { server: dns, responder, geo, dot } =
-            name_server::start(&config, &keyring, &secrets, &clock, &mut tasks, dns_inherited)?;
+        let NameServer { server: dns, responder, geo, dot } = name_server::start(
+            &config,
+            &keyring,
+            &secrets,
+            &clock,
+            &mut tasks,
+            dns_inherited,
+            |responder| {
+                let (present, members) = (registry.changes(), gossip.view());
+                let (present, members) = (present.borrow().clone(), members.borrow().clone());
+                let known = storage.zone_keys().known();
+                steering::prime(responder, &present, &members, &orders.borrow(), &known, &clock);
+            },
+        )?;
         let shared_config = Arc::new(ArcSwap::from_pointee(config.clone()));
         let (mesh_keys, keeper) = MeshKeys::start(KeysConfig {
             path: keyring::path(&config),

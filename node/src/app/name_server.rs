@@ -23,7 +23,7 @@ pub(super) struct NameServer {
     pub(super) dot: Dot,
 }
 
-/// Binds its sockets and begins to answer: nothing but refusals until it is told a table and a state.
+/// Binds its sockets and begins to answer, with what `prime` tells the responder before.
 pub(super) fn start(
     config: &NodeConfig,
     keyring: &Keyring,
@@ -31,6 +31,7 @@ pub(super) fn start(
     clock: &Clock,
     tasks: &mut JoinSet<()>,
     inherited: Vec<dns::Inherited>,
+    prime: impl FnOnce(&Responder),
 ) -> Result<NameServer, BindError> {
     if config.dns_listen.is_empty() {
         return Ok(NameServer::default());
@@ -50,6 +51,7 @@ pub(super) fn start(
         dot = shown.clone();
         TlsListen { listen: certificates.listen.clone(), config: Arc::new(move || shown.config()) }
     });
+    prime(&responder);
     let time = clock.clone();
     let server = DnsServer::bind(
         ServerConfig {

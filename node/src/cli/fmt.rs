@@ -30,7 +30,10 @@ pub(super) fn run(args: &FmtArgs) -> Result<std::process::ExitCode, CliError> {
     let before = says(&text)?;
     let laid = lay_out(&text);
     if says(&laid)? != before {
-        return Err(CliError::new(Exit::Failure, format!("{name} would say something else; it was left as it is")));
+        return Err(CliError::new(
+            Exit::Failure,
+            format!("{name} would say something else; it was left as it is"),
+        ));
     }
     if args.file.as_os_str() == "-" {
         line(laid.trim_end());

@@ -206,7 +206,7 @@ function showNodes(status) {
   // All round trips where the node tells them, else those from the node that is asked.
   const names = status.members.map((member) => member.name);
   const own = Object.fromEntries(status.members.map((member) => [member.name, member.rtt_ms]));
-  const matrix = status.rtt ?? { [status.node]: own };
+  const matrix = status.rtt_ms ?? { [status.node]: own };
   const row = (from) => make("tr", {}, make("th", { scope: "row" }, from), ...names.map((to) => {
     const rtt = matrix[from]?.[to];
     return make("td", {}, from === to ? "·" : rtt === null || rtt === undefined ? "–" : `${number(rtt, rtt < 10 ? 1 : 0)} ms`);

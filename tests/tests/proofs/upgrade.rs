@@ -98,6 +98,10 @@ fn ten_upgrades_lose_nothing() {
             .find_map(|line| line.trim().strip_prefix("Queries lost:"))
             .context(dnsperf.clone())?;
         ensure!(lost.trim().starts_with("0 "), "queries were lost:\n{dnsperf}");
+        ensure!(
+            dnsperf.contains("NOERROR") && !dnsperf.contains("REFUSED"),
+            "queries were refused:\n{dnsperf}"
+        );
         eprintln!("{wrk}\n{dnsperf}");
 
         // All but the last have ended, by themselves; the last is the node.
