@@ -19,6 +19,7 @@ pub(crate) mod reports;
 mod routes;
 mod server;
 mod sessions;
+mod shortage;
 mod status;
 mod zones;
 
@@ -72,6 +73,8 @@ pub(crate) struct Context {
     pub(crate) dns: Option<Arc<dns::Responder>>,
     /// Its GeoIP file.
     pub(crate) geo: Geo,
+    /// Whether this node lets anybody transfer zones.
+    pub(crate) transfers: bool,
     /// The clock.
     pub(crate) clock: Clock,
 }

@@ -95,7 +95,7 @@ fn a_file_and_the_configuration_must_not_contradict_each_other() {
     assert_eq!(refused(SERVICES, "a A 192.0.2.1\n"), ["2:1 `nameserver` is missing here"]);
     let report = file(SERVICES, "a A 192.0.2.1\n").1.validate().unwrap_err();
     assert!(report.entries()[0].hint.as_ref().unwrap().contains("NS records of the zone itself in the file"));
-    let steered = "steer.www.service = \"web\"\n[service.web]\nsplit.p = 1\n[pool.p]\nbackend = []\n";
+    let steered = "steer.www.service = \"web\"\n[service.web]\nsplit.p = 1\n[pool.p]\nbackend = [{ address = \"192.0.2.9:80\" }]\n";
     assert_eq!(
         refused(&with(steered), "@ NS x.example.\nwww A 192.0.2.1\nwww TXT x\n"),
         [
