@@ -29,6 +29,7 @@ mod server;
 mod services;
 mod sessions;
 mod shield;
+mod shortage;
 mod state;
 pub(crate) mod status;
 mod targets;
@@ -96,6 +97,8 @@ pub(crate) struct Context {
     pub(crate) dns: Option<Arc<dns::Responder>>,
     /// Its GeoIP file.
     pub(crate) geo: Geo,
+    /// Whether this node lets anybody transfer zones.
+    pub(crate) transfers: bool,
     /// Where orders to upgrade this node go.
     pub(crate) upgrades: mpsc::Sender<UpgradeOrder>,
     /// The clock.

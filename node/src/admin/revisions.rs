@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 use storage::revisions::{Expected, Revision};
 
 use super::Context;
-use super::api::Applied;
+use super::api::{Applied, Finding};
 use super::orders::rfc3339;
 use super::problem::{Refusal, findings, invalid, problem};
+use crate::cautions::{self, Caution};
+use crate::config::model::Services;
 use crate::config::services;
 
 /// `GET /v1/revisions`.
@@ -157,6 +159,7 @@ async fn put_in_force(
 ) -> Result<Response, Refusal> {
     let valid = services::parse("services.toml", &body).map_err(|report| invalid(&report))?;
     let before = context.revisions.current().map(|revision| revision.id);
+    let cautions = cautions(context, &valid.services);
     let revision = context.revisions.apply(body, author, expected).await?;
     // Who reads what it has just written finds it: this node answers when it serves the revision (or a later one).
     let mut snapshot = context.snapshot.clone();
@@ -172,11 +175,29 @@ async fn put_in_force(
         epoch: revision.id.epoch,
         hash: revision.id.hash_hex(),
         unchanged: before == Some(revision.id),
-        warnings: findings(&valid.warnings),
+        warnings: findings(&valid.warnings).into_iter().chain(cautions).collect(),
     })
     .into_response();
     tag(&mut response, &revision);
     Ok(response)
+}
+
+/// What is to be said of a configuration that is about to be applied here, beside what is odd in itself.
+fn cautions(context: &Context, services: &Services) -> impl Iterator<Item = Finding> + use<> {
+    let before = context.snapshot.borrow().services.clone();
+    let stands = context.view.borrow().members.values().map(|member| member.record.region.clone()).collect();
+    let mut cautions = cautions::of_unsigned(&before, services);
+    cautions.extend(cautions::of_orders(services, &stands));
+    if context.transfers {
+        cautions.extend(cautions::of_transfers(services));
+    }
+    cautions.into_iter().map(|Caution { what, advice }| Finding {
+        line: 0,
+        column: 0,
+        message: what,
+        hint: Some(advice),
+        file: None,
+    })
 }
 
 fn tag(response: &mut Response, revision: &Revision) {

@@ -12,6 +12,7 @@
 mod first_apply;
 pub(crate) mod handover;
 mod intents;
+mod joining;
 mod keyring;
 pub(crate) mod logging;
 pub(crate) mod machine;
@@ -21,15 +22,15 @@ mod tasks;
 mod upgrade;
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use gossip::Gossip;
 use gossip::clock::Clock;
-use gossip::keyring::{Keyring, KeyringError};
-use gossip::{Gossip, GossipConfig};
+use gossip::keyring::KeyringError;
 use storage::{Storage, StorageConfig};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -53,9 +54,6 @@ use crate::{health, proxy, steering, tls};
 const EVIDENCE_QUEUE: usize = 1024;
 /// The least time between SIGTERM and the end: resolvers and peers must have seen that this node leaves.
 const LEAVE_AT_LEAST: Duration = Duration::from_secs(2);
-
-/// How long the ports of a process that hands over may take to be free.
-const PORTS_FREE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Makes aws-lc-rs the process's TLS provider. Calling it again changes nothing.
 pub(crate) fn install_crypto() {
@@ -195,7 +193,7 @@ impl App {
             Some((tcp, unix)) => Admin::adopt(tcp, unix, token.clone(), &config.data),
             None => Admin::bind(config.admin.listen, token.clone(), &config.data).await?,
         };
-        let gossip = join(&config, &keyring, &clock, takes_over).await?;
+        let gossip = joining::join(&config, &keyring, &clock, takes_over).await?;
         let storage = Storage::start(StorageConfig {
             data: config.data.clone(),
             me: config.name.clone(),
@@ -315,6 +313,9 @@ impl App {
             let follow =
                 steering::follow(responder.clone(), changes, gossip.view(), orders, keys, clock.clone());
             tasks.spawn(follow);
+            if !config.dns_transfer.is_empty() {
+                tasks.spawn(tasks::caution_of_transfers(registry.changes()));
+            }
         }
 
         let (bound, sessions) = (proxy.clone(), storage.sessions());
@@ -364,6 +365,7 @@ impl App {
             seeds: config.mesh.seeds.clone(),
             dns: responder.clone(),
             geo,
+            transfers: !config.dns_transfer.is_empty(),
             upgrades,
             clock: clock.clone(),
         });
@@ -418,72 +420,6 @@ impl App {
         }
         tracing::info!("left");
     }
-}
-
-/// Joins the mesh. In an upgrade the process before has just given up the ports, and the kernel may need a moment.
-async fn join(
-    config: &NodeConfig,
-    keyring: &Keyring,
-    clock: &Clock,
-    takes_over: bool,
-) -> Result<Gossip, StartError> {
-    let latest = clock.now() + PORTS_FREE_WITHIN;
-    loop {
-        match Gossip::start(gossip_config(config, keyring.clone(), clock.clone())?).await {
-            Err(gossip::StartError::Listen { source, .. })
-                if takes_over && source.kind() == ErrorKind::AddrInUse && clock.now() < latest =>
-            {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            started => return Ok(started?),
-        }
-    }
-}
-
-fn gossip_config(config: &NodeConfig, keyring: Keyring, clock: Clock) -> Result<GossipConfig, StartError> {
-    let listen = config.mesh.listen;
-    let advertise = match config.mesh.advertise {
-        Some(advertise) => advertise,
-        None if !listen.ip().is_unspecified() => listen,
-        None => {
-            let ip = advertised_ip(config).ok_or(StartError::Advertise(listen))?;
-            tracing::info!(%ip, "peers are told this address; [mesh] advertise sets another");
-            SocketAddr::new(ip, listen.port())
-        }
-    };
-    let mut public = config.public.clone();
-    if public.is_empty() {
-        public = machine::public_addresses(&config.proxy_listen);
-        match public.is_empty() {
-            false => tracing::info!(?public, "users are told these addresses; [node] public sets others"),
-            true => tracing::warn!(
-                "there is no default route: DNS tells users of this node only with [node] public"
-            ),
-        }
-    }
-    Ok(GossipConfig {
-        name: config.name.clone(),
-        region: config.region.clone(),
-        zone: config.zone.clone(),
-        listen,
-        advertise: Some(advertise),
-        seeds: config.mesh.seeds.clone(),
-        public,
-        version: env!("CARGO_PKG_VERSION").into(),
-        data: config.data.clone(),
-        keyring,
-        clock,
-    })
-}
-
-/// The default route's address. A machine without one can still run a node that nobody has to find.
-fn advertised_ip(config: &NodeConfig) -> Option<IpAddr> {
-    let v6 = config.mesh.listen.is_ipv6();
-    let alone = || {
-        let loopback = if v6 { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
-        config.mesh.seeds.is_empty().then_some(loopback)
-    };
-    machine::default_route_address(v6).or_else(alone)
 }
 
 fn announce(
