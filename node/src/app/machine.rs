@@ -28,7 +28,7 @@ pub(crate) enum DataError {
 impl DataFolder {
     /// The folder of the process before this one, whose lock it is.
     pub(crate) fn adopt(lock: File) -> Self {
-        Self { lock: lock }
+        Self { lock }
     }
 
     /// The lock, for the process that comes next.

@@ -215,7 +215,7 @@ impl Drop for Record {
             line.sent_bytes = self.sent_bytes;
             line.affinity = self.affinity;
             line.end = end;
-            log.log(*line);
+            log.log(line);
         }
     }
 }

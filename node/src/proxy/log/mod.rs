@@ -48,7 +48,7 @@ impl AccessLogger {
     }
 
     /// Hands a line over, or drops it.
-    pub(super) fn log(&self, line: Line) {
+    pub(super) fn log(&self, line: Box<Line>) {
         if self.queue.try_send(Work::Line(line)).is_err() {
             self.counters.log_dropped.fetch_add(1, Ordering::Relaxed);
         }

@@ -84,10 +84,10 @@ fn a_file_that_was_renamed_is_opened_anew() {
     let (path, moved) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
     let to = AccessLog::File(path.clone());
     let log = AccessLogger::open(&to, AccessFormat::Text, Arc::default()).unwrap().unwrap();
-    log.log(line());
+    log.log(Box::new(line()));
     wait_for(&path, 1);
     std::fs::rename(&path, &moved).unwrap();
-    log.log(line());
+    log.log(Box::new(line()));
     wait_for(&path, 1);
     wait_for(&moved, 1);
 }
@@ -110,11 +110,11 @@ fn a_log_is_sent_elsewhere() {
     let (one, other) = (folder.path().join("one"), folder.path().join("other"));
     let to = |path: &Path| AccessLog::File(path.to_owned());
     let log = AccessLogger::open(&to(&one), AccessFormat::Text, Arc::default()).unwrap().unwrap();
-    log.log(line());
+    log.log(Box::new(line()));
     assert!(log.redirect(&to(&folder.path().join("none/x")), AccessFormat::Text).is_err());
-    log.log(line());
+    log.log(Box::new(line()));
     log.redirect(&to(&other), AccessFormat::Json).unwrap();
-    log.log(line());
+    log.log(Box::new(line()));
     wait_for(&other, 1);
     wait_for(&one, 2);
     assert!(std::fs::read_to_string(&other).unwrap().starts_with('{'));
@@ -124,7 +124,7 @@ fn a_log_is_sent_elsewhere() {
 fn what_does_not_fit_is_dropped_and_counted() {
     let (queue, _work) = sync_channel(1);
     let log = AccessLogger { queue, counters: Arc::default() };
-    log.log(line());
-    log.log(line());
+    log.log(Box::new(line()));
+    log.log(Box::new(line()));
     assert_eq!(log.counters.log_dropped.load(Ordering::Relaxed), 1);
 }

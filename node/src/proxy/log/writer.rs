@@ -19,7 +19,7 @@ const LINES_A_LOOK: usize = 4096;
 /// What the writer is told.
 #[derive(Debug)]
 pub(super) enum Work {
-    Line(Line),
+    Line(Box<Line>),
     Redirect(Out, AccessFormat),
 }
 
