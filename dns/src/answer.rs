@@ -14,7 +14,7 @@ use crate::moment::Moment;
 use crate::name::{Folded, Name};
 use crate::sign::{CanonicalSet, Deny, Pen, Signer, Stopped, few};
 use crate::steer::{Decision, Family, Scene, Steer, Step, decide};
-use crate::wire::{Owner, Question, Rcode, Reply, Section};
+use crate::wire::{Owner, Question, Rcode, Reply, Section, Written};
 use crate::zone::{Found, Kind, Node, Set, Zone};
 
 /// What answers ANY (RFC 8482 §4.2), for so long.
@@ -150,13 +150,14 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
                 return self.at(node, spot, kind, rng);
             };
             // The alias alone answers ANY; a target elsewhere is for the resolver to ask.
-            let Some(place) = self.put(Section::Answer, spot, set) else { return };
+            let Some(written) = self.put(Section::Answer, spot, set) else { return };
             let here = self.scene.table.zone_of(target, kind);
             if kind == Kind::ANY || here.is_none_or(|zone| !std::ptr::eq(zone, self.zone)) {
                 return;
             }
-            // The alias's data is the name that the next records belong to.
-            spot = Spot { owner: Owner::At(place), name: target };
+            // The alias's data is the name that the next records belong to; behind 16 KiB it is written once more.
+            let labels = &target[..target.len() - self.zone.origin.wire().len()];
+            spot = Spot { owner: written.target().unwrap_or(Owner::Below(labels)), name: target };
         }
     }
 
@@ -319,14 +320,14 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
         }
     }
 
-    /// Writes and signs a set of the zone that is needed. Says where its last data begins.
-    fn put(&mut self, section: Section, spot: Spot<'_>, set: &Set) -> Option<u16> {
+    /// Writes and signs a set of the zone that is needed. `None`: something of it is missing.
+    fn put(&mut self, section: Section, spot: Spot<'_>, set: &Set) -> Option<Written> {
         let ttl = set.canonical.as_ref().map_or(0, |canonical| canonical.ttl);
         self.write(section, spot, &set.fragment, ttl, set.canonical.as_ref())
     }
 
     /// Writes a set that is needed, and signs it where there is a canonical form of it; behind one that did not fit comes
-    /// nothing more. Says where its last data begins.
+    /// nothing more. `None`: something of it is missing.
     fn write(
         &mut self,
         section: Section,
@@ -334,15 +335,15 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
         set: &Fragment,
         ttl: u32,
         canonical: Option<&CanonicalSet>,
-    ) -> Option<u16> {
+    ) -> Option<Written> {
         if self.reply.is_truncated() || self.outcome.put_off {
             return None;
         }
-        let place = self.reply.set(section, spot.owner, set);
-        if place.is_none() {
+        let Some(written) = self.reply.set(section, spot.owner, set) else {
             self.reply.truncate();
-        }
-        if let (Some(pen), Some(canonical), Some(_)) = (&mut self.pen, canonical, place)
+            return None;
+        };
+        if let Some((pen, canonical)) = self.pen.as_mut().zip(canonical)
             && self.asker.dnssec_ok
         {
             let signed = pen.sign_set(self.reply, (section, spot.owner, spot.name), ttl, canonical);
@@ -350,7 +351,7 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
                 return None;
             }
         }
-        place
+        Some(written)
     }
 
     /// Signs what was written behind `start`. `ttls` are the one it was sent with and the one it has at rest.

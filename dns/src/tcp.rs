@@ -21,6 +21,7 @@ use crate::dot::{self, TlsListen};
 use crate::moment::Clock;
 use crate::responder::{Clerk, Responder, Transport, Verdict};
 use crate::server::TcpLimits;
+use crate::transfer::Next;
 use crate::wire::pad;
 
 /// A pause after `accept` failed, which it does again at once when descriptors have run out.
@@ -179,8 +180,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.clerk.tally().tls_query();
             }
             if let Some(mut transfer) = self.clerk.transfer(&query, self.peer, now) {
-                while transfer.next(&mut answer) {
-                    self.send(&answer, &mut framed).await?;
+                loop {
+                    match transfer.next(&mut answer) {
+                        Next::Message => self.send(&answer, &mut framed).await?,
+                        Next::Failure => return self.send(&answer, &mut framed).await,
+                        Next::End => break,
+                    }
                 }
                 continue;
             }

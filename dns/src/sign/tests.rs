@@ -361,6 +361,32 @@ fn what_does_not_fit_is_fetched_over_tcp() {
 }
 
 #[test]
+fn the_longest_set_behind_the_longest_chain_is_answered_whole() {
+    let keys: Vec<SigningKey> =
+        (0..8).map(|_| SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap()).collect();
+    let mut spec = signed_spec(&keys);
+    let zone = &mut spec.zones[0];
+    zone.signed = Some(Signing { keys, all_sign: true });
+    // The signer's name stands in every signature, so that the last aliases stand where no pointer leads.
+    zone.name = [60, 60, 60].map(|length| "y".repeat(length)).join(".");
+    let label = |index: usize| if index == 8 { "end".to_owned() } else { format!("c{index}") };
+    zone.records.extend((0..8).map(|index| record(&label(index), "CNAME", &label(index + 1))));
+    for index in 0..174 {
+        zone.records.push(record("end", "TXT", &format!("\"{index:03}{}\"", "x".repeat(190))));
+    }
+    let apex = zone.name.clone();
+    let responder = Responder::new(Table::build(&spec).unwrap(), 7);
+    let query = validating(&format!("c0.{apex}"), "TXT").bytes();
+    let read = ask_bytes(&responder, &query, Transport::Tcp).unwrap();
+    assert!(!read.message.metadata.truncation);
+    assert_eq!(read.message.answers.len(), 8 + 174 + 9 * 8);
+    // Their canonical form is longer than what hickory verifies.
+    let texts = read.answers().into_iter().filter(|line| line.starts_with(&format!("end.{apex}. TXT ")));
+    assert_eq!(texts.count(), 174);
+    assert!(read.bytes.len() > 55_000, "{}", read.bytes.len());
+}
+
+#[test]
 fn a_signature_is_made_once_an_hour() {
     let responder = signer();
     let mut clerk = responder.clerk();
