@@ -121,7 +121,7 @@ impl Steering {
         let Decision { steer, place, choice, .. } = *decision;
         let name = |region: RegionId| scene.board.name(&scene.table, region).to_owned();
         let order = order(scene, &steer.order, steer.service, &place);
-        let reason = |region: &RegionId| match scene.board.standing(steer.service, *region) {
+        let reason = |region: &RegionId| match scene.board.standing(steer.service, *region, decision.family) {
             Standing::Unhealthy => Some(Skip::Unhealthy),
             Standing::NoNodes => Some(Skip::NoNodes),
             Standing::Full => Some(Skip::Full),

@@ -142,7 +142,7 @@ fn every_kind_of_answer_is_signed() {
         ("WWW.lb.Example.com", "A", Rcode::NOERROR, 3),
         ("www.lb.example.com", "TXT", Rcode::NOERROR, 2),
         ("www.lb.example.com", "HTTPS", Rcode::NOERROR, 2),
-        ("www.lb.example.com", "AAAA", Rcode::NOERROR, 0),
+        ("www.lb.example.com", "AAAA", Rcode::NOERROR, 3),
         ("www.lb.example.com", "ANY", Rcode::NOERROR, 2),
         ("www.lb.example.com", "NSEC", Rcode::NOERROR, 2),
         ("x.y.any.lb.example.com", "A", Rcode::NOERROR, 2),
@@ -185,10 +185,6 @@ fn what_is_not_there_is_denied_at_its_name() {
     assert_eq!(at("a.lb.example.com", "A"), format!(r"a.{zone} \000.a.{zone} RRSIG NSEC Unknown"));
     assert_eq!(at("deep.lb.example.com", "A"), format!(r"deep.{zone} \000.deep.{zone} RRSIG NSEC"));
     assert_eq!(
-        at("www.lb.example.com", "AAAA"),
-        format!(r"www.{zone} \000.www.{zone} A TXT RRSIG NSEC HTTPS")
-    );
-    assert_eq!(
         at("www.lb.example.com", "MX"),
         format!(r"www.{zone} \000.www.{zone} A TXT AAAA RRSIG NSEC HTTPS")
     );
@@ -204,6 +200,33 @@ fn what_is_not_there_is_denied_at_its_name() {
         format!(r"{zone} \000.{zone} NS SOA MX TXT RRSIG NSEC DNSKEY CDS CDNSKEY")
     );
     assert_eq!(nsec(&ask(&responder, &validating("b.safe.lb.example.com", "A"))), None, "a DS instead");
+}
+
+#[test]
+fn what_no_node_has_is_denied_for_the_moment() {
+    let responder = signer();
+    let mut state = state();
+    state.regions.remove("eu");
+    state.ttl_ceiling = Some(Duration::from_secs(7));
+    responder.set_state(state.into());
+    let keys = published(&responder);
+    let zone = "lb.example.com.";
+    let without = format!(r"www.{zone} \000.www.{zone} A TXT RRSIG NSEC HTTPS");
+    for kind in ["AAAA", "MX"] {
+        let read = ask(&responder, &validating("www.lb.example.com", kind));
+        assert_eq!(nsec(&read).unwrap(), without, "{kind}");
+        assert!(read.message.authorities.iter().all(|record| record.ttl == 7), "{}", read.message);
+        check(&read, &keys);
+    }
+    let told = ask(&responder, &validating("www.lb.example.com", "NSEC"));
+    assert!(
+        told.answers()[0].starts_with(&format!(r"www.{zone} NSEC 7 \000.www.{zone} A TXT RRSIG")),
+        "{told:?}"
+    );
+    check(&told, &keys);
+    // A name that is not steered is what it is.
+    let still = ask(&responder, &validating("deep.lb.example.com", "AAAA"));
+    assert!(still.message.authorities.iter().all(|record| record.ttl == 30), "{}", still.message);
 }
 
 #[test]

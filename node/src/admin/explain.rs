@@ -111,6 +111,7 @@ fn steered(steering: Steering) -> DnsSteering {
             Step::NoRoom => "no-room",
             Step::FailOpen => "fail-open",
             Step::LastResort => "last-resort",
+            Step::NoFamily => "no-family",
             Step::Nobody => "nobody",
         }
         .into(),

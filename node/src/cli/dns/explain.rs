@@ -134,7 +134,8 @@ fn of_steering(
         "no-room" => "all healthy regions are full, and this is the first of them",
         "fail-open" => "no healthy region has nodes; an answer is better than none",
         "last-resort" => "no node is alive and takes users; those that might serve all the same are named",
-        _ => "the mesh has no node with an address of this family",
+        "no-family" => "no node of the mesh has an address of this family, so there is no such data",
+        _ => "the mesh has no node with an address",
     };
     lines.push(("region", format!("{region}: {why}")));
     lines.extend(steering.nodes.iter().map(|node| ("node", format!("{} at {}", node.name, node.address))));
