@@ -56,7 +56,6 @@ pub(super) fn start(
             udp_threads: config.workers.unwrap_or(1).max(1),
             tcp: TcpLimits::default(),
             tls,
-            runtime: tokio::runtime::Handle::current(),
             clock: Arc::new(move || Moment { monotonic: time.now(), unix: time.mesh_wall().seconds() }),
         },
         responder.clone(),
