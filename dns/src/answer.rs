@@ -105,7 +105,7 @@ pub(crate) fn answer<'a>(
     let outcome = Outcome { zone: Some(zone), ..Outcome::default() };
     let mut walk = Walk { scene, zone, asker, pen, reply, outcome };
     match walk.pen {
-        Some(_) => walk.run(name.as_slice(), question.kind, &mut few(rng, asker.now.unix)),
+        Some(_) => walk.run(name.as_slice(), question.kind, &mut few(rng, asker.now.unix, name.as_slice())),
         None => walk.run(name.as_slice(), question.kind, rng),
     }
     walk.outcome
@@ -134,6 +134,7 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
         'a: 'n,
     {
         let mut spot = Spot { owner: Owner::Question, name };
+        let mut passed: [&[u8]; MAX_CHAIN + 1] = [&[]; MAX_CHAIN + 1];
         for step in 0..=MAX_CHAIN {
             let node = match self.zone.find(spot.name, kind) {
                 Found::Here(node) => node,
@@ -154,6 +155,11 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
             let Some(written) = self.put(Section::Answer, spot, set) else { return };
             let here = self.scene.table.zone_of(target, kind);
             if kind == Kind::ANY || here.is_none_or(|zone| !std::ptr::eq(zone, self.zone)) {
+                return;
+            }
+            // A circle is refused where the zone is built; whatever it is made of, none is walked twice.
+            passed[step] = spot.name;
+            if passed[..=step].contains(&target) {
                 return;
             }
             // The alias's data is the name that the next records belong to; behind 16 KiB it is written once more.
@@ -194,6 +200,10 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
     /// The name is there without such data.
     fn deny_data(&mut self, node: &Node, spot: Spot<'_>, kind: Kind) {
         let ttl = self.denial_ttl(node);
+        if !node.is_authoritative() {
+            // At a delegation, what lies below it is not denied.
+            return self.deny(spot, Deny::Delegation(&node.types), ttl);
+        }
         self.deny(spot, Deny::Data { asked: kind, absent: self.absent(node), there: &node.types }, ttl);
     }
 

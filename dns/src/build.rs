@@ -404,11 +404,20 @@ impl Builder<'_> {
         }
     }
 
+    /// What answers for a folded name: it itself, or the wildcard below its closest encloser (RFC 4592 §3.3.1).
+    fn find(&self, folded: &[u8]) -> Option<&Draft> {
+        let encloser = suffixes(folded).find(|suffix| self.nodes.contains_key(*suffix))?;
+        if encloser.len() == folded.len() {
+            return self.nodes.get(folded);
+        }
+        self.nodes.get([b"\x01*", encloser].concat().as_slice())
+    }
+
     fn chain_is_too_long(&self, first: &DraftSet) -> bool {
         let mut set = first;
         for _ in 0..MAX_CHAIN {
             let Some(target) = set.data.first() else { return false };
-            let next = self.nodes.get(target.to_ascii_lowercase().as_slice());
+            let next = self.find(&target.to_ascii_lowercase());
             match next.and_then(|node| node.set(Kind::CNAME)) {
                 None => return false,
                 Some(next) => set = next,

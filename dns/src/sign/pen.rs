@@ -148,7 +148,7 @@ impl<'p> Pen<'p> {
         }
         for key in keys {
             self.desk.data.set_tag(key.tag());
-            let hash = self.desk.hash();
+            let hash = self.desk.hash(key);
             let signature = match self.desk.find(hash, self.now.unix) {
                 Some(signature) => signature,
                 None => {

@@ -190,7 +190,7 @@ fn what_is_not_there_is_denied_at_its_name() {
     );
     assert_eq!(at("q.wild.lb.example.com", "MX"), format!(r"q.wild.{zone} \000.q.wild.{zone} A RRSIG NSEC"));
     assert_eq!(at("a.child.lb.example.com", "A"), format!(r"child.{zone} child\000.{zone} NS RRSIG NSEC"));
-    assert_eq!(at("child.lb.example.com", "DS"), format!(r"child.{zone} \000.child.{zone} NS RRSIG NSEC"));
+    assert_eq!(at("child.lb.example.com", "DS"), format!(r"child.{zone} child\000.{zone} NS RRSIG NSEC"));
     assert_eq!(
         at("dangling.lb.example.com", "A"),
         format!(r"missing.{zone} \000.missing.{zone} RRSIG NSEC Unknown")
@@ -227,6 +227,40 @@ fn what_no_node_has_is_denied_for_the_moment() {
     // A name that is not steered is what it is.
     let still = ask(&responder, &validating("deep.lb.example.com", "AAAA"));
     assert!(still.message.authorities.iter().all(|record| record.ttl == 30), "{}", still.message);
+}
+
+#[test]
+fn nothing_outlives_its_signature_in_a_cache() {
+    let mut spec = signed_spec(&KEYS[..1]);
+    let week = Duration::from_secs(7 * 86_400);
+    spec.zones[0].ttl = week;
+    let responder = Responder::new(Table::build(&spec).unwrap(), 7);
+    responder.set_state(state().into());
+    let keys = published(&responder);
+    for (name, kind) in [
+        ("www", "A"),
+        ("www", "HTTPS"),
+        ("host.deep", "A"),
+        ("host.deep", "MX"),
+        ("x", "A"),
+        ("safe", "DS"),
+        ("a.child", "A"),
+    ] {
+        let read = ask(&responder, &validating(&format!("{name}.lb.example.com"), kind));
+        check(&read, &keys);
+        for record in read.message.answers.iter().chain(&read.message.authorities) {
+            let Some(rrsig) = rrsig(record) else { continue };
+            let expires = u64::from(rrsig.input().sig_expiration.get());
+            assert!(start().unix + 3600 + u64::from(record.ttl) < expires, "{record}");
+            assert!(rrsig.input().original_ttl <= 2 * 86_400, "{record}");
+        }
+        assert!(read.message.authorities.iter().all(|record| record.ttl <= 2 * 86_400), "{}", read.message);
+    }
+    // Without signatures it is as it was asked for.
+    spec.zones[0].signed = None;
+    let plain = Responder::new(Table::build(&spec).unwrap(), 7);
+    let read = ask(&plain, &QueryBytes::new("host.deep.lb.example.com", "A"));
+    assert_eq!(u64::from(read.message.answers[0].ttl), week.as_secs());
 }
 
 #[test]
