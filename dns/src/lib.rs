@@ -27,6 +27,7 @@ mod answer;
 mod board;
 mod build;
 pub mod check;
+mod connections;
 mod cookie;
 mod counters;
 mod deck;

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::task::AbortHandle;
+use tokio::sync::oneshot;
 
 use crate::dot::TlsListen;
 use crate::moment::Clock;
-use crate::responder::Responder;
+use crate::responder::{Responder, SharedDesk};
+use crate::tcp::Serving;
 use crate::{tcp, udp};
 
 /// How often a free port of UDP may turn out to be taken in TCP.
@@ -34,8 +35,6 @@ pub struct ServerConfig {
     pub tcp: TcpLimits,
     /// DNS over TLS; `None`: off.
     pub tls: Option<TlsListen>,
-    /// Where TCP connections run.
-    pub runtime: tokio::runtime::Handle,
     /// The clock.
     pub clock: Clock,
     /// Sockets of the process before this one; empty: there was none.
@@ -56,11 +55,13 @@ pub struct Inherited {
 /// Bounds of DNS over TCP (RFC 7766 §6).
 #[derive(Debug, Clone, Copy)]
 pub struct TcpLimits {
-    /// Connections at once on one address; further ones are closed at once. Default 1,024.
+    /// Connections at once on one address; for a further one the one that has been idle longest is closed. Default 1,024.
     pub connections: usize,
-    /// Of these, how many one client may hold: an IPv4 address or an IPv6 /64. Default 128.
+    /// Of these, how many one client may hold: an IPv4 address or an IPv6 /64. Default 64.
     pub per_client: usize,
-    /// A connection that asks nothing for so long is closed. Default 10 s.
+    /// And one network: an IPv4 /24 or an IPv6 /56. Default 256.
+    pub per_network: usize,
+    /// A connection that asks nothing for so long is closed; down to a tenth of it as the places fill. Default 10 s.
     pub idle: Duration,
     /// The longest time a query may take to arrive or an answer to leave. Default 5 s.
     pub transfer: Duration,
@@ -70,7 +71,8 @@ impl Default for TcpLimits {
     fn default() -> Self {
         Self {
             connections: 1024,
-            per_client: 128,
+            per_client: 64,
+            per_network: 256,
             idle: Duration::from_secs(10),
             transfer: Duration::from_secs(5),
         }
@@ -110,9 +112,10 @@ pub struct DnsServer {
     /// Readable once the server stops; every UDP thread waits for it beside its socket.
     stop: Arc<OwnedFd>,
     threads: Vec<JoinHandle<()>>,
-    tasks: Vec<AbortHandle>,
     /// Copies of all sockets, for the process that comes after this one.
     kept: Vec<Inherited>,
+    /// The threads of connections end when these are gone.
+    connections: Vec<oneshot::Sender<()>>,
 }
 
 impl fmt::Debug for DnsServer {
@@ -161,9 +164,10 @@ impl DnsServer {
             tls_addresses: tls.iter().map(|(address, _)| *address).collect(),
             stop: Arc::new(stop),
             threads: Vec::new(),
-            tasks: Vec::new(),
             kept,
+            connections: Vec::new(),
         };
+        let mut plain = Vec::new();
         for bound in bound {
             for socket in bound.udp {
                 let (clock, stop) = (Arc::clone(&config.clock), Arc::clone(&server.stop));
@@ -175,28 +179,39 @@ impl DnsServer {
                     .map_err(BindError::Threads)?;
                 server.threads.push(thread);
             }
-            server.accept(bound.tcp, &config, &responder, None)?;
+            plain.push(bound.tcp);
         }
-        let shown = config.tls.clone().map(Arc::new);
-        for (_, socket) in tls {
-            server.accept(socket, &config, &responder, shown.clone())?;
-        }
+        server.accept("dns-tcp", plain, &config, &responder, None)?;
+        let encrypted = tls.into_iter().map(|(_, socket)| socket).collect();
+        server.accept("dns-tls", encrypted, &config, &responder, config.tls.clone().map(Arc::new))?;
         Ok(server)
     }
 
-    /// Begins to accept connections.
+    /// Begins to accept connections, on a thread of its own: neither handshakes nor transfers hold up anything else.
     fn accept(
         &mut self,
-        socket: TcpListener,
+        thread: &str,
+        sockets: Vec<TcpListener>,
         config: &ServerConfig,
         responder: &Arc<Responder>,
         tls: Option<Arc<TlsListen>>,
     ) -> Result<(), BindError> {
-        let _entered = config.runtime.enter();
-        let socket = tokio::net::TcpListener::from_std(socket).map_err(BindError::Threads)?;
-        let clock = Arc::clone(&config.clock);
-        let listener = tcp::Listener::new(socket, Arc::clone(responder), clock, config.tcp, tls);
-        self.tasks.push(config.runtime.spawn(listener.run()).abort_handle());
+        if sockets.is_empty() {
+            return Ok(());
+        }
+        let serving = Serving {
+            responder: Arc::clone(responder),
+            tally: responder.counters().tally(),
+            desk: SharedDesk::default(),
+            clock: Arc::clone(&config.clock),
+            limits: config.tcp,
+            tls,
+        };
+        let (stop, stopped) = oneshot::channel();
+        let serve = tcp::prepare(sockets, serving, stopped).map_err(BindError::Threads)?;
+        let thread = std::thread::Builder::new().name(thread.to_owned()).spawn(serve);
+        self.threads.push(thread.map_err(BindError::Threads)?);
+        self.connections.push(stop);
         Ok(())
     }
 
@@ -219,11 +234,9 @@ impl DnsServer {
         &self.addresses
     }
 
-    /// Stops all threads and connections; returns when the UDP threads have ended. Calling it again does nothing.
+    /// Stops all threads and connections; returns when the threads have ended. Calling it again does nothing.
     pub fn shutdown(&mut self) {
-        for task in self.tasks.drain(..) {
-            task.abort();
-        }
+        self.connections.clear();
         if rustix::io::write(&*self.stop, &1u64.to_ne_bytes()).is_err() {
             tracing::error!("cannot wake the DNS threads");
             return;

@@ -294,6 +294,7 @@ pub(crate) fn counters(responder: &Responder) -> BTreeMap<String, u64> {
         ("truncated".to_owned(), counted.truncated),
         ("fail_open".to_owned(), counted.fail_open),
         ("tcp_refused".to_owned(), counted.tcp_refused),
+        ("tcp_evicted".to_owned(), counted.tcp_evicted),
         ("limited".to_owned(), counted.limited),
         ("transfers".to_owned(), counted.transfers),
         ("signed".to_owned(), counted.signed),

@@ -160,6 +160,7 @@ fn steered(context: &Context, steering: Steering) -> DnsSteering {
             Step::NoRoom => "no-room",
             Step::FailOpen => "fail-open",
             Step::LastResort => "last-resort",
+            Step::NoFamily => "no-family",
             Step::Nobody => "nobody",
         }
         .into(),

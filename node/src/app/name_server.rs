@@ -60,7 +60,6 @@ pub(super) fn start(
             tcp: TcpLimits::default(),
             tls,
             inherited,
-            runtime: tokio::runtime::Handle::current(),
             clock: Arc::new(move || Moment { monotonic: time.now(), unix: time.mesh_wall().seconds() }),
         },
         responder.clone(),

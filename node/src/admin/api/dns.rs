@@ -88,7 +88,7 @@ pub(crate) struct DnsSteering {
     pub unnamed: Vec<String>,
     /// Those passed over.
     pub skipped: Vec<DnsSkip>,
-    /// `healthy no-room fail-open last-resort nobody`: how far down it had to go.
+    /// `healthy no-room fail-open last-resort no-family nobody`: how far down it had to go.
     pub step: String,
     /// The region that answers.
     pub region: Option<String>,
