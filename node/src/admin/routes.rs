@@ -74,17 +74,18 @@ async fn whole(State(context): Shared) -> Json<Status> {
     let snapshot = context.snapshot.borrow().clone();
     let view = context.view.borrow().clone();
     let stats = context.sessions.stats();
-    let problems = status::problems(&view, &snapshot, &context.seeds, reports.problems);
+    let problems = status::problems(&view, &snapshot, &context.seeds, reports.problems, context.clock.now());
     Json(Status {
         node: context.node.to_string(),
         version: env!("CARGO_PKG_VERSION").into(),
         degraded: !problems.is_empty(),
         problems,
-        members: status::members(&view),
+        members: status::members(&view, context.clock.now()),
         intents: spell(context.intents.list().iter().filter(|((target, _), _)| !is_elsewhere(target))),
         revision: status::revision(&view, snapshot.revision),
-        pools: status::pools(&snapshot, &reports.loads, &sessions),
+        pools: status::pools(&snapshot, &view, context.clock.now(), &reports.loads, &sessions),
         sessions: SessionStatus { count: sessions.values().sum(), held_here: stats.held },
+        rtt_ms: status::rtt(&view),
         counters: counters(&context, stats.degraded),
     })
 }
@@ -116,13 +117,14 @@ fn counters(context: &Context, degraded_commits: u64) -> Counters {
 }
 
 async fn members(State(context): Shared) -> Json<Vec<MemberStatus>> {
-    Json(status::members(&context.view.borrow()))
+    Json(status::members(&context.view.borrow(), context.clock.now()))
 }
 
 async fn pools(State(context): Shared) -> Json<Vec<PoolStatus>> {
     let (reports, sessions) = tokio::join!(context.reports.collect(), context.survey.glance());
     let snapshot = context.snapshot.borrow().clone();
-    Json(status::pools(&snapshot, &reports.loads, &sessions.found))
+    let view = context.view.borrow().clone();
+    Json(status::pools(&snapshot, &view, context.clock.now(), &reports.loads, &sessions.found))
 }
 
 #[derive(Deserialize)]

@@ -1,15 +1,15 @@
 //! The state of the mesh in the API's words. Pure.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gossip::clock::Wall;
-use gossip::id::{BackendId, RevisionId};
+use gossip::id::{BackendId, NodeName, RegionName, RevisionId};
 use gossip::state::{ClusterView, Member, MemberState};
 
 use storage::revisions::Revisions;
 
-use super::api::{BackendStatus, MemberStatus, PoolStatus, RevisionStatus};
+use super::api::{BackendStatus, MemberStatus, PoolStatus, RevisionStatus, RttMatrix};
 use super::reports::Load;
 use crate::backend::{PoolView, Snapshot};
 
@@ -17,11 +17,41 @@ use crate::backend::{PoolView, Snapshot};
 const LOST_IS_NEWS: Duration = Duration::from_secs(3600);
 
 /// All nodes, by name.
-pub(super) fn members(view: &ClusterView) -> Vec<MemberStatus> {
-    view.members.values().map(|member| self::member(member)).collect()
+pub(super) fn members(view: &ClusterView, now: Instant) -> Vec<MemberStatus> {
+    view.members.values().map(|member| self::member(member, now)).collect()
 }
 
-fn member(member: &Member) -> MemberStatus {
+/// The round trips between all living nodes.
+pub(super) fn rtt(view: &ClusterView) -> RttMatrix {
+    let living: Vec<_> =
+        view.members.values().filter(|member| member.counts()).map(|m| &m.record.name).collect();
+    let row = |from: &NodeName| -> BTreeMap<String, f64> {
+        let others = living.iter().filter(|to| **to != from);
+        others.filter_map(|to| Some((to.to_string(), millis(view.rtt(from, to)?)))).collect()
+    };
+    living.iter().map(|from| (from.to_string(), row(from))).collect()
+}
+
+fn millis(rtt: Duration) -> f64 {
+    (rtt.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// For how long nobody of a region has spoken; `None` while somebody does, or where there are no nodes.
+fn silence(view: &ClusterView, region: &RegionName, now: Instant) -> Option<Duration> {
+    let speaks = |member: &Member| matches!(member.state, MemberState::Alive | MemberState::Draining);
+    let of_region: Vec<_> = view.region(region).collect();
+    let own = view.own().is_some_and(|own| own.record.region == *region);
+    if own || of_region.is_empty() {
+        return None;
+    }
+    match view.isolated_since {
+        Some(since) => Some(now.saturating_duration_since(since)),
+        None if of_region.iter().any(|member| speaks(member)) => None,
+        None => of_region.iter().map(|member| now.saturating_duration_since(member.since)).min(),
+    }
+}
+
+fn member(member: &Member, now: Instant) -> MemberStatus {
     let record = &member.record;
     MemberStatus {
         name: record.name.to_string(),
@@ -29,7 +59,8 @@ fn member(member: &Member) -> MemberStatus {
         zone: record.zone.as_ref().map(ToString::to_string),
         state: spell_member(member.state).into(),
         version: record.version.clone(),
-        rtt_ms: member.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
+        state_seconds: now.saturating_duration_since(member.since).as_secs(),
+        rtt_ms: member.rtt.map(millis),
         address: record.mesh.to_string(),
         public: record.public.iter().map(ToString::to_string).collect(),
         revision: record.revision.map(|id| id.to_string()),
@@ -61,14 +92,18 @@ pub(super) fn revision(view: &ClusterView, current: Option<RevisionId>) -> Optio
 /// All pools with what the nodes that answered count: their load, and the sessions that stay.
 pub(super) fn pools(
     snapshot: &Snapshot,
+    mesh: &ClusterView,
+    now: Instant,
     loads: &BTreeMap<BackendId, Load>,
     sessions: &BTreeMap<BackendId, u64>,
 ) -> Vec<PoolStatus> {
-    snapshot.pools.values().map(|view| pool(view, loads, sessions)).collect()
+    let silence = |region: &RegionName| silence(mesh, region, now).map(|silence| silence.as_secs());
+    snapshot.pools.values().map(|view| pool(view, &silence, loads, sessions)).collect()
 }
 
 fn pool(
     view: &PoolView,
+    silence: &dyn Fn(&RegionName) -> Option<u64>,
     loads: &BTreeMap<BackendId, Load>,
     sessions: &BTreeMap<BackendId, u64>,
 ) -> PoolStatus {
@@ -87,7 +122,8 @@ fn pool(
             in_flight: load.in_flight,
             requests: load.requests,
             sessions: sessions.get(&backend.config.id).copied().unwrap_or_default(),
-            reason: backend.reason.clone(),
+            reason: aged(&backend.reason, silence(&backend.config.region)),
+            stale_seconds: silence(&backend.config.region),
         }
     });
     PoolStatus {
@@ -120,22 +156,35 @@ pub(crate) fn of_revisions(revisions: &Revisions, now: Wall) -> Vec<String> {
     problems
 }
 
+/// A reason, and how old it is where nobody speaks for the backend any more.
+fn aged(reason: &str, silence: Option<u64>) -> String {
+    match (reason, silence) {
+        (_, None) => reason.to_owned(),
+        ("", Some(seconds)) => format!("its region was last heard {seconds} s ago"),
+        (_, Some(seconds)) => format!("{reason}; its region was last heard {seconds} s ago"),
+    }
+}
+
 /// What needs attention, in words: first `told`, what the nodes say of themselves.
 pub(super) fn problems(
     view: &ClusterView,
     snapshot: &Snapshot,
     seeds: &[String],
     told: Vec<String>,
+    now: Instant,
 ) -> Vec<String> {
     let mut problems = told;
-    if view.isolated_since.is_some() {
-        problems.push("no peer is heard; this node goes on with what it last knew".into());
+    if let Some(since) = view.isolated_since {
+        let age = now.saturating_duration_since(since).as_secs();
+        problems.push(format!("no peer is heard for {age} s; this node goes on with what it last knew"));
     } else if !seeds.is_empty() && view.members.len() < 2 {
         problems.push(format!("no seed answers yet ({}): this node is a mesh of its own", seeds.join(", ")));
     }
     for member in view.members.values() {
         if matches!(member.state, MemberState::Suspect | MemberState::Dead) {
-            problems.push(format!("node {} is {}", member.record.name, spell_member(member.state)));
+            let age = now.saturating_duration_since(member.since).as_secs();
+            let (name, state) = (&member.record.name, spell_member(member.state));
+            problems.push(format!("node {name} is {state} for {age} s"));
         }
     }
     for pool in snapshot.pools.values() {

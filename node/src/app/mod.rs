@@ -194,7 +194,7 @@ impl App {
         let (tls, tls_task) = tls::start(&secrets, current.clone(), |current| current.services.clone());
         tasks.spawn(tasks::supervise("tls", tls_task));
         let (evidence, evidence_seen) = mpsc::channel(EVIDENCE_QUEUE);
-        let publisher = gossip.clone();
+        let (publisher, witness) = (gossip.clone(), gossip.clone());
         let (table, health_task) = health::task::start(HealthConfig {
             me: config.name.clone(),
             region: config.region.clone(),
@@ -206,6 +206,7 @@ impl App {
                     tracing::error!(%error, "verdicts are not told to the mesh");
                 }
             }),
+            publish_failures: Box::new(move |failures| witness.publish_failures(failures)),
             tls: tls.clone(),
             clock: clock.clone(),
         });

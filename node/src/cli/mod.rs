@@ -15,6 +15,7 @@ mod key;
 mod members;
 mod output;
 mod pools;
+mod rtt;
 mod sessions;
 mod start;
 mod status;
@@ -87,6 +88,8 @@ enum Command {
     Status,
     /// List the nodes.
     Members,
+    /// Show the round trips between all nodes.
+    Rtt,
     /// List the pools and their backends.
     Pools(pools::PoolsArgs),
     /// Count the sessions by backend and list some, or show where the copies of one lie.
@@ -127,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Rollback(args) => ask(history::rollback(&cli.global, args)),
         Command::Status => ask(status::run(&cli.global)),
         Command::Members => ask(members::run(&cli.global)),
+        Command::Rtt => ask(rtt::run(&cli.global)),
         Command::Pools(args) => ask(pools::run(&cli.global, args)),
         Command::Sessions(args) => ask(sessions::run(&cli.global, args)),
         Command::Consistency => ask(sessions::consistency(&cli.global)),
