@@ -13,6 +13,9 @@ use super::api::{BackendStatus, MemberStatus, PoolStatus, RevisionStatus, RttMat
 use super::reports::Load;
 use crate::backend::{PoolView, Snapshot};
 
+/// What a clock may be off without a word (the mesh goes by the median anyway).
+const CLOCK_MAY_DIFFER: Duration = Duration::from_millis(500);
+
 /// For how long the loss of a revision is told.
 const LOST_IS_NEWS: Duration = Duration::from_secs(3600);
 
@@ -156,6 +159,18 @@ pub(crate) fn of_revisions(revisions: &Revisions, now: Wall) -> Vec<String> {
     problems
 }
 
+/// What an operator should know of this node's clock, which the mesh's is ahead of by so much.
+pub(crate) fn of_clock(ahead_millis: i64) -> Option<String> {
+    let off = Duration::from_millis(ahead_millis.unsigned_abs());
+    let side = if ahead_millis > 0 { "behind" } else { "ahead of" };
+    (off > CLOCK_MAY_DIFFER).then(|| {
+        let off = humantime::format_duration(off);
+        format!(
+            "this node's clock is {off} {side} the mesh's, which it goes by; is the time synchronized (NTP)?"
+        )
+    })
+}
+
 /// A reason, and how old it is where nobody speaks for the backend any more.
 fn aged(reason: &str, silence: Option<u64>) -> String {
     match (reason, silence) {
@@ -217,4 +232,51 @@ pub(super) fn problems(
         ));
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::fixture::{member, node, region, view};
+
+    #[test]
+    fn a_clock_that_is_off_is_told_with_its_side() {
+        assert_eq!(of_clock(500), None);
+        assert!(of_clock(60_000).is_some_and(|told| told.contains("1m behind")));
+        assert!(of_clock(-501).is_some_and(|told| told.contains("501ms ahead of")));
+    }
+
+    #[test]
+    fn what_nobody_tells_is_shown_with_its_age() {
+        let clock = gossip::clock::Clock::simulated(Wall(0));
+        let at = |name: &str, of: &str, state| Member { state, since: clock.now(), ..member(name, of) };
+        let (alive, dead) = (MemberState::Alive, MemberState::Dead);
+        let mesh =
+            view("eu-1", vec![at("eu-1", "eu", alive), at("us-1", "us", dead), at("us-2", "us", alive)]);
+        clock.advance(Duration::from_secs(7));
+        assert_eq!(silence(&mesh, &region("us"), clock.now()), None, "one of them speaks");
+        let mesh = view("eu-1", vec![at("eu-1", "eu", alive), at("us-1", "us", dead)]);
+        clock.advance(Duration::from_secs(7));
+        assert_eq!(silence(&mesh, &region("us"), clock.now()), Some(Duration::from_secs(7)));
+        assert_eq!(silence(&mesh, &region("eu"), clock.now()), None);
+        assert_eq!(silence(&mesh, &region("ap"), clock.now()), None, "it never had a node");
+        assert_eq!(aged("", Some(7)), "its region was last heard 7 s ago");
+        assert_eq!(aged("x", None), "x");
+    }
+
+    #[test]
+    fn round_trips_are_shown_as_both_ends_know_them() {
+        let mut us = member("us-1", "us");
+        us.rtt = Some(Duration::from_micros(80_123));
+        let mut ap = member("ap-1", "ap");
+        ap.rtts = std::sync::Arc::new([(gossip::id::Tag::of("us-1"), Duration::from_millis(200))].into());
+        let mesh = view("eu-1", vec![member("eu-1", "eu"), us, ap]);
+        let matrix = rtt(&mesh);
+        assert_eq!(matrix["eu-1"]["us-1"], 80.123);
+        assert_eq!(matrix["us-1"]["eu-1"], 80.123);
+        assert_eq!((matrix["us-1"]["ap-1"], matrix["ap-1"]["us-1"]), (200.0, 200.0));
+        assert!(!matrix["eu-1"].contains_key("ap-1"));
+        assert_eq!(mesh.rtt(&node("eu-1"), &node("eu-1")), None);
+        assert_eq!(mesh.rtt_of_regions(&region("us"), &region("ap")), Some(Duration::from_millis(200)));
+    }
 }

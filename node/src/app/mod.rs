@@ -270,7 +270,7 @@ impl App {
 
         let (bound, sessions) = (proxy.clone(), storage.sessions());
         let (places, zone_keys, keys) = (geo.clone(), storage.zone_keys(), mesh_keys.clone());
-        let (revisions, now) = (storage.revisions(), clock.clone());
+        let (revisions, now, mesh) = (storage.revisions(), clock.clone(), gossip.mesh());
         let problems = Arc::new(move || {
             let mut problems: Vec<String> = bound.problems().iter().map(ToString::to_string).collect();
             problems.extend(tls.problems());
@@ -279,6 +279,8 @@ impl App {
             problems.extend(zone_keys.problems());
             problems.extend(keys.problems());
             problems.extend(status::of_revisions(&revisions, now.mesh_wall()));
+            problems.extend(mesh.strangers());
+            problems.extend(status::of_clock(now.correction()));
             if sessions.stats().disk_behind {
                 let text = "the store on disk lags behind; sessions are safe in memory and on other nodes";
                 problems.push(text.into());
