@@ -29,9 +29,10 @@ pub(crate) const MAX_CHAIN: usize = 8;
 /// The bytes of one set that fit a message of 64 KiB with room for everything else.
 const MAX_SET_BYTES: usize = 60_000;
 
-/// SOA timers for secondaries, which a mesh does not have; values as RIPE-203 advises.
-const SOA_REFRESH: u32 = 86_400;
-const SOA_RETRY: u32 = 7_200;
+/// SOA timers for secondaries outside of the mesh, which nobody tells of a revision (RFC 1996): they look once an hour. As often as
+/// registries like it at most. The last as RIPE-203 advises.
+const SOA_REFRESH: u32 = 3_600;
+const SOA_RETRY: u32 = 900;
 const SOA_EXPIRE: u32 = 3_600_000;
 
 /// Builds one zone. `None` when its name is none; `errors` holds what is wrong with it otherwise.
@@ -184,7 +185,13 @@ impl Builder<'_> {
             }
             Some(first) => return Name::from_wire(&first.record.data),
             None if self.spec.nameservers.is_empty() => {
-                self.wrong(self.zone_place("nameserver"), "needs at least one: ns1 = [\"198.51.100.10\"]");
+                let file = if self.spec.file.is_some() {
+                    ", or NS records of the zone itself in its file"
+                } else {
+                    ""
+                };
+                let message = format!("needs at least one: ns1 = [\"198.51.100.10\"]{file}");
+                self.wrong(self.zone_place("nameserver"), message);
             }
             None => {}
         }
@@ -290,15 +297,15 @@ impl Builder<'_> {
             let node = self.nodes.get(server.folded().as_slice());
             let has = |kind| node.is_some_and(|node| node.set(kind).is_some());
             let problem = if has(Kind::CNAME) {
-                "is an alias (CNAME), which a name server cannot be; give it addresses"
+                "which is an alias (CNAME); a name server needs addresses of its own"
             } else if node.is_some_and(|node| node.steer.is_some()) {
-                "is steered, which the address of a name server cannot be; give it a name of its own"
+                "which is steered; a name server needs a name of its own, with addresses that stay"
             } else if !has(Kind::A) && !has(Kind::AAAA) {
-                "has no address in this zone; add an A or AAAA record"
+                "which has no address in this zone; add an A or AAAA record of it"
             } else {
                 continue;
             };
-            self.wrong(self.file_place(span), format!("the name server {server} {problem}"));
+            self.wrong(self.file_place(span), format!("names the name server {server}, {problem}"));
         }
     }
 
@@ -343,10 +350,28 @@ impl Builder<'_> {
                 None
             };
             node.steer = Some(made);
-            if let Some(problem) = problem {
+            let Some(problem) = problem else { continue };
+            let clashes = self.in_file_beside(&name);
+            if clashes.is_empty() {
                 self.wrong(label_place, problem);
             }
+            for place in clashes {
+                let message = format!(
+                    "stands beside steer.\"{}\": a steered name has no A, AAAA or CNAME of its own; take one of the two out",
+                    steer.label
+                );
+                self.wrong(place, message);
+            }
         }
+    }
+
+    /// Where the zone file has what a steered name cannot have.
+    fn in_file_beside(&self, steered: &Name) -> Vec<Place> {
+        let exclusive = |kind| matches!(kind, Kind::A | Kind::AAAA | Kind::CNAME);
+        let here = self.placed.iter().filter(|(place, owner, kind)| {
+            matches!(place, Place::File { .. }) && owner == steered && exclusive(*kind)
+        });
+        here.map(|(place, ..)| place.clone()).collect()
     }
 
     fn order(&mut self, steer: &SteerSpec, place: Place) -> Order {

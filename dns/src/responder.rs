@@ -30,7 +30,7 @@ use crate::state::State;
 use crate::steer::Scene;
 use crate::table::Table;
 use crate::terms::Terms;
-use crate::transfer::Transfer;
+use crate::transfer::{self, Transfer};
 use crate::wire::{Extras, Rcode, Reply, Request, UDP_PAYLOAD_BYTES, decode};
 
 /// Signatures that one network may have made in a second, and at once: an IPv4 /24 or an IPv6 /56. A resolver that serves
@@ -344,7 +344,11 @@ impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
                     dnssec_ok: edns.is_some_and(|edns| edns.dnssec_ok),
                     compact_ok: edns.is_some_and(|edns| edns.compact_ok),
                 };
-                answer(self.scene, question, asker, signer, rng, &mut reply)
+                let outcome = answer(self.scene, question, asker, signer, rng, &mut reply);
+                if let Some(why) = transfer::refusal(self.scene, question, self.from, transport) {
+                    reply.say_why(why);
+                }
+                outcome
             }
             // A query for a cookie alone (RFC 7873 §5.4).
             (None, None) => Outcome::default(),

@@ -10,12 +10,20 @@ use rand::rngs::SmallRng;
 
 use crate::moment::Moment;
 use crate::name::Folded;
+use crate::responder::Transport;
 use crate::steer::{Family, Scene, decide};
-use crate::wire::{Extras, HEADER_BYTES, Owner, Rcode, Reply, Request, Section, decode};
+use crate::wire::{
+    ExtendedError, Extras, HEADER_BYTES, Owner, Question, Rcode, Reply, Request, Section, decode,
+};
 use crate::zone::{Kind, Node, Zone};
 
 /// A message is sent when it has reached so many bytes (RFC 5936 §2.2: compression reaches no farther).
 const MESSAGE_BYTES: usize = 16 * 1024;
+
+/// Extended errors of RFC 8914 §4.
+const PROHIBITED: u16 = 18;
+const NOT_AUTHORITATIVE: u16 = 20;
+const NOT_SUPPORTED: u16 = 21;
 
 /// A transfer under way.
 pub(crate) struct Transfer {
@@ -116,6 +124,34 @@ impl Transfer {
             reply.addresses(Owner::Below(&node.labels), family, decision.ttl, addresses)
         })
     }
+}
+
+/// Why a request for a whole zone is refused (RFC 8914); `None`: it asks for none. Who may not have zones is not told which
+/// ones there are.
+pub(crate) fn refusal(
+    scene: &Scene,
+    question: &Question<'_>,
+    client: IpAddr,
+    transport: Transport,
+) -> Option<ExtendedError> {
+    if !matches!(question.kind, Kind::AXFR | Kind::IXFR) {
+        return None;
+    }
+    let name = Folded::new(question.name);
+    let zone = scene.table.zone_of(name.as_slice(), question.kind);
+    let zone = zone.filter(|zone| zone.origin.wire().len() == question.name.len());
+    Some(match zone {
+        _ if !scene.terms.may_transfer(client) => ExtendedError { code: PROHIBITED, text: "" },
+        None => ExtendedError { code: NOT_AUTHORITATIVE, text: "" },
+        Some(zone) if zone.keys.is_some() => ExtendedError {
+            code: NOT_SUPPORTED,
+            text: "the zone is signed while it is asked (dnssec = true), so it cannot be given away whole",
+        },
+        Some(_) if transport == Transport::Udp => {
+            ExtendedError { code: NOT_SUPPORTED, text: "zones are given over TCP" }
+        }
+        Some(_) => return None,
+    })
 }
 
 /// The zone that a request asks for as a whole. One that asks for the changes gets all of it (RFC 1995 §4).

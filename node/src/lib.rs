@@ -11,6 +11,7 @@ mod admin;
 mod app;
 pub mod backend;
 pub mod balance;
+mod cautions;
 mod cli;
 pub mod config;
 pub mod distance;

@@ -27,7 +27,7 @@ use crate::table::Table;
 use crate::task::{self, COMMANDS_MAX, Driver};
 use crate::transport::Network;
 use crate::writer::{STORE_MAX_BYTES, Writer, WriterConfig};
-use crate::zone_keys::{self, MakeSecret, ZoneKeys, ZoneKeysConfig};
+use crate::zone_keys::{MakeSecret, ZoneKeys, ZoneKeysConfig};
 
 /// How long a shutdown waits for the disk.
 const FLUSH_WAIT: Duration = Duration::from_secs(5);
@@ -126,8 +126,7 @@ impl Storage {
             view: view.clone(),
             keyring,
             make: make_zone_key,
-        })
-        .map_err(|source| StartError::Io { path: data.join(zone_keys::file::NAME), source })?;
+        });
         tasks.spawn(zone_keys.clone().run(stopped.clone()));
 
         let trial = Arc::new(Trial::load(&data));

@@ -31,7 +31,6 @@ pub enum Over {
 pub struct Question {
     message: Message,
     over: Over,
-    source: Ipv4Addr,
 }
 
 impl Question {
@@ -42,7 +41,7 @@ impl Question {
         let mut edns = Edns::new();
         edns.set_max_payload(PAYLOAD_MAX_BYTES);
         message.set_edns(edns);
-        Ok(Self { message, over: Over::Udp, source: Ipv4Addr::UNSPECIFIED })
+        Ok(Self { message, over: Over::Udp })
     }
 
     /// The addresses of a name.
@@ -66,13 +65,6 @@ impl Question {
         self
     }
 
-    /// From this address, over UDP; else from whichever the kernel takes.
-    #[must_use]
-    pub fn from(mut self, source: Ipv4Addr) -> Self {
-        self.source = source;
-        self
-    }
-
     /// Over TCP.
     #[must_use]
     pub fn over_tcp(mut self) -> Self {
@@ -91,7 +83,7 @@ impl Question {
     pub async fn ask(&self, server: SocketAddr) -> Result<Answer> {
         let question = self.bytes()?;
         let bytes = match self.over {
-            Over::Udp => ask_udp(&question, self.source, server).await,
+            Over::Udp => ask_udp(&question, server).await,
             Over::Tcp => timeout(TRY * 2, ask_tcp(&question, server)).await.context("no answer over TCP")?,
         };
         Answer::read(&bytes.with_context(|| format!("asking {server}"))?)
@@ -167,8 +159,8 @@ impl Answer {
     }
 }
 
-async fn ask_udp(question: &[u8], source: Ipv4Addr, server: SocketAddr) -> Result<Vec<u8>> {
-    let socket = UdpSocket::bind((source, 0)).await?;
+async fn ask_udp(question: &[u8], server: SocketAddr) -> Result<Vec<u8>> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     socket.connect(server).await?;
     for _ in 0..TRIES {
         socket.send(question).await?;

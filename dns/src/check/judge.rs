@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::{Finding, Gravity, NameServer, Observed, Probed, Seen, SeenSoa};
 use crate::name::Name;
+use crate::sign::names_key;
 use crate::wire::Rcode;
 use crate::zone::Kind;
 
@@ -31,6 +32,7 @@ pub fn judge(observed: &Observed) -> Vec<Finding> {
         judge.probe(probed);
     }
     judge.agreement();
+    judge.signed();
     judge.findings.sort_by_key(|finding| finding.gravity);
     judge.findings
 }
@@ -182,6 +184,53 @@ impl Judge<'_> {
         }
     }
 
+    /// What makes validating resolvers refuse the zone, or leaves its signatures without use.
+    fn signed(&mut self) {
+        let Observed { zone, probes, parent_ds, signed, .. } = self.observed;
+        let served = probes.iter().filter_map(|probed| {
+            let seen = probed.keys.as_ref().ok().filter(|seen| seen.rcode == Rcode::NOERROR)?;
+            Some((probed, seen.data_of(zone, Kind::DNSKEY)))
+        });
+        for (probed, keys) in served.clone().filter(|(_, keys)| keys.is_empty() == *signed) {
+            let (subject, what) = (
+                format!("{} at {}", probed.server, probed.address),
+                if keys.is_empty() {
+                    "it serves no DNSKEY, and the zone is to be signed"
+                } else {
+                    "it serves a DNSKEY of a zone that is not signed"
+                },
+            );
+            self.error(
+                subject,
+                what,
+                "does it run the present revision, and has it the zone's key? meridian dns ds",
+            );
+        }
+        let Some(parent_ds) = parent_ds else { return };
+        if parent_ds.is_empty() {
+            if *signed {
+                let hint =
+                    format!("give the parent what `meridian dns ds {zone}` prints: nobody validates without");
+                self.warn("parent", "it has no DS record, and the zone is signed", hint);
+            }
+            return;
+        }
+        for (probed, keys) in served {
+            if !keys.iter().any(|key| parent_ds.iter().any(|ds| names_key(zone, ds, key))) {
+                let what = match keys.is_empty() {
+                    true => "the parent has a DS record, and it serves no key",
+                    false => "the parent's DS records name none of the keys that it serves",
+                };
+                let subject = format!("{} at {}", probed.server, probed.address);
+                let hint = format!(
+                    "validating resolvers refuse the zone: enter at the registrar what `meridian dns ds {zone}` prints, or \
+                     take the DS record out there if the zone is not to be signed"
+                );
+                self.error(subject, what, hint);
+            }
+        }
+    }
+
     fn probe(&mut self, probed: &Probed) {
         let subject = format!("{} at {}", probed.server, probed.address);
         if let (Err(udp), Err(_)) = (&probed.udp, &probed.tcp) {
@@ -277,12 +326,6 @@ impl Judge<'_> {
                     format!("it names {} as name servers, the zone has {}", listed(&told), listed(&ours));
                 self.error(subject, what, "does it run the present revision? meridian status");
             }
-            let ttl =
-                seen.answers.iter().filter(|record| record.kind == Kind::NS).map(|record| record.ttl).min();
-            if let Some(ttl) = ttl.filter(|ttl| *ttl < LEAST_NS_TTL) {
-                let what = format!("its NS records live for {ttl} s");
-                self.warn(subject, what, format!("a TTL of {LEAST_NS_TTL} s or more spares resolvers from asking all the time: a zone file can give NS its own"));
-            }
         }
         if let Some(Ok(seen)) = &probed.own
             && seen.answers.iter().any(|record| record.kind == Kind::CNAME)
@@ -302,6 +345,15 @@ impl Judge<'_> {
             let soa = probed.udp.as_ref().or(probed.tcp.as_ref()).ok()?.soa()?;
             Some((format!("{} at {}", probed.server, probed.address), soa))
         });
+        let servers = self.observed.probes.iter().filter_map(|probed| probed.servers.as_ref().ok());
+        let told = servers.filter(|seen| seen.rcode == Rcode::NOERROR).flat_map(|seen| &seen.answers);
+        let ttl = told.filter(|record| record.kind == Kind::NS).map(|record| record.ttl).min();
+        if let Some(ttl) = ttl.filter(|ttl| *ttl < LEAST_NS_TTL) {
+            let hint = format!(
+                "a TTL of {LEAST_NS_TTL} s or more spares resolvers from asking all the time: a zone file can give NS its own"
+            );
+            self.warn(zone, format!("its NS records live for {ttl} s"), hint);
+        }
         let mut serials: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         let mut first: Option<&SeenSoa> = None;
         let mut differ = false;

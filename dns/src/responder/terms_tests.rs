@@ -176,6 +176,21 @@ fn a_zone_is_given_whole_to_those_listed() {
     assert!(begin("www.lb.example.com", 252, OUTSIDE).is_none(), "no zone");
     assert!(begin("example.org", 252, OUTSIDE).is_none(), "not served");
     assert!(begin("lb.example.com", 1, OUTSIDE).is_none(), "no transfer");
+    let why = |name: &str, from, transport| {
+        let query = QueryBytes { kind: 252, ..QueryBytes::new(name, "A") }.edns();
+        let answer = asked(&mut responder.clerk(), &query, from, transport).unwrap();
+        assert_eq!(Read::new(answer.clone()).rcode(), Rcode::REFUSED);
+        option(&answer, 15).map(|why| (why[1], String::from_utf8(why[2..].to_vec()).unwrap()))
+    };
+    let stranger = "203.0.113.1:53";
+    assert_eq!(why("lb.example.com", stranger, Transport::Tcp), Some((18, String::new())));
+    assert_eq!(
+        why("example.org", stranger, Transport::Tcp),
+        Some((18, String::new())),
+        "nothing is given away"
+    );
+    assert_eq!(why("example.org", OUTSIDE, Transport::Tcp), Some((20, String::new())));
+    assert_eq!(why("lb.example.com", OUTSIDE, Transport::Udp), Some((21, "zones are given over TCP".into())));
     for kind in [252, 251] {
         let mut transfer = begin("LB.example.com", kind, OUTSIDE).unwrap();
         let (mut out, mut records, mut messages) = (Vec::new(), Vec::new(), 0);

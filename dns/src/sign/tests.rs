@@ -444,6 +444,12 @@ fn a_signed_zone_is_not_given_away_whole() {
     let query = QueryBytes::new("lb.example.com", "TYPE252").bytes();
     assert!(responder.clerk().transfer(&query, RESOLVER.parse().unwrap(), start()).is_none());
     assert_eq!(ask_bytes(&responder, &query, Transport::Tcp).unwrap().rcode(), Rcode::REFUSED);
+    // RFC 8914: Not Supported, and what for.
+    let query = QueryBytes::new("lb.example.com", "TYPE252").edns().bytes();
+    let refused = ask_bytes(&responder, &query, Transport::Tcp).unwrap();
+    assert_eq!(refused.rcode(), Rcode::REFUSED);
+    let why = b"\0\x15the zone is signed while it is asked (dnssec = true)";
+    assert!(refused.bytes.windows(why.len()).any(|window| window == why), "{refused:?}");
 }
 
 proptest! {

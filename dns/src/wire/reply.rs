@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{CLASS_IN, OPTION_CLIENT_SUBNET, OPTION_COOKIE, OPTION_NSID, Rcode, Request, UDP_PAYLOAD_BYTES};
+use super::{
+    CLASS_IN, OPTION_CLIENT_SUBNET, OPTION_COOKIE, OPTION_EXTENDED_ERROR, OPTION_NSID, Rcode, Request,
+    UDP_PAYLOAD_BYTES,
+};
 use crate::cookie::COOKIE_BYTES;
 use crate::fragment::{Fragment, POINTER};
 use crate::hinted::Hinted;
@@ -54,6 +57,19 @@ pub(crate) struct Extras<'o> {
     pub(crate) nsid: &'o [u8],
 }
 
+/// Why, beside the response code (RFC 8914): the code of the registry and a text for people, which may be empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ExtendedError {
+    pub(crate) code: u16,
+    pub(crate) text: &'static str,
+}
+
+impl ExtendedError {
+    fn length(self) -> usize {
+        6 + self.text.len()
+    }
+}
+
 /// An answer that is being written.
 ///
 /// Sets of records are written whole or not at all (RFC 2181 §9). Room for the OPT record is kept free.
@@ -68,6 +84,7 @@ pub(crate) struct Reply<'o, 'm> {
     counts: [u16; 4],
     authoritative: bool,
     truncated: bool,
+    why: Option<ExtendedError>,
 }
 
 impl<'o, 'm> Reply<'o, 'm> {
@@ -86,7 +103,17 @@ impl<'o, 'm> Reply<'o, 'm> {
             counts[0] = 1;
         }
         let room = usize::from(limit.max(512)) - opt_length(request, extras);
-        Self { request, extras, out, room, origin: 0, counts, authoritative: false, truncated: false }
+        Self {
+            request,
+            extras,
+            out,
+            room,
+            origin: 0,
+            counts,
+            authoritative: false,
+            truncated: false,
+            why: None,
+        }
     }
 
     /// Says which zone answers, by the length of its origin: the end of the question's name.
@@ -94,6 +121,15 @@ impl<'o, 'm> Reply<'o, 'm> {
         let name_bytes = self.request.question.map_or(0, |question| question.name.len());
         self.origin = (HEADER_BYTES + name_bytes.saturating_sub(origin_bytes)) as u16;
         self.authoritative = true;
+    }
+
+    /// Says why, once, where there is room for it; who does not speak EDNS is not told.
+    pub(crate) fn say_why(&mut self, why: ExtendedError) {
+        let fits = self.out.len() + why.length() <= self.room;
+        if fits && self.why.is_none() && self.request.edns.is_some() {
+            self.room -= why.length();
+            self.why = Some(why);
+        }
     }
 
     /// Takes the authority back: the answer is a referral.
@@ -279,7 +315,8 @@ impl<'o, 'm> Reply<'o, 'm> {
         head[3..5].copy_from_slice(&UDP_PAYLOAD_BYTES.to_be_bytes());
         head[5] = (rcode.0 >> 4) as u8;
         head[7] = u8::from(edns.dnssec_ok) << 7 | u8::from(edns.compact_ok) << 6;
-        head[9..].copy_from_slice(&(opt_length(self.request, self.extras) as u16 - 11).to_be_bytes());
+        let length = opt_length(self.request, self.extras) + self.why.map_or(0, ExtendedError::length) - 11;
+        head[9..].copy_from_slice(&(length as u16).to_be_bytes());
         self.out.extend_from_slice(&head);
         if let Some(subnet) = &edns.subnet {
             let bytes = subnet.address_bytes();
@@ -297,6 +334,11 @@ impl<'o, 'm> Reply<'o, 'm> {
         if tells_nsid(edns, self.extras) {
             push_option(self.out, OPTION_NSID, self.extras.nsid.len());
             self.out.extend_from_slice(self.extras.nsid);
+        }
+        if let Some(why) = self.why {
+            push_option(self.out, OPTION_EXTENDED_ERROR, why.length() - 4);
+            self.out.extend_from_slice(&why.code.to_be_bytes());
+            self.out.extend_from_slice(why.text.as_bytes());
         }
         self.counts[Section::Additional as usize] += 1;
     }

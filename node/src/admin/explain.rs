@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Query, State};
@@ -11,10 +12,12 @@ use http::StatusCode;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::Context;
-use super::api::dns::{DnsExplained, DnsNode, DnsSkip, DnsSteering, DnsView, GeoipStatus};
+use super::api::dns::{
+    DnsExplained, DnsMeasured, DnsNode, DnsRtt, DnsShare, DnsSkip, DnsSteering, DnsView, GeoipStatus,
+};
 use super::problem::{Refusal, problem};
 use super::routes::rfc3339;
+use super::{Context, shortage};
 use crate::geoip::GeoStatus;
 
 /// What resolvers tell of a user's address (RFC 7871 §11.1).
@@ -48,10 +51,13 @@ pub(super) async fn explain(
     let view = |by: &str, client: IpNet| {
         responder
             .explain(&asked.name, &asked.kind, client, context.clock.now())
-            .map(|explanation| view(by, client, explanation))
+            .map(|explanation| view(&context, by, client, explanation))
             .map_err(|error| problem(StatusCode::BAD_REQUEST, error.to_string()))
     };
-    let mut views = vec![view("ecs", told_by_resolvers(asked.from))?];
+    let told = view("ecs", told_by_resolvers(asked.from))?;
+    let exact = view("address", asked.from.to_canonical().into())?;
+    let exact = Some(exact).filter(|exact| stands_elsewhere(exact, &told));
+    let mut views = vec![told];
     if let Some(resolver) = asked.resolver {
         views.push(view("resolver", resolver.to_canonical().into())?);
     }
@@ -62,7 +68,17 @@ pub(super) async fn explain(
         kind: asked.kind,
         geoip: context.geo.status().map(geoip),
         views,
+        exact,
     }))
+}
+
+/// Whether two views place their clients differently.
+fn stands_elsewhere(one: &DnsView, other: &DnsView) -> bool {
+    let place = |view: &DnsView| {
+        let steering = view.steering.as_ref()?;
+        Some((steering.source.clone(), steering.location, steering.order.clone()))
+    };
+    place(one) != place(other)
 }
 
 /// The network that a resolver tells of a user.
@@ -79,23 +95,45 @@ fn geoip(status: GeoStatus) -> GeoipStatus {
     GeoipStatus { path: path.display().to_string(), database: database.map(|(kind, _)| kind), built, problem }
 }
 
-fn view(by: &str, client: IpNet, explanation: Explanation) -> DnsView {
-    let Explanation { zone, rcode, answers, ttl, steering, .. } = explanation;
+fn view(context: &Context, by: &str, client: IpNet, explanation: Explanation) -> DnsView {
+    let Explanation { zone, rcode, answers, referral, ttl, steering, .. } = explanation;
     DnsView {
         by: by.into(),
         client: client.to_string(),
         zone,
         rcode,
         answers,
+        referral,
         ttl,
-        steering: steering.map(steered),
+        steering: steering.map(|steering| steered(context, steering)),
     }
 }
 
-fn steered(steering: Steering) -> DnsSteering {
-    let skipped = steering.skipped.into_iter();
+fn steered(context: &Context, steering: Steering) -> DnsSteering {
+    let (snapshot, orders) = (context.snapshot.borrow().clone(), context.intents.list());
+    let skipped = steering.skipped.into_iter().map(|(region, why)| {
+        let shortage =
+            (why == Skip::Unhealthy).then(|| shortage::of(&snapshot, &orders, &steering.service, &region));
+        let ordered = shortage.as_ref().is_some_and(|shortage| shortage.ordered);
+        let why = if ordered { "drained" } else { spell_skip(why) };
+        DnsSkip { region, why: why.into(), detail: shortage.map(|shortage| shortage.words) }
+    });
     let nodes = steering.chosen.into_iter();
     DnsSteering {
+        policy: steering.policy.as_str().into(),
+        looked_up: steering.looked_up.to_string(),
+        scope_prefix: steering.scope_prefix.to_string(),
+        shares: steering.shares.into_iter().map(|(region, free)| DnsShare { region, free }).collect(),
+        measured: steering.measured.map(|measured| DnsMeasured {
+            from: measured.from,
+            to: measured
+                .to
+                .into_iter()
+                .map(|(region, rtt)| DnsRtt { region, rtt_ms: rtt.map(millis) })
+                .collect(),
+        }),
+        unknown: steering.unknown,
+        unnamed: steering.unnamed,
         source: match steering.source {
             Source::Prefixes => "prefixes",
             Source::GeoIp => "geo-ip",
@@ -105,7 +143,8 @@ fn steered(steering: Steering) -> DnsSteering {
         location: steering.location.map(|location| (location.latitude, location.longitude)),
         scope: steering.scope,
         order: steering.order,
-        skipped: skipped.map(|(region, why)| DnsSkip { region, why: spell_skip(why).into() }).collect(),
+        skipped: skipped.collect(),
+        service: steering.service.clone(),
         step: match steering.step {
             Step::Healthy => "healthy",
             Step::NoRoom => "no-room",
@@ -118,6 +157,11 @@ fn steered(steering: Steering) -> DnsSteering {
         nodes: nodes.map(|(name, address)| DnsNode { name, address: address.to_string() }).collect(),
         full_ttl: steering.full_ttl,
     }
+}
+
+/// To the microsecond.
+fn millis(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
 }
 
 fn spell_skip(why: Skip) -> &'static str {

@@ -21,6 +21,7 @@ pub(crate) mod revisions;
 mod routes;
 mod server;
 mod sessions;
+mod shortage;
 pub(crate) mod status;
 mod zones;
 
@@ -77,6 +78,8 @@ pub(crate) struct Context {
     pub(crate) dns: Option<Arc<dns::Responder>>,
     /// Its GeoIP file.
     pub(crate) geo: Geo,
+    /// Whether this node lets anybody transfer zones.
+    pub(crate) transfers: bool,
     /// The clock.
     pub(crate) clock: Clock,
 }

@@ -16,11 +16,13 @@ use serde::Deserialize;
 use storage::intents::{Aspect, Intent, Order, Target};
 use storage::revisions::{Expected, Revision};
 
-use super::api::{Applied, Counters, IntentStatus, MemberStatus, PoolStatus, SessionStatus, Status};
+use super::api::{Applied, Counters, Finding, IntentStatus, MemberStatus, PoolStatus, SessionStatus, Status};
 use super::events::Event;
 use super::problem::{Refusal, findings, invalid, problem};
 use super::{Context, endings, explain, keys, revisions, sessions, status, zones};
 use crate::backend::Snapshot;
+use crate::cautions::{self, Caution};
+use crate::config::model::Services;
 use crate::config::services;
 use crate::proxy::{Affinity, Cut, End};
 
@@ -160,6 +162,7 @@ pub(super) async fn put_in_force(
 ) -> Result<Response, Refusal> {
     let valid = services::parse("services.toml", &body).map_err(|report| invalid(&report))?;
     let before = context.revisions.current().map(|revision| revision.id);
+    let cautions = cautions(context, &valid.services);
     let revision = context.revisions.apply(body, author, expected).await?;
     // Who reads what it has just written finds it: this node answers when it serves the revision (or a later one).
     let mut snapshot = context.snapshot.clone();
@@ -175,11 +178,29 @@ pub(super) async fn put_in_force(
         epoch: revision.id.epoch,
         hash: revision.id.hash_hex(),
         unchanged: before == Some(revision.id),
-        warnings: findings(&valid.warnings),
+        warnings: findings(&valid.warnings).into_iter().chain(cautions).collect(),
     })
     .into_response();
     tag(&mut response, &revision);
     Ok(response)
+}
+
+/// What is to be said of a configuration that is about to be applied here, beside what is odd in itself.
+fn cautions(context: &Context, services: &Services) -> impl Iterator<Item = Finding> + use<> {
+    let before = context.snapshot.borrow().services.clone();
+    let stands = context.view.borrow().members.values().map(|member| member.record.region.clone()).collect();
+    let mut cautions = cautions::of_unsigned(&before, services);
+    cautions.extend(cautions::of_orders(services, &stands));
+    if context.transfers {
+        cautions.extend(cautions::of_transfers(services));
+    }
+    cautions.into_iter().map(|Caution { what, advice }| Finding {
+        line: 0,
+        column: 0,
+        message: what,
+        hint: Some(advice),
+        file: None,
+    })
 }
 
 pub(super) fn tag(response: &mut Response, revision: &Revision) {

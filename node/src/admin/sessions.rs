@@ -73,11 +73,17 @@ pub(super) async fn one(
     else {
         return Err(nowhere(&silent));
     };
-    let agree = lacking.is_empty() && copies.iter().all(|copy| copy.record == newest);
+    // One address may have a session in several regions: only copies of one home are copies of one record.
+    let newest_of = |home: Tag| {
+        let of_home = copies.iter().map(|copy| copy.record).filter(|record| record.home == home);
+        of_home.max_by_key(|record| record.pin.assignment)
+    };
+    let is_newest = |copy: &storage::survey::Copy| newest_of(copy.record.home) == Some(copy.record);
+    let agree = lacking.is_empty() && copies.iter().all(is_newest);
     let copy = |copy: &storage::survey::Copy| CopyStatus {
         node: copy.node.to_string(),
         replica: copy.is_replica,
-        newest: copy.record == newest,
+        newest: is_newest(copy),
         session: names.entry(&copy.record),
     };
     Ok(Json(SessionCopies {

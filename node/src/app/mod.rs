@@ -266,6 +266,9 @@ impl App {
             let follow =
                 steering::follow(responder.clone(), changes, gossip.view(), orders, keys, clock.clone());
             tasks.spawn(follow);
+            if !config.dns_transfer.is_empty() {
+                tasks.spawn(tasks::caution_of_transfers(registry.changes()));
+            }
         }
 
         let (bound, sessions) = (proxy.clone(), storage.sessions());
@@ -313,6 +316,7 @@ impl App {
             seeds: config.mesh.seeds.clone(),
             dns: responder,
             geo,
+            transfers: !config.dns_transfer.is_empty(),
             clock: clock.clone(),
         });
         let admin = admin.serve(context)?;

@@ -18,6 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::intents;
 use crate::admin::EventLog;
 use crate::backend::Snapshot;
+use crate::cautions::{self, Caution};
 use crate::config::services;
 use crate::registry::{Current, Orders, Registry};
 
@@ -133,6 +134,24 @@ pub(super) async fn want_zone_keys(keys: ZoneKeys, mut changes: watch::Receiver<
         let services = changes.borrow_and_update().services.clone();
         let signed = services.zones.iter().filter(|zone| zone.dnssec).map(|zone| zone.name.clone());
         keys.want(signed.collect());
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Logs what secondaries do not get, on a node that lets some transfer, with every configuration that says something else of it.
+pub(super) async fn caution_of_transfers(mut changes: watch::Receiver<Arc<Snapshot>>) {
+    let mut told = Vec::new();
+    loop {
+        let services = changes.borrow_and_update().services.clone();
+        let cautions = cautions::of_transfers(&services);
+        if cautions != told {
+            for Caution { what, advice } in &cautions {
+                tracing::warn!(advice, "{what}");
+            }
+            told = cautions;
+        }
         if changes.changed().await.is_err() {
             return;
         }

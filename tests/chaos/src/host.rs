@@ -1,115 +1,129 @@
-//! One node in its namespace.
+//! A host: a network namespace with a TUN device of its own, and a thread that lives in it.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::fs::File;
+use std::future::Future;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::process::{Command, Stdio};
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
-use serde::de::DeserializeOwned;
-use tests::process::Process;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
 
-use crate::ground::{Ground, REGIONS};
+use crate::tun;
 
-/// The port of the mesh.
-const MESH: u16 = 7946;
+const DEVICE: &str = "mesh0";
+/// What IPv6's least link can carry, and QUIC more than its least datagram.
+const MTU: &str = "1500";
 
-/// A node: where it is, and its process while it runs.
+type Work = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// A host; its namespace goes with it.
 #[derive(Debug)]
-pub struct Host {
-    /// `eu-1`.
-    pub name: String,
-    /// The number of its region.
-    pub region: usize,
-    /// Where it is.
-    pub address: Ipv4Addr,
-    space: String,
-    folder: PathBuf,
-    program: PathBuf,
-    process: Option<Process>,
+pub(crate) struct Host {
+    namespace: String,
+    /// Its addresses, in 10.0.0.0/8.
+    pub addresses: Vec<Ipv4Addr>,
+    work: mpsc::UnboundedSender<Work>,
 }
 
 impl Host {
-    /// A place; nothing runs there yet. `seed` is whom it meets first.
-    pub fn place(
-        ground: &Ground,
-        (region, node): (usize, usize),
-        program: &Path,
-        folder: &Path,
-        key: &Path,
-        seed: Option<Ipv4Addr>,
-    ) -> Result<Self> {
-        let name = format!("{}-{}", REGIONS[region], node + 1);
-        let address = ground.node(region, node);
-        let folder = folder.join(&name);
-        std::fs::create_dir_all(&folder)?;
-        let seeds = seed.map(|seed| format!("\"{seed}:{MESH}\"")).unwrap_or_default();
-        let (data, key) = (folder.join("data"), key.display());
-        let toml = format!(
-            "[node]\nname = \"{name}\"\nregion = \"{}\"\ndata = \"{}\"\n\
-             [mesh]\nlisten = \"{address}:{MESH}\"\nseeds = [{seeds}]\nkey_file = \"{key}\"\n\
-             [proxy]\nlisten = [\"{address}\"]\nworkers = 1\n[dns]\nlisten = [\"{address}:53\"]\n[log]\naccess = \"off\"\n",
-            REGIONS[region],
-            data.display(),
-        );
-        std::fs::write(folder.join("node.toml"), toml)?;
-        let space = ground.space(region, node).to_owned();
-        Ok(Self { name, region, address, space, folder, program: program.to_owned(), process: None })
+    /// Makes it; the file carries its packets.
+    pub(crate) fn make(name: &str, addresses: Vec<Ipv4Addr>) -> Result<(Self, File)> {
+        let namespace = format!("chaos-{}-{name}", std::process::id());
+        ip(&["netns", "add", &namespace])?;
+        let (work, works) = mpsc::unbounded_channel();
+        // From here on it is taken away when something fails.
+        let host = Self { namespace, addresses, work };
+        let within = |arguments: &[&str]| ip(&[&["-n", &host.namespace], arguments].concat());
+        within(&["link", "set", "lo", "up"])?;
+        within(&["tuntap", "add", "dev", DEVICE, "mode", "tun"])?;
+        within(&["link", "set", DEVICE, "mtu", MTU])?;
+        for address in &host.addresses {
+            within(&["addr", "add", &format!("{address}/8"), "dev", DEVICE])?;
+        }
+        within(&["link", "set", DEVICE, "up"])?;
+        let file = File::open(format!("/run/netns/{}", host.namespace)).context("the namespace")?;
+        let (tell, told) = std::sync::mpsc::channel();
+        thread::Builder::new().name(name.into()).spawn(move || {
+            let begun = move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                .context("entering the namespace")
+                .and_then(|()| tun::attach(DEVICE));
+            let entered = begun.is_ok();
+            if tell.send(begun).is_ok() && entered {
+                live(works);
+            }
+        })?;
+        let device = told.recv().context("the host's thread")??;
+        Ok((host, device))
     }
 
-    /// Starts the process.
-    pub fn start(&mut self) -> Result<()> {
-        ensure!(self.process.is_none(), "{} runs already", self.name);
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.space]).arg(&self.program).arg("start").arg("-c");
-        command.arg(self.folder.join("node.toml"));
-        self.process = Some(Process::spawn(&self.name, command, &self.log())?);
+    /// Runs `work` on the host's thread, and all that it spawns.
+    pub(crate) async fn run<W, F, T>(&self, work: W) -> Result<T>
+    where
+        W: FnOnce() -> F + Send + 'static,
+        F: Future<Output = T> + 'static,
+        T: Send + 'static,
+    {
+        let (tell, told) = oneshot::channel();
+        self.start(move || async move {
+            let _ = tell.send(work().await);
+        })?;
+        told.await.context("the host's thread ended")
+    }
+
+    /// The same without waiting for its end.
+    pub(crate) fn start<W, F>(&self, work: W) -> Result<()>
+    where
+        W: FnOnce() -> F + Send + 'static,
+        F: Future<Output = ()> + 'static,
+    {
+        let work: Work = Box::new(move || Box::pin(work()));
+        ensure!(self.work.send(work).is_ok(), "the host's thread ended");
         Ok(())
     }
 
-    /// SIGKILL.
-    pub async fn kill(&mut self) -> Result<()> {
-        let mut process = self.process.take().with_context(|| format!("{} does not run", self.name))?;
-        process.kill().await
-    }
-
-    /// A signal.
-    pub fn signal(&mut self, signal: Signal) -> Result<()> {
-        self.process.as_mut().with_context(|| format!("{} does not run", self.name))?.signal(signal)
-    }
-
-    /// Whether it was started and not killed.
-    pub fn runs(&self) -> bool {
-        self.process.is_some()
-    }
-
-    /// Its name server.
-    pub fn dns(&self) -> SocketAddr {
-        (self.address, 53).into()
-    }
-
-    /// Its admin socket, which the file system shows in every namespace.
-    pub fn socket(&self) -> PathBuf {
-        self.folder.join("data/admin.sock")
-    }
-
-    /// What it says.
-    pub fn log(&self) -> PathBuf {
-        self.folder.join("log")
+    /// The command that runs `command` there.
+    pub(crate) fn command(&self, command: &Command) -> Command {
+        let mut there = Command::new("ip");
+        there.args(["netns", "exec", &self.namespace]).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => there.env(name, value),
+                None => there.env_remove(name),
+            };
+        }
+        there
     }
 }
 
-/// Asks a node's admin API over its socket.
-pub async fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T> {
-    let mut stream = UnixStream::connect(socket).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    let text = String::from_utf8_lossy(&answer);
-    let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
-    ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
-    serde_json::from_str(body).with_context(|| format!("reading {body:?}"))
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = ip(&["netns", "del", &self.namespace]);
+    }
+}
+
+fn live(mut works: mpsc::UnboundedReceiver<Work>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime else { return };
+    LocalSet::new().block_on(&runtime, async {
+        while let Some(work) = works.recv().await {
+            tokio::task::spawn_local(work());
+        }
+    });
+}
+
+/// Runs `ip`, of Debian's iproute2.
+pub(crate) fn ip(arguments: &[&str]) -> Result<()> {
+    let ran = Command::new("ip").args(arguments).stdin(Stdio::null()).output().context("running ip")?;
+    ensure!(
+        ran.status.success(),
+        "ip {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&ran.stderr).trim()
+    );
+    Ok(())
 }

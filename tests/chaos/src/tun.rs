@@ -1,65 +1,44 @@
-//! A TUN device: packets of a network namespace as bytes. The only file with `unsafe`: attaching to the device is an ioctl
-//! that no safe interface has.
-#![allow(unsafe_code, reason = "the ioctl that attaches to a TUN device")]
+//! A TUN device: packets as the kernel routes them, read and written as a file. The one file here with `unsafe`, for the
+//! system call that attaches to a device (`TUNSETIFF`), which no library of this project has.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::os::fd::AsFd;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use rustix::ioctl::{Setter, ioctl, opcode};
 
-/// Whole IP packets, without a header before them.
-const FLAGS: i16 = (libc::IFF_TUN | libc::IFF_NO_PI) as i16;
+/// The size of `struct ifreq`.
+const IFREQ_BYTES: usize = 40;
+const IFNAMSIZ: usize = 16;
+const TUN: u16 = 0x0001;
+/// No header before each packet.
+const NO_PI: u16 = 0x1000;
 
-/// As the kernel's `struct ifreq`.
+/// `struct ifreq`, as far as `TUNSETIFF` reads it.
 #[repr(C)]
 struct Request {
-    name: [u8; libc::IFNAMSIZ],
-    flags: i16,
-    rest: [u8; 22],
+    name: [u8; IFNAMSIZ],
+    flags: u16,
+    rest: [u8; IFREQ_BYTES - IFNAMSIZ - 2],
 }
 
-/// A device; it goes when this is dropped, in whichever namespace it is by then.
-#[derive(Debug)]
-pub struct Tun {
-    file: File,
-    name: String,
-}
-
-impl Tun {
-    /// Makes one of this name, at most 15 bytes. Needs root.
-    pub fn make(name: &str) -> Result<Self> {
-        ensure!(name.len() < libc::IFNAMSIZ, "{name} is too long for a device");
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun");
-        let file = file.context("opening /dev/net/tun")?;
-        let mut request = Request { name: [0; libc::IFNAMSIZ], flags: FLAGS, rest: [0; 22] };
-        request.name[..name.len()].copy_from_slice(name.as_bytes());
-        // SAFETY: the file is open, and the kernel reads and writes one `ifreq`, which is 40 bytes as `Request` is.
-        let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-        ensure!(done == 0, "making {name}: {}", std::io::Error::last_os_error());
-        Ok(Self { file, name: name.to_owned() })
+/// Attaches to the TUN device of this name in the calling thread's network namespace, where it was made before.
+///
+/// # Errors
+/// When there is no such device, or the caller may not have it.
+pub(crate) fn attach(name: &str) -> Result<File> {
+    let file = File::options().read(true).write(true).open("/dev/net/tun").context("opening /dev/net/tun")?;
+    let mut request =
+        Request { name: [0; IFNAMSIZ], flags: TUN | NO_PI, rest: [0; IFREQ_BYTES - IFNAMSIZ - 2] };
+    for (to, from) in request.name.iter_mut().take(IFNAMSIZ - 1).zip(name.bytes()) {
+        *to = from;
     }
-
-    /// The device's name.
-    pub fn name(&self) -> &str {
-        &self.name
+    const SET: rustix::ioctl::Opcode = opcode::write::<i32>(b'T', 202);
+    // SAFETY: the opcode is TUNSETIFF, which reads a whole `struct ifreq`: `Request` has its size and, in its fields, its
+    // layout, and lives until the call returns.
+    #[allow(unsafe_code, reason = "the system call that this file is for")]
+    unsafe {
+        ioctl(file.as_fd(), Setter::<SET, Request>::new(request)).context("TUNSETIFF")?;
     }
-
-    /// The next packet, when one waits.
-    pub fn receive(&self, buffer: &mut [u8]) -> Option<usize> {
-        (&self.file).read(buffer).ok().filter(|length| *length > 0)
-    }
-
-    /// Gives a packet to the namespace; one that it has no room for is lost, as on any wire.
-    pub fn send(&self, packet: &[u8]) {
-        let _ = (&self.file).write(packet);
-    }
-}
-
-impl AsFd for Tun {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
+    Ok(file)
 }

@@ -1,116 +1,139 @@
-//! What becomes of a packet on its way. Pure.
-//!
-//! Addresses are `10.N.REGION.HOST`, so the region is read off them.
+//! What happens to a packet on its way: pure.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
 
-/// One way inside a region.
-const NEAR: Duration = Duration::from_micros(500);
-/// One way between regions: 80 ms there and back.
-const FAR: Duration = Duration::from_millis(40);
+/// One way between two hosts of one region, and of two.
+const WITHIN: Duration = Duration::from_micros(500);
+const BETWEEN: Duration = Duration::from_millis(40);
 
-/// Who is at an end of a cut.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Side {
-    /// All of a region: nodes, backends, users.
-    Region(u8),
-    /// These addresses.
-    Hosts(Vec<Ipv4Addr>),
+/// Hosts by their addresses, `10.REGION.KIND.NUMBER`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// One host.
+    Host(Ipv4Addr),
+    /// All hosts of a region but its users, who have ways of their own to the others.
+    Site(u8),
 }
 
 impl Side {
-    fn holds(&self, address: Ipv4Addr) -> bool {
+    fn has(self, host: Ipv4Addr) -> bool {
         match self {
-            Self::Region(region) => address.octets()[2] == *region,
-            Self::Hosts(hosts) => hosts.contains(&address),
+            Self::Host(one) => one == host,
+            Self::Site(region) => region_of(host) == region && !is_user(host),
         }
     }
 }
 
-/// The state of all wires.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Weather {
-    /// The share of packets that is lost, anywhere.
-    pub loss: f64,
-    /// Up to so much more delay, different for each packet, so that packets overtake each other.
-    pub jitter: Duration,
-    /// Nothing passes from the first to the second.
+/// The state of the network.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Weather {
+    /// What one side sends to the other does not arrive.
     pub cuts: Vec<(Side, Side)>,
+    /// A site from which and to which nothing crosses.
+    pub apart: Option<u8>,
+    /// The share of packets between nodes that is lost.
+    pub loss: f64,
+    /// Packets between nodes are late by up to this.
+    pub jitter: Duration,
 }
 
 impl Weather {
-    /// Nothing passes between two sides.
-    #[must_use]
-    pub fn cut(mut self, a: Side, b: Side) -> Self {
-        self.cuts.push((a.clone(), b.clone()));
-        self.cuts.push((b, a));
-        self
+    /// Nothing between `ones` and `others` arrives, in either direction.
+    pub(crate) fn halves(ones: &[Ipv4Addr], others: &[Ipv4Addr]) -> Self {
+        let pairs = ones.iter().flat_map(|one| others.iter().map(move |other| (*one, *other)));
+        let both = pairs.flat_map(|(one, other)| [(one, other), (other, one)]);
+        Self { cuts: both.map(|(from, to)| (Side::Host(from), Side::Host(to))).collect(), ..Self::default() }
     }
 
-    /// How long a packet is under way; `None`: it is lost.
-    pub fn fate(&self, from: Ipv4Addr, to: Ipv4Addr, rng: &mut impl Rng) -> Option<Duration> {
-        if self.cuts.iter().any(|(a, b)| a.holds(from) && b.holds(to)) {
+    /// How long a packet takes; `None`: it is lost.
+    pub(crate) fn carries(&self, from: Ipv4Addr, to: Ipv4Addr, rng: &mut impl Rng) -> Option<Duration> {
+        let crosses = |region: u8| Side::Site(region).has(from) != Side::Site(region).has(to);
+        // A region's users are inside when it is cut off.
+        let inside = |region: u8| region_of(from) == region && region_of(to) == region;
+        if self.apart.is_some_and(|region| crosses(region) && !inside(region))
+            || self.cuts.iter().any(|(one, other)| one.has(from) && other.has(to))
+        {
             return None;
         }
-        if self.loss > 0.0 && rng.random_bool(self.loss.min(1.0)) {
+        let way = if region_of(from) == region_of(to) { WITHIN } else { BETWEEN };
+        if !is_node(from) || !is_node(to) {
+            return Some(way);
+        }
+        if self.loss > 0.0 && rng.random_bool(self.loss) {
             return None;
         }
-        let way = if from.octets()[2] == to.octets()[2] { NEAR } else { FAR };
         Some(way + self.jitter.mul_f64(rng.random_range(0.0..=1.0)))
     }
 }
 
-/// From where to where a packet goes; `None` when it is no IPv4.
-pub fn addresses(packet: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr)> {
-    let head = packet.first_chunk::<20>().filter(|head| head[0] >> 4 == 4)?;
-    let address = |at: usize| Ipv4Addr::new(head[at], head[at + 1], head[at + 2], head[at + 3]);
-    Some((address(12), address(16)))
+fn region_of(host: Ipv4Addr) -> u8 {
+    host.octets()[1]
+}
+
+fn is_node(host: Ipv4Addr) -> bool {
+    host.octets()[2] == 0
+}
+
+fn is_user(host: Ipv4Addr) -> bool {
+    host.octets()[2] == 1
 }
 
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
-    use rand::rngs::StdRng;
+    use rand::rngs::SmallRng;
 
     use super::*;
 
-    fn at(region: u8, host: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 77, region, host)
+    const EU_1: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
+    const EU_2: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
+    const EU_USERS: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 1);
+    const US_1: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
+    const US_USERS: Ipv4Addr = Ipv4Addr::new(10, 2, 1, 1);
+
+    fn carried(weather: &Weather, from: Ipv4Addr, to: Ipv4Addr) -> Option<Duration> {
+        weather.carries(from, to, &mut SmallRng::seed_from_u64(1))
     }
 
     #[test]
-    fn fair_weather_delays_by_region() {
-        let mut rng = StdRng::seed_from_u64(1);
+    fn ways_are_longer_between_regions() {
         let fair = Weather::default();
-        assert_eq!(fair.fate(at(1, 1), at(1, 2), &mut rng), Some(NEAR));
-        assert_eq!(fair.fate(at(1, 1), at(2, 1), &mut rng), Some(FAR));
+        assert_eq!(carried(&fair, EU_1, EU_2), Some(WITHIN));
+        assert_eq!(carried(&fair, EU_1, US_1), Some(BETWEEN));
     }
 
     #[test]
-    fn cuts_are_of_one_way_or_both_and_losses_are_a_share() {
-        let mut rng = StdRng::seed_from_u64(1);
-        let cut = Weather::default().cut(Side::Region(1), Side::Region(2));
-        let mut passes = |weather: &Weather, from, to| weather.fate(from, to, &mut rng).is_some();
-        assert!(!passes(&cut, at(1, 1), at(2, 1)) && !passes(&cut, at(2, 1), at(1, 1)));
-        assert!(passes(&cut, at(1, 1), at(3, 1)));
-        let hosts = |host| Side::Hosts(vec![at(1, host)]);
-        let one_way = Weather { cuts: vec![(hosts(1), hosts(2))], ..Weather::default() };
-        assert!(!passes(&one_way, at(1, 1), at(1, 2)) && passes(&one_way, at(1, 2), at(1, 1)));
-        let lossy = Weather { loss: 0.3, ..Weather::default() };
-        let passed = (0..10_000).filter(|_| passes(&lossy, at(1, 1), at(1, 2))).count();
-        assert!((6_700..7_300).contains(&passed), "{passed}");
+    fn a_region_apart_keeps_its_users_and_loses_the_others() {
+        let apart = Weather { apart: Some(1), ..Weather::default() };
+        for (from, to) in [(EU_1, US_1), (US_1, EU_2), (US_USERS, EU_1), (EU_1, US_USERS)] {
+            assert_eq!(carried(&apart, from, to), None, "{from} {to}");
+        }
+        for (from, to) in
+            [(EU_1, EU_2), (EU_USERS, EU_1), (EU_1, EU_USERS), (EU_USERS, US_1), (US_USERS, US_1)]
+        {
+            assert!(carried(&apart, from, to).is_some(), "{from} {to}");
+        }
     }
 
     #[test]
-    fn only_ipv4_has_addresses() {
-        let mut packet = [0; 20];
-        assert_eq!(addresses(&packet), None);
-        packet[0] = 0x45;
-        packet[12..20].copy_from_slice(&[10, 77, 1, 2, 10, 77, 3, 4]);
-        assert_eq!(addresses(&packet), Some((at(1, 2), at(3, 4))));
-        assert_eq!(addresses(&packet[..19]), None);
+    fn cuts_have_a_direction() {
+        let cut = Weather { cuts: vec![(Side::Site(1), Side::Host(US_1))], ..Weather::default() };
+        assert_eq!(carried(&cut, EU_1, US_1), None);
+        assert!(carried(&cut, US_1, EU_1).is_some());
+        let halves = Weather::halves(&[EU_1], &[EU_2, US_1]);
+        assert_eq!((carried(&halves, US_1, EU_1), carried(&halves, EU_1, US_1)), (None, None));
+        assert!(carried(&halves, EU_2, US_1).is_some());
+    }
+
+    #[test]
+    fn storms_are_between_nodes() {
+        let storm = Weather { loss: 1.0, jitter: BETWEEN, ..Weather::default() };
+        assert_eq!(carried(&storm, EU_1, EU_2), None);
+        assert_eq!(carried(&storm, EU_USERS, EU_1), Some(WITHIN));
+        let late = Weather { loss: 0.0, ..storm };
+        assert!((WITHIN..=WITHIN + BETWEEN).contains(&carried(&late, EU_1, EU_2).unwrap()));
     }
 }
