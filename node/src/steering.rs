@@ -1,7 +1,7 @@
 //! What the name server is told: the table from the configuration, the state from the snapshot and the view. Pure but
 //! for [`follow`], which hands both on when they change.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -106,7 +106,7 @@ pub(crate) fn state(snapshot: &Snapshot, view: &ClusterView, orders: &Orders, no
     if view.isolated_since.is_some() || uneasy {
         state.ttl_ceiling = Some(TTL_FLOOR);
     }
-    state.rtt = rtt(snapshot, view);
+    state.rtt = rtt(view);
     state
 }
 
@@ -194,19 +194,15 @@ fn is_full(told: PoolSummary, most: Option<u32>, nodes: usize) -> bool {
     told.healthy > 0 && u64::from(told.in_flight) >= room
 }
 
-/// From this region to the others: the shortest round trip to any of their nodes.
-fn rtt(snapshot: &Snapshot, view: &ClusterView) -> HashMap<(String, String), Duration> {
-    let mut shortest: HashMap<(String, String), Duration> = HashMap::new();
-    for member in view.members.values() {
-        if let Some(rtt) = member.rtt.filter(|_| member.record.region != snapshot.region) {
-            let (here, there) = (snapshot.region.to_string(), member.record.region.to_string());
-            for pair in [(here.clone(), there.clone()), (there, here)] {
-                let entry = shortest.entry(pair).or_insert(rtt);
-                *entry = rtt.min(*entry);
-            }
-        }
-    }
-    shortest
+/// Between all regions: the shortest round trip of any two of their nodes, as this node or one of them measures it.
+fn rtt(view: &ClusterView) -> HashMap<(String, String), Duration> {
+    let regions: BTreeSet<&RegionName> =
+        view.members.values().filter(|member| member.counts()).map(|member| &member.record.region).collect();
+    let pairs = regions.iter().flat_map(|from| regions.iter().map(move |to| (*from, *to)));
+    let other = pairs.filter(|(from, to)| from != to);
+    other
+        .filter_map(|(from, to)| Some(((from.to_string(), to.to_string()), view.rtt_of_regions(from, to)?)))
+        .collect()
 }
 
 /// Hands the responder what there is now, before its sockets are bound: whoever asks first is answered.

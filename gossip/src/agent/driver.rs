@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::control::{self, Control};
+use super::distances;
 use super::join::{Called, Caller, Seeds};
 use super::names::{self, Newcomer};
 use super::roster::Roster;
@@ -18,7 +19,7 @@ use super::sight;
 use super::wishes::Wishes;
 use crate::clock::{Clock, Wall};
 use crate::fastlane::{self, LaneReceiver, LaneSender, LoadReport};
-use crate::id::NodeName;
+use crate::id::{NodeName, Tag};
 use crate::liveness::{self, Effect, Event, Liveness};
 use crate::membership::{Known, Life, Membership};
 use crate::mesh::tls::Identity;
@@ -76,6 +77,9 @@ pub(super) struct Driver {
     peers_dirty: bool,
     began: Instant,
     told_at: Instant,
+    /// The round trips that were last told, and when.
+    rtts: Arc<BTreeMap<Tag, Duration>>,
+    rtts_at: Instant,
     left: bool,
     view: watch::Sender<Arc<ClusterView>>,
     words: mpsc::Receiver<NodeName>,
@@ -111,6 +115,8 @@ impl Driver {
             peers_dirty: true,
             began: now,
             told_at: now,
+            rtts: Arc::default(),
+            rtts_at: now,
             left: false,
             view,
             words,
@@ -185,7 +191,22 @@ impl Driver {
         if now >= self.housekeeping_at {
             self.housekeeping_at = now + HOUSEKEEPING_EVERY;
             self.housekeeping(now);
+            if self.measure(now) {
+                self.tell().await;
+            }
         }
+    }
+
+    /// Takes the round trips to all living nodes when they are worth telling.
+    fn measure(&mut self, now: Instant) -> bool {
+        let alive = self.roster.names().filter(|name| self.is_alive(name));
+        let rtts =
+            alive.filter_map(|name| Some((Tag::of(name.as_str()), self.parts.mesh.rtt(name)?))).collect();
+        let due = distances::are_news(&self.rtts, &rtts, now.saturating_duration_since(self.rtts_at));
+        if due {
+            (self.rtts, self.rtts_at) = (Arc::new(rtts), now);
+        }
+        due
     }
 
     /// Sends this node's datagrams to its region.
@@ -338,7 +359,7 @@ impl Driver {
         self.told_at = self.parts.clock.now();
         let own = self.parts.wishes.own();
         let mut entries = own.entries();
-        entries.extend([key::suspects_entry(&self.liveness.suspects())]);
+        entries.extend([key::suspects_entry(&self.liveness.suspects()), key::rtts_entry(&self.rtts)]);
         if self.left {
             entries.extend([key::left_entry()]);
         }
@@ -364,7 +385,7 @@ impl Driver {
         let old = self.view.borrow().clone();
         let mut own = self.parts.wishes.own();
         own.record.started = Wall(self.membership.life().generation);
-        let own = sight::own(own, self.left, self.began);
+        let own = sight::own(own, self.rtts.clone(), self.left, self.began);
         let new = sight::view(&old, own, &self.roster, &self.liveness, |name| self.parts.mesh.rtt(name));
         if *old != new {
             let events = diff(&old, &new);

@@ -7,6 +7,7 @@
 //! ```
 
 pub(crate) mod control;
+mod distances;
 mod driver;
 mod join;
 mod names;
@@ -34,7 +35,7 @@ use crate::mesh::endpoint::bind_pair;
 use crate::mesh::tls::{Identity, IdentityError};
 use crate::mesh::tunnel::{TunnelAccept, Tunnels};
 use crate::peers::{Peers, PeersFile};
-use crate::state::{ClusterView, MeshEvent, NodeRecord, PoolSummary, StateError, Verdict};
+use crate::state::{ClusterView, Failure, MeshEvent, NodeRecord, PoolSummary, StateError, Verdict};
 use wishes::Wishes;
 
 /// Events that a slow reader may lag behind before it loses the oldest.
@@ -260,6 +261,11 @@ impl Gossip {
     /// When a pool's vector is too large to gossip; the other pools are published all the same.
     pub fn publish_verdicts(&self, verdicts: BTreeMap<PoolName, Vec<Verdict>>) -> Result<(), StateError> {
         self.0.wishes.verdicts(verdicts)
+    }
+
+    /// Publishes why this node's probes fail, all pools at once; only what changed is sent.
+    pub fn publish_failures(&self, failures: BTreeMap<PoolName, Vec<Failure>>) {
+        self.0.wishes.failures(failures);
     }
 
     /// Publishes what this node's region can do, all pools at once; only those that changed are sent.

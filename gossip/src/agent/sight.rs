@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 use super::roster::Roster;
 use super::wishes::OwnState;
 use crate::clock::Wall;
-use crate::id::NodeName;
+use crate::id::{NodeName, Tag};
 use crate::liveness::Liveness;
 use crate::state::{ClusterView, Member, MemberState};
 
 /// This node's own entry.
-pub(super) fn own(own: OwnState, left: bool, since: Instant) -> Member {
+pub(super) fn own(own: OwnState, rtts: Arc<BTreeMap<Tag, Duration>>, left: bool, since: Instant) -> Member {
     let state = match (left, own.record.draining) {
         (true, _) => MemberState::Left,
         (false, true) => MemberState::Draining,
         (false, false) => MemberState::Alive,
     };
-    let OwnState { record, verdicts, summaries } = own;
-    Member { record, state, since, rtt: None, verdicts, summaries }
+    let OwnState { record, verdicts, summaries, failures } = own;
+    Member { record, state, since, rtt: None, verdicts, summaries, failures, rtts }
 }
 
 /// What follows `old`. Entries that did not change are shared with it.
@@ -41,7 +41,9 @@ pub(super) fn view(
         let rtt = quiet_rtt(before.and_then(|before| before.rtt), rtt(&node.name));
         let verdicts = shared(before.map(|before| &before.verdicts), &said.verdicts);
         let summaries = shared(before.map(|before| &before.summaries), &said.summaries);
-        let member = Member { record, state, since, rtt, verdicts, summaries };
+        let failures = shared(before.map(|before| &before.failures), &said.failures);
+        let rtts = shared(before.map(|before| &before.rtts), &said.rtts);
+        let member = Member { record, state, since, rtt, verdicts, summaries, failures, rtts };
         let unchanged = before.filter(|before| ***before == member).cloned();
         members.insert(node.name.clone(), unchanged.unwrap_or_else(|| Arc::new(member)));
     }

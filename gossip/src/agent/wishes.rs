@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::id::{BackendId, PoolName};
 use crate::state::key;
-use crate::state::{NodeRecord, PoolSummary, StateError, Verdict};
+use crate::state::{Failure, NodeRecord, PoolSummary, StateError, Verdict};
 
 /// The latest wishes; a later one replaces an earlier one that was not yet carried out.
 #[derive(Debug)]
@@ -24,11 +24,17 @@ pub(super) struct OwnState {
     pub(super) record: NodeRecord,
     pub(super) verdicts: Arc<BTreeMap<PoolName, Vec<Verdict>>>,
     pub(super) summaries: Arc<BTreeMap<PoolName, PoolSummary>>,
+    pub(super) failures: Arc<BTreeMap<PoolName, Vec<Failure>>>,
 }
 
 impl Wishes {
     pub(super) fn new(record: NodeRecord) -> Self {
-        let state = OwnState { record, verdicts: Arc::default(), summaries: Arc::default() };
+        let state = OwnState {
+            record,
+            verdicts: Arc::default(),
+            summaries: Arc::default(),
+            failures: Arc::default(),
+        };
         Self { state: Mutex::new(state), loads: ArcSwap::default(), changed: Notify::new() }
     }
 
@@ -53,6 +59,11 @@ impl Wishes {
 
     pub(super) fn summaries(&self, summaries: BTreeMap<PoolName, PoolSummary>) {
         self.lock().summaries = Arc::new(summaries);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn failures(&self, failures: BTreeMap<PoolName, Vec<Failure>>) {
+        self.lock().failures = Arc::new(failures);
         self.changed.notify_one();
     }
 
@@ -84,6 +95,12 @@ impl OwnState {
         let verdicts =
             self.verdicts.iter().filter_map(|(pool, vector)| key::verdicts_entry(pool, vector).ok());
         let summaries = self.summaries.iter().map(|(pool, summary)| key::summary_entry(pool, summary));
-        key::record_entries(&self.record).into_iter().chain(verdicts).chain(summaries).collect()
+        let failures = self.failures.iter().map(|(pool, told)| key::failures_entry(pool, told));
+        key::record_entries(&self.record)
+            .into_iter()
+            .chain(verdicts)
+            .chain(summaries)
+            .chain(failures)
+            .collect()
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::endpoint::{Purpose, leave_port};
 use super::inbound::{self, Dropped};
 use super::link::{Connected, Link};
+use super::strangers::Strangers;
 use super::tls::Identity;
 use super::wire::{GOODBYE, framed};
 use super::{Channel, ExchangeError, Inbound, Peer, SendError};
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) dropped: Dropped,
+    pub(crate) strangers: Strangers,
     listeners: RwLock<HashMap<u8, (Channel, mpsc::Sender<Inbound>)>>,
     links: RwLock<Links>,
     stopped: AtomicBool,
@@ -74,6 +76,7 @@ impl Shared {
 
     /// A peer has connected from its address: a connection to whoever was there before is dead.
     pub(crate) fn met(&self, peer: &Peer) {
+        self.strangers.met(peer.addr);
         let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
         let link = links.by_addr.get(&peer.addr);
         if let Some(link) = link
@@ -123,6 +126,7 @@ impl Mesh {
             clock,
             runtime: tokio::runtime::Handle::current(),
             dropped: Dropped::default(),
+            strangers: Strangers::default(),
             listeners: RwLock::default(),
             links: RwLock::default(),
             stopped: AtomicBool::new(false),
@@ -219,6 +223,11 @@ impl Mesh {
             }
         };
         links.by_addr.values().map(info).collect()
+    }
+
+    /// Addresses with which no connection came about in the last minute because the mesh keys differ, in words.
+    pub fn strangers(&self) -> Vec<String> {
+        self.0.strangers.tell(self.0.clock.now())
     }
 
     /// Inbound payloads that were dropped since the start because a queue was full, nobody listened or they broke a limit.

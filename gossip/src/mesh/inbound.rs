@@ -49,7 +49,9 @@ pub(crate) async fn accept(shared: Arc<Shared>) {
             match timeout(STREAM_PATIENCE, connecting).await {
                 Ok(Ok(connection)) => receive(shared, connection).await,
                 Ok(Err(error)) => {
-                    tracing::debug!(%addr, reason = explain(&error), "refused a connection");
+                    let reason = explain(&error);
+                    tracing::debug!(%addr, reason, "refused a connection");
+                    shared.strangers.refused(addr, &reason, shared.clock.now());
                 }
                 Err(_) => tracing::debug!(%addr, "a handshake took too long"),
             }

@@ -224,7 +224,11 @@ async fn dial(link: &Link, shared: &Shared) -> Result<Connected, String> {
         shared.endpoint.connect_with(config, link.addr, "meridian").map_err(|error| error.to_string())?;
     let connection = match tokio::time::timeout(DIAL_PATIENCE, connecting).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return Err(explain(&error)),
+        Ok(Err(error)) => {
+            let reason = explain(&error);
+            shared.strangers.refused(link.addr, &reason, shared.clock.now());
+            return Err(reason);
+        }
         Err(_) => return Err("no answer".into()),
     };
     let Some(name) = peer_name(&connection) else {

@@ -15,6 +15,7 @@ pub(crate) mod endpoint;
 mod handle;
 mod inbound;
 mod link;
+mod strangers;
 pub mod tls;
 pub mod tunnel;
 pub(crate) mod wire;

@@ -176,6 +176,12 @@ async fn a_stranger_is_refused_in_the_handshake() {
     assert_eq!(refused, Err(SendError::NotConnected("a".into()).into()));
     let refused = stranger.tunnels.open(&a.name, tunnel_addr(&a)).await.unwrap_err();
     assert_eq!(refused.to_string(), "it holds another mesh key");
+    let told = async {
+        while a.mesh.strangers().is_empty() || stranger.mesh.strangers().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, told).await.expect("both sides tell of it");
     assert!(inbound.try_recv().is_err());
     assert!(a.mesh.links().iter().all(|link| link.peer.is_none()));
 }

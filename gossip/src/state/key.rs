@@ -4,6 +4,8 @@
 //! region zone mesh public version started draining rev      what a node says of itself, plain text
 //! v:POOL   1 ‖ (backend 8 ‖ state 1 ‖ since 8)*               verdicts on one pool, base64
 //! s:POOL   1 ‖ healthy 4 ‖ total 4 ‖ capacity 4 ‖ in flight 4    a pool's summary, base64
+//! w:POOL   1 ‖ (backend 8 ‖ millis 8 ‖ length 1 ‖ text)*     why probes fail, base64
+//! rtt      1 ‖ (node's tag 4 ‖ microseconds 4)*               round trips from this node, base64
 //! suspects NAME@GENERATION,...                                  nodes of this one's region that it holds for silent
 //! left     1                                                    goodbye
 //! keys     ID@MILLIS,ID,...    ids of mesh keys in hexadecimal, the one in use first, with the time since when
@@ -15,13 +17,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
-use super::node::{BackendState, NodeRecord, PoolSummary, Verdict};
+use super::node::{BackendState, FAILURE_MAX_BYTES, Failure, NodeRecord, PoolSummary, Verdict};
 use crate::clock::{Hlc, Wall};
-use crate::id::{BackendId, NodeName, PoolName};
+use crate::id::{BackendId, NodeName, PoolName, Tag};
 
 /// The largest value that is written or read.
 pub const VALUE_MAX_BYTES: usize = 60 * 1024;
@@ -43,6 +46,9 @@ const SUSPECTS: &str = "suspects";
 const LEFT: &str = "left";
 const FORMAT: &str = "format";
 const KEYS: &str = "keys";
+const RTT: &str = "rtt";
+/// More nodes than round trips are told to.
+const MAX_RTTS: usize = 1024;
 /// More than a ring holds.
 const MAX_KEYS: usize = 16;
 
@@ -67,6 +73,9 @@ pub(crate) struct NodeState {
     pub(crate) record: NodeRecord,
     pub(crate) verdicts: BTreeMap<PoolName, Vec<Verdict>>,
     pub(crate) summaries: BTreeMap<PoolName, PoolSummary>,
+    pub(crate) failures: BTreeMap<PoolName, Vec<Failure>>,
+    /// Round trips from it, by the tags of the nodes' names.
+    pub(crate) rtts: BTreeMap<Tag, Duration>,
     /// Nodes of its region that it holds for silent, with the start of the life meant.
     pub(crate) suspects: Vec<(NodeName, Wall)>,
     pub(crate) left: bool,
@@ -125,6 +134,44 @@ pub(crate) fn summary_entry(pool: &PoolName, summary: &PoolSummary) -> (String, 
     (format!("s:{pool}"), STANDARD_NO_PAD.encode(bytes))
 }
 
+/// The entry of why probes of one pool's backends fail. What does not fit is left out: it is told in words, the verdicts
+/// say what counts.
+pub(crate) fn failures_entry(pool: &PoolName, failures: &[Failure]) -> (String, String) {
+    let mut bytes = vec![1];
+    for failure in failures {
+        let text = readable(&failure.text);
+        let length = 17 + text.len();
+        // Four characters carry three bytes.
+        if (bytes.len() + length) * 4 / 3 + 4 > VALUE_MAX_BYTES {
+            break;
+        }
+        bytes.extend(failure.backend.0.to_le_bytes());
+        bytes.extend(failure.at.0.to_le_bytes());
+        bytes.push(text.len() as u8);
+        bytes.extend(text.as_bytes());
+    }
+    (format!("w:{pool}"), STANDARD_NO_PAD.encode(bytes))
+}
+
+/// The entry of the round trips from this node.
+pub(crate) fn rtts_entry(rtts: &BTreeMap<Tag, Duration>) -> (String, String) {
+    let mut bytes = vec![1];
+    for (tag, rtt) in rtts.iter().take(MAX_RTTS) {
+        bytes.extend(tag.0.to_le_bytes());
+        bytes.extend(u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).to_le_bytes());
+    }
+    (RTT.into(), STANDARD_NO_PAD.encode(bytes))
+}
+
+/// What may be shown of a peer's words on somebody's terminal.
+fn readable(text: &str) -> String {
+    let mut text: String = text.chars().filter(|char| !char.is_control()).collect();
+    while text.len() > FAILURE_MAX_BYTES {
+        text.pop();
+    }
+    text
+}
+
 /// The entry that names the silent nodes of the region.
 pub(crate) fn suspects_entry(suspects: &[(NodeName, Wall)]) -> (String, String) {
     let names = suspects.iter().take(512).map(|(name, started)| format!("{name}@{}", started.0));
@@ -144,11 +191,17 @@ pub(crate) fn decode<'a>(
     let mut plain = BTreeMap::new();
     let mut verdicts = BTreeMap::new();
     let mut summaries = BTreeMap::new();
+    let mut failures = BTreeMap::new();
     for (key, value) in entries.filter(|(_, value)| value.len() <= VALUE_MAX_BYTES) {
         match key.split_once(':') {
             Some(("v", pool)) if verdicts.len() < MAX_POOLS => {
                 if let (Ok(pool), Some(vector)) = (PoolName::new(pool), decode_verdicts(value)) {
                     verdicts.insert(pool, vector);
+                }
+            }
+            Some(("w", pool)) if failures.len() < MAX_POOLS => {
+                if let (Ok(pool), Some(told)) = (PoolName::new(pool), decode_failures(value)) {
+                    failures.insert(pool, told);
                 }
             }
             Some(("s", pool)) if summaries.len() < MAX_POOLS => {
@@ -183,7 +236,9 @@ pub(crate) fn decode<'a>(
         Some((NodeName::new(name).ok()?, Wall(started.parse().ok()?)))
     };
     let suspects = text(SUSPECTS).split(',').filter_map(suspect).take(512).collect();
-    Some(NodeState { record, verdicts, summaries, suspects, left: text(LEFT) == "1" })
+    let rtts = decode_rtts(text(RTT)).unwrap_or_default();
+    let left = text(LEFT) == "1";
+    Some(NodeState { record, verdicts, summaries, failures, rtts, suspects, left })
 }
 
 fn spell_keys(keys: &[u32], since: Wall) -> String {
@@ -216,6 +271,33 @@ fn decode_verdicts(value: &str) -> Option<Vec<Verdict>> {
         })
     };
     Some(packed.chunks_exact(VERDICT_BYTES).filter_map(verdict).collect())
+}
+
+fn decode_failures(value: &str) -> Option<Vec<Failure>> {
+    let bytes = STANDARD_NO_PAD.decode(value).ok()?;
+    let mut rest = bytes.strip_prefix(&[1])?;
+    let mut failures = Vec::new();
+    while let Some((backend, after)) = rest.split_first_chunk::<8>() {
+        let (at, after) = after.split_first_chunk::<8>()?;
+        let (length, after) = after.split_first()?;
+        let (text, after) = after.split_at_checked(usize::from(*length))?;
+        rest = after;
+        let text = readable(std::str::from_utf8(text).ok()?);
+        let (backend, at) = (BackendId(u64::from_le_bytes(*backend)), Wall(u64::from_le_bytes(*at)));
+        failures.push(Failure { backend, at, text });
+    }
+    Some(failures)
+}
+
+fn decode_rtts(value: &str) -> Option<BTreeMap<Tag, Duration>> {
+    let bytes = STANDARD_NO_PAD.decode(value).ok()?;
+    let packed = bytes.strip_prefix(&[1])?;
+    let rtt = |entry: &[u8]| {
+        let (tag, micros) = entry.split_first_chunk::<4>()?;
+        let micros = u32::from_le_bytes(micros.try_into().ok()?);
+        Some((Tag(u32::from_le_bytes(*tag)), Duration::from_micros(micros.into())))
+    };
+    Some(packed.chunks_exact(8).take(MAX_RTTS).filter_map(rtt).collect())
 }
 
 fn decode_summary(value: &str) -> Option<PoolSummary> {
@@ -288,12 +370,17 @@ mod tests {
         let mut entries = record_entries(&record);
         entries.push(verdicts_entry(&pool, &[verdict]).unwrap());
         entries.push(summary_entry(&pool, &summary));
+        let failure = Failure { backend: BackendId(7), at: Wall(9), text: "HTTP 503".into() };
+        entries.push(failures_entry(&pool, std::slice::from_ref(&failure)));
+        let rtts = BTreeMap::from([(Tag::of("eu-2"), Duration::from_micros(80_123))]);
+        entries.push(rtts_entry(&rtts));
         entries.push(suspects_entry(&suspects));
         entries.push(("newer".into(), "whatever".into()));
         let state = decode(&record.name, borrowed(&entries)).unwrap();
         assert_eq!(state.record, record);
         assert_eq!(state.verdicts, BTreeMap::from([(pool.clone(), vec![verdict])]));
-        assert_eq!(state.summaries, BTreeMap::from([(pool, summary)]));
+        assert_eq!(state.summaries, BTreeMap::from([(pool.clone(), summary)]));
+        assert_eq!((state.failures, state.rtts), (BTreeMap::from([(pool, vec![failure])]), rtts));
         assert_eq!(state.suspects, suspects);
         assert!(!state.left);
         entries.push(left_entry());
@@ -312,6 +399,14 @@ mod tests {
         let (_, value) =
             summary_entry(&pool, &PoolSummary { healthy: 1, total: 2, capacity: 3, in_flight: 4 });
         assert_eq!(value, "AQEAAAACAAAAAwAAAAQAAAA");
+        let failure = Failure { backend: BackendId(1), at: Wall(2), text: "no\u{1b}".repeat(9) };
+        let (key, value) = failures_entry(&pool, &[failure]);
+        assert_eq!(
+            (key.as_str(), value.as_str()),
+            ("w:web", "AQEAAAAAAAAAAgAAAAAAAAASbm9ub25vbm9ub25vbm9ub25v")
+        );
+        let (key, value) = rtts_entry(&BTreeMap::from([(Tag(1), Duration::from_micros(2))]));
+        assert_eq!((key.as_str(), value.as_str()), ("rtt", "AQEAAAACAAAA"));
         let spelled =
             record_entries(&record()).into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>();
         let revision = format!("rev=3:{}", "ab".repeat(32));
@@ -351,7 +446,7 @@ mod tests {
     proptest! {
         #[test]
         fn random_entries_never_panic(
-            entries in prop::collection::vec(("(region|mesh|started|format|suspects|keys|v:a|s:b|[a-z:]{0,5})", ".{0,60}"), 0..20)
+            entries in prop::collection::vec(("(region|mesh|started|format|suspects|keys|rtt|w:a|v:a|s:b|[a-z:]{0,5})", ".{0,60}"), 0..20)
         ) {
             let _ = decode(&"n".parse().unwrap(), borrowed(&entries));
         }
@@ -360,6 +455,8 @@ mod tests {
         fn random_vectors_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let value = STANDARD_NO_PAD.encode(bytes);
             let _ = decode_verdicts(&value);
+            let _ = decode_failures(&value);
+            let _ = decode_rtts(&value);
             let _ = decode_summary(&value);
         }
     }

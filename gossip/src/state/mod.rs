@@ -7,5 +7,5 @@ pub(crate) mod key;
 mod node;
 mod view;
 pub use key::{StateError, VALUE_MAX_BYTES};
-pub use node::{BackendState, NodeRecord, PoolSummary, Verdict};
+pub use node::{BackendState, FAILURE_MAX_BYTES, Failure, NodeRecord, PoolSummary, Verdict};
 pub use view::{ClusterView, Member, MemberState, MeshEvent, diff};

@@ -83,6 +83,20 @@ pub struct Verdict {
     pub since: Hlc,
 }
 
+/// Why a prober's last probe of a backend failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Whom it is about.
+    pub backend: BackendId,
+    /// When it first failed so.
+    pub at: Wall,
+    /// In words, as `HTTP 503`; at most [`FAILURE_MAX_BYTES`], no control characters.
+    pub text: String,
+}
+
+/// The longest text of a failure; the rest is cut off.
+pub const FAILURE_MAX_BYTES: usize = 64;
+
 /// What a node's region can do for one pool, for the other regions to know. In the unit of backend weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PoolSummary {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::node::{NodeRecord, PoolSummary, Verdict};
-use crate::id::{NodeName, PoolName, RegionName, RevisionId};
+use super::node::{Failure, NodeRecord, PoolSummary, Verdict};
+use crate::id::{NodeName, PoolName, RegionName, RevisionId, Tag};
 
 pub use diff::diff;
 
@@ -44,6 +44,10 @@ pub struct Member {
     pub verdicts: Arc<BTreeMap<PoolName, Vec<Verdict>>>,
     /// What it says its region can do, by pool.
     pub summaries: Arc<BTreeMap<PoolName, PoolSummary>>,
+    /// Why its probes fail, by pool.
+    pub failures: Arc<BTreeMap<PoolName, Vec<Failure>>>,
+    /// The round trips that it measures, by the tags of the nodes' names.
+    pub rtts: Arc<BTreeMap<Tag, Duration>>,
 }
 
 impl Member {
@@ -74,6 +78,25 @@ impl ClusterView {
     /// This node's own entry, unless the view is empty.
     pub fn own(&self) -> Option<&Arc<Member>> {
         self.members.get(&self.me)
+    }
+
+    /// The round trip between two nodes, as this node measures it or as one of them tells. `None`: nobody knows.
+    pub fn rtt(&self, from: &NodeName, to: &NodeName) -> Option<Duration> {
+        let measured = |other: &NodeName| self.members.get(other)?.rtt;
+        let told =
+            |by: &NodeName, to: &NodeName| self.members.get(by)?.rtts.get(&Tag::of(to.as_str())).copied();
+        match () {
+            () if *from == self.me => measured(to).or_else(|| told(to, from)),
+            () if *to == self.me => measured(from).or_else(|| told(from, to)),
+            () => told(from, to).or_else(|| told(to, from)),
+        }
+    }
+
+    /// The shortest round trip between any two living nodes of two regions.
+    pub fn rtt_of_regions(&self, from: &RegionName, to: &RegionName) -> Option<Duration> {
+        let living = |region| self.region(region).filter(|member| member.counts());
+        let pairs = living(from).flat_map(|a| living(to).map(move |b| (a, b)));
+        pairs.filter_map(|(a, b)| self.rtt(&a.record.name, &b.record.name)).min()
     }
 
     /// The members of one region, by name.

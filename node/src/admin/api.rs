@@ -43,9 +43,15 @@ pub(crate) struct Status {
     pub pools: Vec<PoolStatus>,
     /// The sessions.
     pub sessions: SessionStatus,
+    /// Round trips in milliseconds, from node to node, as they measure them.
+    #[serde(default)]
+    pub rtt_ms: RttMatrix,
     /// What this node itself counted.
     pub counters: Counters,
 }
+
+/// Round trips in milliseconds: from, to.
+pub(crate) type RttMatrix = std::collections::BTreeMap<String, std::collections::BTreeMap<String, f64>>;
 
 /// One node.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -60,6 +66,9 @@ pub(crate) struct MemberStatus {
     pub state: String,
     /// Its program's version.
     pub version: String,
+    /// For how long it has been in that state, in seconds: of one that does not speak, how old its last word is at least.
+    #[serde(default)]
+    pub state_seconds: u64,
     /// The round trip from the answering node; null for itself and without a connection.
     pub rtt_ms: Option<f64>,
     /// Its mesh address.
@@ -118,6 +127,9 @@ pub(crate) struct BackendStatus {
     pub sessions: u64,
     /// Why it is in that state.
     pub reason: String,
+    /// When nobody of its region speaks: for how long, in seconds. All that is shown of it is as old.
+    #[serde(default)]
+    pub stale_seconds: Option<u64>,
 }
 
 /// The sessions.

@@ -25,7 +25,7 @@ pub(super) async fn whole(State(context): Shared) -> Json<Status> {
     let snapshot = context.snapshot.borrow().clone();
     let view = context.view.borrow().clone();
     let stats = context.sessions.stats();
-    let problems = status::problems(&view, &snapshot, &context.seeds, reports.problems);
+    let problems = status::problems(&view, &snapshot, &context.seeds, reports.problems, context.clock.now());
     // There may be a thousand sessions' ends, and keys have a list of their own: they are listed where they are asked for.
     let is_elsewhere = |target: &Target| matches!(target, Target::Session(_) | Target::Key(_) | Target::Mesh);
     Json(Status {
@@ -33,13 +33,14 @@ pub(super) async fn whole(State(context): Shared) -> Json<Status> {
         version: env!("CARGO_PKG_VERSION").into(),
         degraded: !problems.is_empty(),
         problems,
-        members: status::members(&view),
+        members: status::members(&view, context.clock.now()),
         intents: orders::spell(
             context.intents.list().iter().filter(|((target, _), _)| !is_elsewhere(target)),
         ),
         revision: status::revision(&view, snapshot.revision),
-        pools: status::pools(&snapshot, &reports.loads, &sessions),
+        pools: status::pools(&snapshot, &view, context.clock.now(), &reports.loads, &sessions),
         sessions: SessionStatus { count: sessions.values().sum(), held_here: stats.held },
+        rtt_ms: status::rtt(&view),
         counters: counted::counters(&context, stats.degraded),
     })
 }
@@ -47,13 +48,13 @@ pub(super) async fn whole(State(context): Shared) -> Json<Status> {
 /// All nodes known.
 #[utoipa::path(get, path = "/v1/members", tag = "mesh", responses((status = 200, body = Vec<MemberStatus>)))]
 pub(super) async fn members(State(context): Shared) -> Json<Vec<MemberStatus>> {
-    Json(status::members(&context.view.borrow()))
+    Json(status::members(&context.view.borrow(), context.clock.now()))
 }
 
 /// All nodes known: another name of `/v1/members`.
 #[utoipa::path(get, path = "/v1/nodes", tag = "mesh", responses((status = 200, body = Vec<MemberStatus>)))]
 pub(super) async fn nodes(State(context): Shared) -> Json<Vec<MemberStatus>> {
-    Json(status::members(&context.view.borrow()))
+    Json(status::members(&context.view.borrow(), context.clock.now()))
 }
 
 /// One node.
@@ -65,7 +66,7 @@ pub(super) async fn node(
     State(context): Shared,
     Path(name): Path<String>,
 ) -> Result<Json<MemberStatus>, Refusal> {
-    let mut members = status::members(&context.view.borrow());
+    let mut members = status::members(&context.view.borrow(), context.clock.now());
     match members.iter().position(|member| member.name == name) {
         Some(at) => Ok(Json(members.swap_remove(at))),
         None => {
@@ -186,5 +187,6 @@ pub(super) async fn service(
 async fn all_pools(context: &Context) -> Vec<PoolStatus> {
     let (reports, sessions) = tokio::join!(context.reports.collect(), context.survey.glance());
     let snapshot = context.snapshot.borrow().clone();
-    status::pools(&snapshot, &reports.loads, &sessions.found)
+    let view = context.view.borrow().clone();
+    status::pools(&snapshot, &view, context.clock.now(), &reports.loads, &sessions.found)
 }

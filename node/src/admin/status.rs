@@ -1,27 +1,62 @@
 //! The state of the mesh in the API's words. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gossip::clock::Wall;
-use gossip::id::{BackendId, RegionName, RevisionId};
+use gossip::id::{BackendId, NodeName, RegionName, RevisionId};
 use gossip::state::{ClusterView, Member, MemberState};
 
 use storage::revisions::Revisions;
 
-use super::api::{BackendStatus, MemberStatus, PoolStatus, RegionPool, RegionStatus, RevisionStatus};
+use super::api::{
+    BackendStatus, MemberStatus, PoolStatus, RegionPool, RegionStatus, RevisionStatus, RttMatrix,
+};
 use super::reports::Load;
 use crate::backend::{PoolView, Snapshot};
+
+/// What a clock may be off without a word (the mesh goes by the median anyway).
+const CLOCK_MAY_DIFFER: Duration = Duration::from_millis(500);
 
 /// For how long the loss of a revision is told.
 const LOST_IS_NEWS: Duration = Duration::from_secs(3600);
 
 /// All nodes, by name.
-pub(super) fn members(view: &ClusterView) -> Vec<MemberStatus> {
-    view.members.values().map(|member| self::member(member)).collect()
+pub(super) fn members(view: &ClusterView, now: Instant) -> Vec<MemberStatus> {
+    view.members.values().map(|member| self::member(member, now)).collect()
 }
 
-fn member(member: &Member) -> MemberStatus {
+/// The round trips between all living nodes.
+pub(super) fn rtt(view: &ClusterView) -> RttMatrix {
+    let living: Vec<_> =
+        view.members.values().filter(|member| member.counts()).map(|m| &m.record.name).collect();
+    let row = |from: &NodeName| -> BTreeMap<String, f64> {
+        let others = living.iter().filter(|to| **to != from);
+        others.filter_map(|to| Some((to.to_string(), millis(view.rtt(from, to)?)))).collect()
+    };
+    living.iter().map(|from| (from.to_string(), row(from))).collect()
+}
+
+fn millis(rtt: Duration) -> f64 {
+    (rtt.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// For how long nobody of a region has spoken; `None` while somebody does, or where there are no nodes.
+fn silence(view: &ClusterView, region: &RegionName, now: Instant) -> Option<Duration> {
+    let speaks = |member: &Member| matches!(member.state, MemberState::Alive | MemberState::Draining);
+    let of_region: Vec<_> = view.region(region).collect();
+    let own = view.own().is_some_and(|own| own.record.region == *region);
+    if own || of_region.is_empty() {
+        return None;
+    }
+    match view.isolated_since {
+        Some(since) => Some(now.saturating_duration_since(since)),
+        None if of_region.iter().any(|member| speaks(member)) => None,
+        None => of_region.iter().map(|member| now.saturating_duration_since(member.since)).min(),
+    }
+}
+
+fn member(member: &Member, now: Instant) -> MemberStatus {
     let record = &member.record;
     MemberStatus {
         name: record.name.to_string(),
@@ -29,7 +64,8 @@ fn member(member: &Member) -> MemberStatus {
         zone: record.zone.as_ref().map(ToString::to_string),
         state: spell_member(member.state).into(),
         version: record.version.clone(),
-        rtt_ms: member.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
+        state_seconds: now.saturating_duration_since(member.since).as_secs(),
+        rtt_ms: member.rtt.map(millis),
         address: record.mesh.to_string(),
         public: record.public.iter().map(ToString::to_string).collect(),
         revision: record.revision.map(|id| id.to_string()),
@@ -61,14 +97,18 @@ pub(super) fn revision(view: &ClusterView, current: Option<RevisionId>) -> Optio
 /// All pools with what the nodes that answered count: their load, and the sessions that stay.
 pub(super) fn pools(
     snapshot: &Snapshot,
+    mesh: &ClusterView,
+    now: Instant,
     loads: &BTreeMap<BackendId, Load>,
     sessions: &BTreeMap<BackendId, u64>,
 ) -> Vec<PoolStatus> {
-    snapshot.pools.values().map(|view| pool(view, loads, sessions)).collect()
+    let silence = |region: &RegionName| silence(mesh, region, now).map(|silence| silence.as_secs());
+    snapshot.pools.values().map(|view| pool(view, &silence, loads, sessions)).collect()
 }
 
 fn pool(
     view: &PoolView,
+    silence: &dyn Fn(&RegionName) -> Option<u64>,
     loads: &BTreeMap<BackendId, Load>,
     sessions: &BTreeMap<BackendId, u64>,
 ) -> PoolStatus {
@@ -87,7 +127,8 @@ fn pool(
             in_flight: load.in_flight,
             requests: load.requests,
             sessions: sessions.get(&backend.config.id).copied().unwrap_or_default(),
-            reason: backend.reason.clone(),
+            reason: aged(&backend.reason, silence(&backend.config.region)),
+            stale_seconds: silence(&backend.config.region),
         }
     });
     PoolStatus {
@@ -169,22 +210,47 @@ pub(crate) fn of_revisions(revisions: &Revisions, now: Wall) -> Vec<String> {
     problems
 }
 
+/// What an operator should know of this node's clock, which the mesh's is ahead of by so much.
+pub(crate) fn of_clock(ahead_millis: i64) -> Option<String> {
+    let off = Duration::from_millis(ahead_millis.unsigned_abs());
+    let side = if ahead_millis > 0 { "behind" } else { "ahead of" };
+    (off > CLOCK_MAY_DIFFER).then(|| {
+        let off = humantime::format_duration(off);
+        format!(
+            "this node's clock is {off} {side} the mesh's, which it goes by; is the time synchronized (NTP)?"
+        )
+    })
+}
+
+/// A reason, and how old it is where nobody speaks for the backend any more.
+fn aged(reason: &str, silence: Option<u64>) -> String {
+    match (reason, silence) {
+        (_, None) => reason.to_owned(),
+        ("", Some(seconds)) => format!("its region was last heard {seconds} s ago"),
+        (_, Some(seconds)) => format!("{reason}; its region was last heard {seconds} s ago"),
+    }
+}
+
 /// What needs attention, in words: first `told`, what the nodes say of themselves.
 pub(super) fn problems(
     view: &ClusterView,
     snapshot: &Snapshot,
     seeds: &[String],
     told: Vec<String>,
+    now: Instant,
 ) -> Vec<String> {
     let mut problems = told;
-    if view.isolated_since.is_some() {
-        problems.push("no peer is heard; this node goes on with what it last knew".into());
+    if let Some(since) = view.isolated_since {
+        let age = now.saturating_duration_since(since).as_secs();
+        problems.push(format!("no peer is heard for {age} s; this node goes on with what it last knew"));
     } else if !seeds.is_empty() && view.members.len() < 2 {
         problems.push(format!("no seed answers yet ({}): this node is a mesh of its own", seeds.join(", ")));
     }
     for member in view.members.values() {
         if matches!(member.state, MemberState::Suspect | MemberState::Dead) {
-            problems.push(format!("node {} is {}", member.record.name, spell_member(member.state)));
+            let age = now.saturating_duration_since(member.since).as_secs();
+            let (name, state) = (&member.record.name, spell_member(member.state));
+            problems.push(format!("node {name} is {state} for {age} s"));
         }
     }
     for pool in snapshot.pools.values() {
@@ -217,4 +283,51 @@ pub(super) fn problems(
         ));
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::fixture::{member, node, region, view};
+
+    #[test]
+    fn a_clock_that_is_off_is_told_with_its_side() {
+        assert_eq!(of_clock(500), None);
+        assert!(of_clock(60_000).is_some_and(|told| told.contains("1m behind")));
+        assert!(of_clock(-501).is_some_and(|told| told.contains("501ms ahead of")));
+    }
+
+    #[test]
+    fn what_nobody_tells_is_shown_with_its_age() {
+        let clock = gossip::clock::Clock::simulated(Wall(0));
+        let at = |name: &str, of: &str, state| Member { state, since: clock.now(), ..member(name, of) };
+        let (alive, dead) = (MemberState::Alive, MemberState::Dead);
+        let mesh =
+            view("eu-1", vec![at("eu-1", "eu", alive), at("us-1", "us", dead), at("us-2", "us", alive)]);
+        clock.advance(Duration::from_secs(7));
+        assert_eq!(silence(&mesh, &region("us"), clock.now()), None, "one of them speaks");
+        let mesh = view("eu-1", vec![at("eu-1", "eu", alive), at("us-1", "us", dead)]);
+        clock.advance(Duration::from_secs(7));
+        assert_eq!(silence(&mesh, &region("us"), clock.now()), Some(Duration::from_secs(7)));
+        assert_eq!(silence(&mesh, &region("eu"), clock.now()), None);
+        assert_eq!(silence(&mesh, &region("ap"), clock.now()), None, "it never had a node");
+        assert_eq!(aged("", Some(7)), "its region was last heard 7 s ago");
+        assert_eq!(aged("x", None), "x");
+    }
+
+    #[test]
+    fn round_trips_are_shown_as_both_ends_know_them() {
+        let mut us = member("us-1", "us");
+        us.rtt = Some(Duration::from_micros(80_123));
+        let mut ap = member("ap-1", "ap");
+        ap.rtts = std::sync::Arc::new([(gossip::id::Tag::of("us-1"), Duration::from_millis(200))].into());
+        let mesh = view("eu-1", vec![member("eu-1", "eu"), us, ap]);
+        let matrix = rtt(&mesh);
+        assert_eq!(matrix["eu-1"]["us-1"], 80.123);
+        assert_eq!(matrix["us-1"]["eu-1"], 80.123);
+        assert_eq!((matrix["us-1"]["ap-1"], matrix["ap-1"]["us-1"]), (200.0, 200.0));
+        assert!(!matrix["eu-1"].contains_key("ap-1"));
+        assert_eq!(mesh.rtt(&node("eu-1"), &node("eu-1")), None);
+        assert_eq!(mesh.rtt_of_regions(&region("us"), &region("ap")), Some(Duration::from_millis(200)));
+    }
 }

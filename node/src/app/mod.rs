@@ -222,7 +222,7 @@ impl App {
         let (tls, tls_task) = tls::start(&secrets, current.clone(), |current| current.services.clone());
         tasks.spawn(tasks::supervise("tls", tls_task));
         let (evidence, evidence_seen) = mpsc::channel(EVIDENCE_QUEUE);
-        let publisher = gossip.clone();
+        let (publisher, witness) = (gossip.clone(), gossip.clone());
         let (table, health_task) = health::task::start(HealthConfig {
             me: config.name.clone(),
             region: config.region.clone(),
@@ -234,6 +234,7 @@ impl App {
                     tracing::error!(%error, "verdicts are not told to the mesh");
                 }
             }),
+            publish_failures: Box::new(move |failures| witness.publish_failures(failures)),
             tls: tls.clone(),
             clock: clock.clone(),
         });
@@ -320,7 +321,7 @@ impl App {
 
         let (bound, sessions) = (proxy.clone(), storage.sessions());
         let (places, zone_keys, keys) = (geo.clone(), storage.zone_keys(), mesh_keys.clone());
-        let (revisions, now) = (storage.revisions(), clock.clone());
+        let (revisions, now, mesh) = (storage.revisions(), clock.clone(), gossip.mesh());
         let problems = Arc::new(move || {
             let mut problems: Vec<String> = bound.problems().iter().map(ToString::to_string).collect();
             problems.extend(tls.problems());
@@ -329,6 +330,8 @@ impl App {
             problems.extend(zone_keys.problems());
             problems.extend(keys.problems());
             problems.extend(status::of_revisions(&revisions, now.mesh_wall()));
+            problems.extend(mesh.strangers());
+            problems.extend(status::of_clock(now.correction()));
             if sessions.stats().disk_behind {
                 let text = "the store on disk lags behind; sessions are safe in memory and on other nodes";
                 problems.push(text.into());

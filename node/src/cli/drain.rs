@@ -232,6 +232,7 @@ mod tests {
             requests: 0,
             sessions,
             reason: String::new(),
+            stale_seconds: None,
         };
         let pool =
             |name: &str, backends| PoolStatus { name: name.into(), balance: "random".into(), backends };

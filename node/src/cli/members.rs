@@ -18,6 +18,14 @@ pub(super) async fn run(global: &Global) -> Result<(), CliError> {
     }
 }
 
+/// Who does not speak is shown with how long.
+fn state(member: &MemberStatus) -> String {
+    match member.state.as_str() {
+        "suspect" | "dead" => format!("{} {}s", member.state, member.state_seconds),
+        state => state.to_owned(),
+    }
+}
+
 /// The table that `status` shows too.
 pub(super) fn print(members: &[MemberStatus]) {
     table(
@@ -27,7 +35,7 @@ pub(super) fn print(members: &[MemberStatus]) {
                 member.name.clone(),
                 member.region.clone(),
                 or_dash(member.zone.as_deref()),
-                member.state.clone(),
+                state(member),
                 member.version.clone(),
                 member.rtt_ms.map_or_else(|| "-".into(), |rtt| format!("{rtt:.1} ms")),
                 member.address.clone(),

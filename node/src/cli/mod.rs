@@ -22,6 +22,7 @@ mod output;
 mod pools;
 mod progress;
 mod proxy;
+mod rtt;
 mod sessions;
 mod shell;
 mod start;
@@ -110,6 +111,8 @@ enum Command {
     /// List the nodes.
     #[command(visible_alias = "nodes")]
     Members,
+    /// Show the round trips between all nodes.
+    Rtt,
     /// List the pools and their backends.
     Pools(pools::PoolsArgs),
     /// Count the sessions by backend and list some, or show where the copies of one lie.
@@ -175,6 +178,7 @@ pub fn main() -> ExitCode {
         Command::History => ask(history::run(global)),
         Command::Rollback(args) => ask(history::rollback(global, args)),
         Command::Status => ask(watched(global, async || status::run(global).await)),
+        Command::Rtt => ask(watched(global, async || rtt::run(global).await)),
         Command::Members => ask(watched(global, async || members::run(global).await)),
         Command::Pools(args) => ask(watched(global, async || pools::run(global, &args).await)),
         Command::Sessions(args) => ask(sessions::run(global, args)),

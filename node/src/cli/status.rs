@@ -4,7 +4,7 @@ use http::Method;
 
 use super::exit::CliError;
 use super::output::{hint, json, line};
-use super::{Format, Global, members, pools};
+use super::{Format, Global, members, pools, rtt};
 use crate::admin::api::Status;
 
 pub(super) async fn run(global: &Global) -> Result<(), CliError> {
@@ -38,6 +38,7 @@ pub(super) async fn run(global: &Global) -> Result<(), CliError> {
     }
     line("");
     members::print(&status.members);
+    rtt::print_regions(&status);
     if !status.pools.is_empty() {
         line("");
         pools::print(&status.pools);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use gossip::clock::Hlc;
 use gossip::id::{BackendId, NodeName, PoolName, RegionName};
-use gossip::state::{BackendState, ClusterView, MemberState, Verdict};
+use gossip::state::{BackendState, ClusterView, Failure, MemberState, Verdict};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -76,6 +76,8 @@ pub struct Checker {
     table_changed: bool,
     verdicts: BTreeMap<BackendId, Verdict>,
     verdicts_changed: bool,
+    failures: BTreeMap<BackendId, Failure>,
+    failures_changed: bool,
 }
 
 /// What changed since it was last asked for.
@@ -85,6 +87,8 @@ pub struct Changes {
     pub table: Option<HealthTable>,
     /// All of this node's verdicts, if one changed.
     pub verdicts: Option<BTreeMap<PoolName, Vec<Verdict>>>,
+    /// Why this node's probes fail, if that changed.
+    pub failures: Option<BTreeMap<PoolName, Vec<Failure>>>,
 }
 
 impl Checker {
@@ -104,6 +108,8 @@ impl Checker {
             table_changed: false,
             verdicts: BTreeMap::new(),
             verdicts_changed: false,
+            failures: BTreeMap::new(),
+            failures_changed: false,
             me,
             region,
         }
@@ -134,6 +140,7 @@ impl Checker {
             self.agenda.set(*gone, None);
             self.table_changed |= self.table.remove(gone).is_some();
             self.verdicts_changed |= self.verdicts.remove(gone).is_some();
+            self.failures_changed |= self.failures.remove(gone).is_some();
         }
         while self.retired.len() > RETIRED_MAX
             && let Some(oldest) = self.retired.iter().min_by_key(|(_, when)| **when).map(|(id, _)| *id)
@@ -219,7 +226,16 @@ impl Checker {
             }
             by_pool
         });
-        Changes { table, verdicts }
+        let failures = std::mem::take(&mut self.failures_changed).then(|| {
+            let mut by_pool: BTreeMap<PoolName, Vec<Failure>> = BTreeMap::new();
+            for (id, failure) in &self.failures {
+                if let Some(target) = self.targets.get(id) {
+                    by_pool.entry(target.pool.name.clone()).or_default().push(failure.clone());
+                }
+            }
+            by_pool
+        });
+        Changes { table, verdicts, failures }
     }
 
     /// When the freeze ends.
@@ -276,6 +292,14 @@ impl Checker {
                 None => self.verdicts.remove(&id),
             };
         }
+        let failure = target.told_failure();
+        if self.failures.get(&id) != failure.as_ref() {
+            self.failures_changed = true;
+            match failure {
+                Some(failure) => self.failures.insert(id, failure),
+                None => self.failures.remove(&id),
+            };
+        }
         let health = target.health(&self.me);
         let before = self.table.get(&id);
         if before != Some(&health) {
@@ -309,10 +333,14 @@ enum Reassign {
 fn peers_words(view: &ClusterView, me: &NodeName) -> HashMap<BackendId, Vec<PeerWord>> {
     let mut words: HashMap<BackendId, Vec<PeerWord>> = HashMap::new();
     for member in view.members.values().filter(|member| member.counts() && member.record.name != *me) {
+        let failures: HashMap<BackendId, &Failure> =
+            member.failures.values().flatten().map(|failure| (failure.backend, failure)).collect();
         for verdict in member.verdicts.values().flatten() {
             let by = member.record.name.clone();
             let fresh = member.state != MemberState::Suspect;
-            words.entry(verdict.backend).or_default().push(PeerWord { by, verdict: *verdict, fresh });
+            let failure = failures.get(&verdict.backend).map(|failure| (failure.text.clone(), failure.at));
+            let word = PeerWord { by, verdict: *verdict, fresh, failure };
+            words.entry(verdict.backend).or_default().push(word);
         }
     }
     words

@@ -8,7 +8,7 @@
 //!   that have not looked yet changes nothing.
 //! - The end of the last break is the latest that any voter for "takes traffic" knows of, and never moves back.
 
-use gossip::clock::Hlc;
+use gossip::clock::{Hlc, Wall};
 use gossip::id::NodeName;
 use gossip::state::BackendState;
 
@@ -42,6 +42,8 @@ pub struct Vote<'a> {
     pub state: BackendState,
     /// As [`Verdict::since`](gossip::state::Verdict::since) has it.
     pub since: Hlc,
+    /// Why its last probe failed, in words, and when it first failed so; `None` when it did not or does not say.
+    pub failure: Option<(&'a str, Wall)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,30 +88,56 @@ pub fn conclude(before: Conclusion, votes: &[Vote<'_>], now: Hlc) -> Conclusion 
     }
 }
 
-/// Why a backend is not simply up: `eu-1: HTTP 503; eu-2 and eu-3 say down`. Empty when nobody says anything
-/// against it. Only this node's own reason is known in words; the others' words stay with them.
-pub fn evidence(me: &NodeName, own_failure: Option<&str>, votes: &[Vote<'_>]) -> String {
-    let mut parts = Vec::new();
-    if let Some(failure) = own_failure {
-        parts.push(format!("{me}: {failure}"));
+/// Why a backend is not simply up: `eu-2 and eu-3: HTTP 503 at 12:01:07; eu-1 says down`. Empty when nobody says anything
+/// against it. Times are those of the first probe that failed so, in UTC. `own` is what this node's own probe met, which
+/// may have no vote.
+pub fn evidence(me: &NodeName, own: Option<(&str, Wall)>, votes: &[Vote<'_>]) -> String {
+    let against = || votes.iter().filter(|vote| vote.by != me || own.is_none());
+    let mut met: Vec<(&str, Wall, Vec<&str>)> = Vec::new();
+    let mine = own.map(|(text, at)| (me, text, at));
+    let theirs = against().filter(|vote| vote.state != BackendState::Up);
+    let theirs = theirs.filter_map(|vote| vote.failure.map(|(text, at)| (vote.by, text, at)));
+    for (by, text, at) in mine.into_iter().chain(theirs) {
+        match met.iter_mut().find(|(known, ..)| *known == text) {
+            Some((_, first, names)) => {
+                *first = at.min(*first);
+                names.push(by.as_str());
+            }
+            None => met.push((text, at, vec![by.as_str()])),
+        }
     }
+    let mut parts: Vec<String> = met
+        .into_iter()
+        .map(|(text, at, names)| format!("{}: {text} at {}", joined(&names), time(at)))
+        .collect();
     for (state, one, many) in [
         (BackendState::Down, "says down", "say down"),
         (BackendState::GoingDown, "says going down", "say going down"),
         (BackendState::GoingUp, "says going up", "say going up"),
     ] {
-        let names: Vec<&str> = votes
-            .iter()
-            .filter(|vote| vote.state == state && !(vote.by == me && own_failure.is_some()))
-            .map(|vote| vote.by.as_str())
-            .collect();
-        match names.as_slice() {
-            [] => {}
-            [name] => parts.push(format!("{name} {one}")),
-            [first @ .., last] => parts.push(format!("{} and {last} {many}", first.join(", "))),
+        let silent = against().filter(|vote| vote.state == state && vote.failure.is_none());
+        let names: Vec<&str> = silent.map(|vote| vote.by.as_str()).collect();
+        match names.len() {
+            0 => {}
+            1 => parts.push(format!("{} {one}", names[0])),
+            _ => parts.push(format!("{} {many}", joined(&names))),
         }
     }
     parts.join("; ")
+}
+
+fn joined(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [name] => (*name).to_owned(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+/// The time of the day.
+fn time(at: Wall) -> String {
+    let whole = humantime::format_rfc3339_seconds(at.system_time()).to_string();
+    whole.get(11..19).unwrap_or(&whole).to_owned()
 }
 
 #[cfg(test)]
@@ -131,7 +159,7 @@ mod tests {
         names
             .iter()
             .zip(words)
-            .map(|(by, (state, since))| Vote { by, state: *state, since: Hlc(*since) })
+            .map(|(by, (state, since))| Vote { by, state: *state, since: Hlc(*since), failure: None })
             .collect()
     }
 
@@ -190,9 +218,22 @@ mod tests {
         let names = names();
         let up = votes(&names, &[(Up, 0), (Up, 0)]);
         assert_eq!(evidence(&names[0], None, &up), "");
-        let down = votes(&names, &[(Down, 0), (Down, 0), (Down, 0)]);
-        assert_eq!(evidence(&names[0], Some("HTTP 503"), &down), "eu-1: HTTP 503; eu-2 and eu-3 say down");
+        // 12:01:07 on some day.
+        let at = |seconds: u64| Wall((1_790_035_267 - 1_790_035_267 % 86_400 + 43_267 + seconds) * 1000);
+        let mut down = votes(&names, &[(Down, 0), (Down, 0), (Down, 0)]);
+        assert_eq!(
+            evidence(&names[0], Some(("HTTP 503", at(0))), &down),
+            "eu-1: HTTP 503 at 12:01:07; eu-2 and eu-3 say down"
+        );
         assert_eq!(evidence(&node(9), None, &down), "eu-1, eu-2 and eu-3 say down");
+        down[1].failure = Some(("HTTP 503", at(2)));
+        down[2].failure = Some(("HTTP 503", at(0)));
+        assert_eq!(evidence(&names[0], None, &down), "eu-2 and eu-3: HTTP 503 at 12:01:07; eu-1 says down");
+        let refused = Some(("connection refused", at(1)));
+        assert_eq!(
+            evidence(&names[0], refused, &down),
+            "eu-1: connection refused at 12:01:08; eu-2 and eu-3: HTTP 503 at 12:01:07"
+        );
         let mixed = votes(&names, &[(GoingUp, 0), (GoingDown, 0), (Down, 0)]);
         assert_eq!(
             evidence(&names[0], None, &mixed),

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gossip::clock::Hlc;
+use gossip::clock::{Hlc, Wall};
 use gossip::id::NodeName;
-use gossip::state::{BackendState, Verdict};
+use gossip::state::{BackendState, Failure, Verdict};
 
 use super::BackendHealth;
 use super::checker::Moment;
@@ -27,6 +27,8 @@ pub(super) struct PeerWord {
     pub(super) verdict: Verdict,
     /// The peer is not a suspect: it would have said otherwise by now.
     pub(super) fresh: bool,
+    /// Why its last probe failed, and when it first failed so.
+    pub(super) failure: Option<(String, Wall)>,
 }
 
 /// One backend.
@@ -42,8 +44,8 @@ pub(super) struct Target {
     machine: Option<Machine>,
     /// When the machine last changed.
     machine_changed: Option<Instant>,
-    /// Why the last probe failed; `None` when it did not.
-    failure: Option<String>,
+    /// Why the last probe failed, and when it first failed so; `None` when it did not.
+    failure: Option<(String, Wall)>,
     ejection: Ejection,
     /// When this node's last ejection ended: a break that only this node saw.
     ejection_ended: Hlc,
@@ -204,7 +206,10 @@ impl Target {
         }
         self.running = None;
         let outcome = if result.is_ok() { Outcome::Success } else { Outcome::Failure };
-        self.failure = result.err();
+        self.failure = result.err().map(|text| match self.failure.take() {
+            Some((before, began)) if before == text => (text, began),
+            _ => (text, at.hlc.wall()),
+        });
         if let Some(machine) = &mut self.machine
             && machine.probed(outcome, at.hlc)
         {
@@ -233,7 +238,12 @@ impl Target {
             self.conclusion = Conclusion { state: BackendState::Up, ..before };
             return;
         }
-        let own = self.own_word().map(|verdict| Vote { by: me, state: verdict.state, since: verdict.since });
+        let own = self.own_word().map(|verdict| Vote {
+            by: me,
+            state: verdict.state,
+            since: verdict.since,
+            failure: None,
+        });
         self.conclusion = match isolated_since {
             None => conclude(before, &self.votes(me), at.hlc),
             Some(since) if self.machine_changed.is_some_and(|changed| changed > since) => {
@@ -264,15 +274,19 @@ impl Target {
     /// The probers' words that are fresh; those of suspects only where there is no other, for they may be older than
     /// the break that silenced them. With the tie that keeps the state, a suspicion alone turns nothing over.
     fn votes<'a>(&'a self, me: &'a NodeName) -> Vec<Vote<'a>> {
-        let own = self.own_word().map(|verdict| (me, verdict, true));
+        let vote = |by: &'a NodeName, verdict: Verdict, failure: &'a Option<(String, Wall)>| Vote {
+            by,
+            state: verdict.state,
+            since: verdict.since,
+            failure: failure.as_ref().map(|(text, at)| (text.as_str(), *at)),
+        };
+        let own = self.own_word().map(|verdict| (vote(me, verdict, &self.failure), true));
         let peers = self.words.iter().filter(|word| self.probers.contains(&word.by) && word.by != *me);
-        let all = own.into_iter().chain(peers.map(|word| (&word.by, word.verdict, word.fresh)));
-        let all: Vec<_> = all.filter(|(_, verdict, _)| verdict.state != BackendState::Unknown).collect();
-        let any_fresh = all.iter().any(|(_, _, fresh)| *fresh);
-        all.into_iter()
-            .filter(|(_, _, fresh)| *fresh || !any_fresh)
-            .map(|(by, verdict, _)| Vote { by, state: verdict.state, since: verdict.since })
-            .collect()
+        let peers = peers.map(|word| (vote(&word.by, word.verdict, &word.failure), word.fresh));
+        let all = own.into_iter().chain(peers);
+        let all: Vec<_> = all.filter(|(vote, _)| vote.state != BackendState::Unknown).collect();
+        let any_fresh = all.iter().any(|(_, fresh)| *fresh);
+        all.into_iter().filter(|(_, fresh)| *fresh || !any_fresh).map(|(vote, _)| vote).collect()
     }
 
     /// What this node tells the mesh: its word as a prober with the latest break it knows of, or, when it is none,
@@ -293,11 +307,20 @@ impl Target {
         }
     }
 
+    /// Why this prober's probes fail, for the mesh to know.
+    pub(super) fn told_failure(&self) -> Option<Failure> {
+        let (text, at) = self.failure.as_ref().filter(|_| self.machine.is_some())?;
+        Some(Failure { backend: self.backend.id, at: *at, text: text.clone() })
+    }
+
     pub(super) fn health(&self, me: &NodeName) -> BackendHealth {
         let reason = match self.conclusion.state {
             _ if self.pool.health.is_none() => String::new(),
             BackendState::Unknown if self.failure.is_none() => "not yet probed".to_owned(),
-            _ => evidence(me, self.failure.as_deref(), &self.votes(me)),
+            _ => {
+                let own = self.failure.as_ref().map(|(text, at)| (text.as_str(), *at));
+                evidence(me, own, &self.votes(me))
+            }
         };
         BackendHealth {
             state: self.conclusion.state,

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use gossip::clock::Clock;
 use gossip::id::{BackendId, NodeName, PoolName, RegionName};
-use gossip::state::{ClusterView, Verdict};
+use gossip::state::{ClusterView, Failure, Verdict};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -23,6 +23,8 @@ const PROBES_AT_ONCE: usize = 64;
 
 /// Where this node's own verdicts go: all pools at once, a pool that is not named has none.
 pub type PublishVerdicts = Box<dyn Fn(BTreeMap<PoolName, Vec<Verdict>>) + Send + Sync>;
+/// Where the words of failing probes go, all pools at once.
+pub type PublishFailures = Box<dyn Fn(BTreeMap<PoolName, Vec<Failure>>) + Send + Sync>;
 
 /// What health works on.
 pub struct HealthConfig {
@@ -38,6 +40,8 @@ pub struct HealthConfig {
     pub evidence: mpsc::Receiver<(BackendId, Evidence)>,
     /// Where verdicts go.
     pub publish: PublishVerdicts,
+    /// Where it goes why this node's probes fail.
+    pub publish_failures: PublishFailures,
     /// How https pools are spoken to.
     pub tls: Tls,
     /// The clock.
@@ -59,7 +63,14 @@ impl fmt::Debug for HealthConfig {
 pub fn start(config: HealthConfig) -> (watch::Receiver<Arc<HealthTable>>, JoinHandle<()>) {
     let (table, receiver) = watch::channel(Arc::default());
     let checker = Checker::new(config.me.clone(), config.region.clone(), rand::random());
-    let driver = Driver { checker, table, publish: config.publish, tls: config.tls, clock: config.clock };
+    let driver = Driver {
+        checker,
+        table,
+        publish: config.publish,
+        publish_failures: config.publish_failures,
+        tls: config.tls,
+        clock: config.clock,
+    };
     let task = tokio::spawn(driver.run(config.current, config.view, config.evidence));
     (receiver, task)
 }
@@ -68,6 +79,7 @@ struct Driver {
     checker: Checker,
     table: watch::Sender<Arc<HealthTable>>,
     publish: PublishVerdicts,
+    publish_failures: PublishFailures,
     tls: Tls,
     clock: Clock,
 }
@@ -129,6 +141,9 @@ impl Driver {
         let changes = self.checker.take_changes();
         if let Some(verdicts) = changes.verdicts {
             (self.publish)(verdicts);
+        }
+        if let Some(failures) = changes.failures {
+            (self.publish_failures)(failures);
         }
         if let Some(table) = changes.table {
             self.table.send_replace(Arc::new(table));

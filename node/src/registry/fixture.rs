@@ -85,6 +85,8 @@ pub(crate) fn member(name: &str, at: &str) -> Member {
         rtt: None,
         verdicts: Arc::default(),
         summaries: Arc::default(),
+        failures: Arc::default(),
+        rtts: Arc::default(),
     }
 }
 

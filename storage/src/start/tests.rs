@@ -103,6 +103,8 @@ impl Nodes {
                 rtt: None,
                 verdicts: Arc::default(),
                 summaries: Arc::default(),
+                failures: Arc::default(),
+                rtts: Arc::default(),
             };
             (name.clone(), Arc::new(member))
         });

@@ -90,6 +90,8 @@ mod tests {
                 rtt: None,
                 verdicts: Arc::default(),
                 summaries: Arc::default(),
+                failures: Arc::default(),
+                rtts: Arc::default(),
             };
             (name, Arc::new(member))
         };

@@ -126,7 +126,7 @@ fn what_is_unknown_is_asked_more_often() {
         bench.probe(Err("connection refused"));
     }
     assert_eq!(bench.health().state, Down);
-    assert_eq!(bench.health().reason, "eu-1: connection refused");
+    assert_eq!(bench.health().reason, "eu-1: connection refused at 00:16:40");
     assert!(bench.clock.now() - began < Duration::from_millis(600), "half of one interval");
 }
 
@@ -302,7 +302,7 @@ fn a_peer_that_sees_more_is_reason_to_look_at_once() {
     bench.observe(vec![saying("eu-2", bench.id(), GoingDown, Hlc::ZERO)], None);
     let order = bench.due().remove(0);
     bench.finish(&order, Err("HTTP 503"));
-    assert_eq!(bench.health().reason, "eu-1: HTTP 503; eu-2 says going down");
+    assert_eq!(bench.health().reason, "eu-1: HTTP 503 at 00:16:40; eu-2 says going down");
     bench.observe(vec![saying("eu-2", bench.id(), Down, Hlc(5))], None);
     assert_eq!(bench.due(), [], "not again: one break must not fall through all thresholds at once");
 }
