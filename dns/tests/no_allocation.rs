@@ -175,6 +175,7 @@ fn queries_allocate_nothing() {
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let config = ServerConfig {
+        inherited: Vec::new(),
         listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
         udp_threads: 1,
         tcp: TcpLimits::default(),
