@@ -185,6 +185,7 @@ fn meridian(zone: ZoneSpec) -> DnsServer {
     let table = Table::build(&TableSpec { serial: 7, zones: vec![zone], regions: Vec::new() }).unwrap();
     let clock: Clock = Arc::new(moment);
     let config = ServerConfig {
+        inherited: Vec::new(),
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         udp_threads: 1,
         tcp: TcpLimits::default(),

@@ -174,6 +174,7 @@ fn queries_allocate_nothing() {
     signed_queries_allocate_nothing();
 
     let config = ServerConfig {
+        inherited: Vec::new(),
         listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
         udp_threads: 1,
         tcp: TcpLimits::default(),

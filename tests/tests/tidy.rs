@@ -3,7 +3,7 @@
 //! Each rule reads the source as text, without comments where comments may say what code may not. An exception
 //! stands in a list with its reason; one that is no longer needed is a failure too, so the lists only shrink.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Lines without tests that a file may have.
@@ -293,6 +293,31 @@ fn no_path_of_one_machine_is_written_down() {
         }
     }
     report("works here only", &complaints);
+}
+
+/// Two rooms that listen on one channel of the mesh take each other's words.
+#[test]
+fn every_channel_has_a_number_of_its_own() {
+    let mut numbers: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    let sources = sources();
+    let rooms = sources.iter().filter(|source| {
+        source.is_rust() && source.path.contains("/src/") && !source.path.ends_with("tests.rs")
+    });
+    for source in rooms {
+        for (number, line) in source.code() {
+            let Some((_, rest)) = line.split_once("Channel { id: ") else { continue };
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            let place = format!("{}:{number}", source.path);
+            numbers.entry(digits.parse().expect("a channel's number")).or_default().push(place);
+        }
+    }
+    assert!(numbers.len() > 5, "channels are found");
+    let twice: Vec<String> = numbers
+        .iter()
+        .filter(|(_, places)| places.len() > 1)
+        .map(|(id, places)| format!("{id}: {places:?}"))
+        .collect();
+    report("channels with one number", &twice);
 }
 
 #[test]

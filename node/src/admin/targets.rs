@@ -59,13 +59,12 @@ pub(super) fn targets(
 /// What may have been meant, else what there is, as far as it can be read at a glance.
 pub(super) fn there_are(wanted: &str, known: Vec<&str>) -> String {
     let known = BTreeSet::from_iter(known);
-    if let Some(meant) = nearest(wanted, known.iter().copied()) {
-        return format!("; did you mean {meant}?");
-    }
-    match known.len() {
+    let meant = nearest(wanted, known.iter().copied()).map(|meant| format!("; did you mean {meant}?"));
+    let all = match known.len() {
         1..=12 => format!("; there is {}", Vec::from_iter(known).join(", ")),
         _ => String::new(),
-    }
+    };
+    meant.unwrap_or_default() + &all
 }
 
 /// The backends that an `ADDRESS` or `POOL/ADDRESS` names.

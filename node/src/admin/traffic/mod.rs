@@ -28,7 +28,7 @@ use self::pulse::Pulse;
 use crate::proxy::ProxyHandle;
 
 /// Version 1: a version byte, then bincode of the account.
-const CHANNEL: Channel = Channel { id: 33, name: "traffic", max_bytes: 256 * 1024, queue: 64 };
+const CHANNEL: Channel = Channel { id: 40, name: "traffic", max_bytes: 256 * 1024, queue: 64 };
 /// How long a node may take to answer; the others are shown without it.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
