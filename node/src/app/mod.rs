@@ -16,6 +16,7 @@ pub(crate) mod machine;
 mod name_server;
 mod tasks;
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -179,6 +180,7 @@ impl App {
         })
         .await?;
 
+        storage.zone_keys().expect(signed_zones(&storage));
         if let Some(body) = services {
             let has_seeds = !config.mesh.seeds.is_empty();
             first_apply::apply(&storage.revisions(), gossip.view(), has_seeds, body).await;
@@ -342,6 +344,14 @@ impl App {
         self.storage.shutdown().await;
         tracing::info!("left");
     }
+}
+
+/// The zones that the configuration on this node's disk signs.
+fn signed_zones(storage: &Storage) -> BTreeSet<String> {
+    let stored = storage.revisions().current();
+    let services = stored.and_then(|revision| services::parse("services.toml", &revision.body).ok());
+    let zones = services.into_iter().flat_map(|valid| valid.services.zones);
+    zones.filter(|zone| zone.dnssec).map(|zone| zone.name).collect()
 }
 
 fn keyring(config: &NodeConfig) -> Result<Keyring, StartError> {
