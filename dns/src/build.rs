@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::hinted::has_own_hints;
+use crate::hinted::{Hinted, has_own_hints};
 use crate::name::{Name, suffixes};
 use crate::sign::ZoneKeys;
 use crate::spec::{
@@ -26,8 +26,12 @@ pub(crate) const MAX_TTL: u64 = (1 << 31) - 1;
 pub(crate) const MAX_ANSWERS: usize = 8;
 /// Aliases followed in one answer, and so the longest chain that can be configured.
 pub(crate) const MAX_CHAIN: usize = 8;
-/// The bytes of one set that fit a message of 64 KiB with room for everything else.
+/// The bytes of one set that fit a message of 64 KiB with room for everything else, such as the aliases that lead to it.
 const MAX_SET_BYTES: usize = 60_000;
+/// The same where up to eight keys sign the set and each of the aliases, with 350 bytes a signature at most.
+const MAX_SIGNED_SET_BYTES: usize = 36_000;
+/// What eight addresses of each family add to a record as hints.
+const MAX_HINT_BYTES: usize = 8 + MAX_ANSWERS * (4 + 16);
 
 /// SOA timers for secondaries outside of the mesh, which nobody tells of a revision (RFC 1996): they look once an hour. As often as
 /// registries like it at most. The last as RIPE-203 advises.
@@ -128,6 +132,10 @@ impl Builder<'_> {
         })
     }
 
+    fn max_set_bytes(&self) -> usize {
+        if self.spec.signed.is_some() { MAX_SIGNED_SET_BYTES } else { MAX_SET_BYTES }
+    }
+
     fn file_place(&self, span: &Range<usize>) -> Place {
         Place::File { zone: self.spec.name.clone(), span: span.clone() }
     }
@@ -137,8 +145,13 @@ impl Builder<'_> {
             return;
         }
         let mut overflows = false;
+        let limit = self.max_set_bytes();
         let sets = &mut self.ensure(name).sets;
         let problem = match sets.iter_mut().find(|set| set.kind == kind) {
+            None if data.len() + 12 > limit => {
+                overflows = true;
+                Some(format!("is {} bytes long; at most {} fit in a signed answer", data.len(), limit - 12))
+            }
             None => {
                 sets.push(DraftSet { kind, ttl, data: vec![data] });
                 None
@@ -151,7 +164,7 @@ impl Builder<'_> {
             )),
             Some(set) => {
                 let bytes: usize = set.data.iter().chain([&data]).map(|data| data.len() + 12).sum();
-                if bytes <= MAX_SET_BYTES {
+                if bytes <= limit {
                     set.data.push(data);
                     None
                 } else {
@@ -416,11 +429,20 @@ impl Builder<'_> {
         }
     }
 
+    /// What answers for a folded name: it itself, or the wildcard below its closest encloser (RFC 4592 §3.3.1).
+    fn find(&self, folded: &[u8]) -> Option<&Draft> {
+        let encloser = suffixes(folded).find(|suffix| self.nodes.contains_key(*suffix))?;
+        if encloser.len() == folded.len() {
+            return self.nodes.get(folded);
+        }
+        self.nodes.get([b"\x01*", encloser].concat().as_slice())
+    }
+
     fn chain_is_too_long(&self, first: &DraftSet) -> bool {
         let mut set = first;
         for _ in 0..MAX_CHAIN {
             let Some(target) = set.data.first() else { return false };
-            let next = self.nodes.get(target.to_ascii_lowercase().as_slice());
+            let next = self.find(&target.to_ascii_lowercase());
             match next.and_then(|node| node.set(Kind::CNAME)) {
                 None => return false,
                 Some(next) => set = next,
@@ -429,8 +451,9 @@ impl Builder<'_> {
         true
     }
 
-    /// At a steered name hints are those of its addresses.
+    /// At a steered name hints are those of its addresses, and the records fit an answer with them.
     fn check_hints(&mut self) {
+        let mut overflowing = FxHashSet::default();
         for (place, name, kind) in self.placed.clone() {
             let Some(node) = self.nodes.get(name.folded().as_slice()).filter(|node| node.steer.is_some())
             else {
@@ -441,6 +464,16 @@ impl Builder<'_> {
                 self.wrong(
                     place,
                     "has ipv4hint or ipv6hint, but the name is steered, which makes them; leave them out",
+                );
+                continue;
+            }
+            let set = node.set(kind).filter(|set| Hinted::new(kind, set.ttl, &set.data).is_some());
+            let bytes: usize =
+                set.map_or(0, |set| set.data.iter().map(|data| data.len() + 12 + MAX_HINT_BYTES).sum());
+            if bytes > self.max_set_bytes() && overflowing.insert((name, kind)) {
+                self.wrong(
+                    place,
+                    "is one of too many records of this name and type for one answer with the hints of the steered name",
                 );
             }
         }

@@ -11,7 +11,7 @@ use crate::board::{Standing, UNMEASURED};
 use crate::geo::Location;
 use crate::name::Name;
 use crate::ranked::Ranked;
-use crate::steer::{Decision, Order, Place, RegionId, Scene, Source, Steer, Step, nearest};
+use crate::steer::{Decision, Family, Order, Place, RegionId, Scene, Source, Steer, Step, nearest};
 use crate::wire::{ask, kind_from_text, kind_to_text, read_back};
 
 /// A question that cannot be asked.
@@ -173,7 +173,7 @@ impl Steering {
         let Decision { steer, place, choice, .. } = *decision;
         let name = |region: RegionId| scene.board.name(&scene.table, region).to_owned();
         let order = order(scene, &steer.order, steer.service, &place);
-        let reason = |region: &RegionId| match scene.board.standing(steer.service, *region) {
+        let reason = |region: &RegionId| match scene.board.standing(steer.service, *region, decision.family) {
             Standing::Unhealthy => Some(Skip::Unhealthy),
             Standing::NoNodes => Some(Skip::NoNodes),
             Standing::Full => Some(Skip::Full),
@@ -205,10 +205,10 @@ impl Steering {
             location: place.location,
             scope: place.scope,
             scope_prefix: IpNet::new(client.network(), place.scope).map_or(client, |prefix| prefix.trunc()),
-            shares: shares(scene, steer, choice.step),
+            shares: shares(scene, steer, choice.step, decision.family),
             measured: measured(scene, &steer.order, &place, &order),
             unknown: named(&steer.order).filter(|region| !is_known(scene, *region)).map(name).collect(),
-            unnamed: unnamed(scene, steer).map(name).collect(),
+            unnamed: unnamed(scene, steer, decision.family).map(name).collect(),
             full_ttl: steer.ttl,
             chosen: nodes.zip(deck.addresses(&decision.drawn)).collect(),
             order: order.into_iter().map(name).collect(),
@@ -230,24 +230,24 @@ fn named(order: &Order) -> impl Iterator<Item = RegionId> {
 }
 
 /// Those that could take users and that a fail-over order does not name.
-fn unnamed(scene: &Scene, steer: &Steer) -> impl Iterator<Item = RegionId> {
+fn unnamed(scene: &Scene, steer: &Steer, family: Family) -> impl Iterator<Item = RegionId> {
     let is_order = matches!(steer.order, Order::Failover(_));
     let others = scene.board.regions().iter().copied().filter(move |_| is_order);
-    others.filter(|region| {
-        scene.board.standing(steer.service, *region) >= Standing::Full
+    others.filter(move |region| {
+        scene.board.standing(steer.service, *region, family) >= Standing::Full
             && !named(&steer.order).any(|named| named == *region)
     })
 }
 
 /// What is drawn from, when that is so; full regions have even shares.
-fn shares(scene: &Scene, steer: &Steer, step: Step) -> Vec<(String, u32)> {
+fn shares(scene: &Scene, steer: &Steer, step: Step, family: Family) -> Vec<(String, u32)> {
     let wanted = match (&steer.order, step) {
         (Order::Weighted, Step::Healthy) => Standing::Ready,
         (Order::Weighted, Step::NoRoom) => Standing::Full,
         _ => return Vec::new(),
     };
     let able = scene.board.regions().iter().copied();
-    let able = able.filter(|region| scene.board.standing(steer.service, *region) == wanted);
+    let able = able.filter(|region| scene.board.standing(steer.service, *region, family) == wanted);
     able.map(|region| {
         let name = scene.board.name(&scene.table, region).to_owned();
         (name, if wanted == Standing::Ready { scene.board.free(steer.service, region) } else { 1 })

@@ -27,6 +27,7 @@ mod answer;
 mod board;
 mod build;
 pub mod check;
+mod connections;
 mod cookie;
 mod counters;
 mod deck;
@@ -65,7 +66,7 @@ pub use geo::{GeoError, GeoIp};
 pub use limit::ResponseRate;
 pub use moment::{Clock, Moment};
 pub use responder::{Clerk, Responder, Transport, Verdict};
-pub use server::{BindError, DnsServer, ServerConfig, TcpLimits};
+pub use server::{BindError, DnsServer, Inherited, ServerConfig, TcpLimits};
 pub use sign::{KeyError, SigningKey};
 pub use spec::{
     Place, Policy, RecordError, RecordSpec, RecordTypeError, RegionSpec, Shed, Signing, SpecError, SteerSpec,

@@ -14,11 +14,13 @@ pub mod balance;
 mod cautions;
 mod cli;
 pub mod config;
+mod dashboard;
 pub mod distance;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod geoip;
 pub mod health;
+pub(crate) mod keys;
 pub mod proxy;
 pub mod queue;
 pub mod registry;

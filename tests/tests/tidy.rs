@@ -24,9 +24,15 @@ const UNSAFE: &[(&str, &str)] = &[
 /// the log filter names libraries by their log targets, and the tests of dns, which knows no clock, need a moment.
 const HOMES: &[(&str, &[&str])] = &[
     ("chitchat", &["gossip/src/membership", "node/src/app/logging.rs"]),
+    ("similar", &["node/src/cli/diff.rs"]),
     ("sled", &["storage/src/disk"]),
     ("maxminddb", &["dns/src/geo"]),
     ("memmap2", &["dns/src/geo/map.rs"]),
+    ("prometheus_client", &["node/src/admin/metrics/page.rs"]),
+    ("indicatif", &["node/src/cli/progress.rs"]),
+    ("sd_notify", &["node/src/cli/supervisor.rs"]),
+    ("clap_mangen", &["node/src/cli/shell.rs"]),
+    ("fantoccini", &["tests/src/chromium.rs", "tests/tests/proofs/dashboard.rs"]),
     (
         concat!("Instant::", "now"),
         &["gossip/src/clock.rs", "dns/src/fixtures.rs", "dns/tests", "dns/benches"],

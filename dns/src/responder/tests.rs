@@ -290,13 +290,32 @@ fn a_wrong_subnet_is_a_form_error() {
 }
 
 #[test]
-fn region_first_then_family() {
+fn a_region_is_found_for_the_family() {
     let responder = responder();
     let eu = ask(&responder, &QueryBytes::new("www.lb.example.com", "AAAA").subnet("10.1.0.0/16"));
     assert_eq!(eu.addresses().len(), 2);
-    let us = ask(&responder, &QueryBytes::new("www.lb.example.com", "AAAA").subnet("10.2.0.0/16"));
-    assert_eq!((us.rcode(), us.addresses().len()), (Rcode::NOERROR, 0));
-    assert_eq!(us.authority(), [SOA]);
+    let us = |responder: &Responder| {
+        ask(responder, &QueryBytes::new("www.lb.example.com", "AAAA").subnet("10.2.0.0/16"))
+    };
+    // Its own region has no IPv6, the next one does.
+    assert_eq!(us(&responder).addresses().len(), 2);
+    assert_eq!(us(&responder).subnet().unwrap()[3], 16, "the answer depends on the client");
+    // Suspects are better than nothing.
+    let mut state = state();
+    let eu = state.regions.get_mut("eu").unwrap();
+    eu.last_resort = std::mem::take(&mut eu.nodes);
+    responder.set_state(state.clone().into());
+    assert_eq!(us(&responder).addresses().len(), 2);
+    // No node has it: there is no such data, for nobody, and no longer than addresses live.
+    state.regions.remove("eu");
+    state.ttl_ceiling = Some(Duration::from_secs(7));
+    responder.set_state(state.into());
+    let none = us(&responder);
+    assert_eq!((none.rcode(), none.addresses().len(), none.subnet().unwrap()[3]), (Rcode::NOERROR, 0, 0));
+    assert_eq!(none.authority(), [SOA.replace(" 30 ", " 7 ")]);
+    assert_eq!(responder.counters().snapshot().fail_open, 1, "the suspects");
+    let mail = ask(&responder, &QueryBytes::new("www.lb.example.com", "MX"));
+    assert_eq!(mail.authority(), [SOA.replace(" 30 ", " 7 ")]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub use client::{Inquiry, addresses, ask_server};
 pub(crate) use padding::pad;
 pub(crate) use query::{HEADER_BYTES, Question, Request, decode};
 pub(crate) use read_back::{ask, read_back};
-pub(crate) use reply::{ExtendedError, Extras, Owner, Reply, Section};
+pub(crate) use reply::{ExtendedError, Extras, Owner, Reply, Section, Written};
 pub use text::record_types;
 pub(crate) use text::{kind_from_text, kind_to_text, parse_value};
 

@@ -17,6 +17,8 @@ const FLAG_ANSWER: u8 = 0x80;
 const FLAG_AUTHORITATIVE: u8 = 0x04;
 const FLAG_TRUNCATED: u8 = 0x02;
 const FLAG_RECURSION_DESIRED: u8 = 0x01;
+/// Pointers of 14 bits lead to what begins before here (RFC 1035 §4.1.4).
+const POINTER_REACH: usize = 0x4000;
 /// The question's name, which always stands behind the header.
 const QUESTION: u16 = POINTER | HEADER_BYTES as u16;
 
@@ -45,6 +47,29 @@ impl Owner<'_> {
             Self::Question | Self::At(_) => 2,
             Self::Below(labels) => labels.len() + 2,
         }
+    }
+
+    /// The same owner of the next record, when the first one is written at `start`: a name that stands there once is pointed
+    /// to, as far as pointers reach.
+    fn again(self, start: usize) -> Self {
+        match self {
+            Self::Below(labels) if !labels.is_empty() && start < POINTER_REACH => Self::At(start as u16),
+            same => same,
+        }
+    }
+}
+
+/// A set that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Where the data of its last record begins.
+    data: usize,
+}
+
+impl Written {
+    /// The name that the last record's data begins with, as an owner. `None`: no pointer leads so far.
+    pub(crate) fn target(self) -> Option<Owner<'static>> {
+        (self.data < POINTER_REACH).then_some(Owner::At(self.data as u16))
     }
 }
 
@@ -137,21 +162,27 @@ impl<'o, 'm> Reply<'o, 'm> {
         self.authoritative = false;
     }
 
-    /// Writes a whole set. `None`: it does not fit, and nothing is written; otherwise where the data of its last record
-    /// begins.
-    pub(crate) fn set(&mut self, section: Section, owner: Owner<'_>, set: &Fragment) -> Option<u16> {
-        if self.out.len() + set.length(owner.length()) > self.room {
+    /// Writes a whole set. `None`: it does not fit, and nothing is written.
+    pub(crate) fn set(&mut self, section: Section, owner: Owner<'_>, set: &Fragment) -> Option<Written> {
+        let again = owner.again(self.out.len());
+        if self.out.len() + set.length(owner.length(), again.length()) > self.room {
             return None;
         }
         let origin = POINTER | self.origin;
-        let mut last = 0;
+        let (mut next, mut data) = (owner, 0);
         set.copy(self.out, self.origin, |out| {
-            push_owner(out, owner, origin);
-            last = out.len() + 10;
+            push_owner(out, next, origin);
+            (next, data) = (again, out.len() + 10);
         });
         self.counts[section as usize] += set.records();
-        // Farther than that no pointer leads (RFC 1035 §4.1.4).
-        u16::try_from(last).ok().filter(|last| *last < POINTER)
+        Some(Written { data })
+    }
+
+    /// Lowers the TTL of the only record of a set that was written, in seconds.
+    pub(crate) fn lower_ttl(&mut self, written: Written, ttl: u32) {
+        if let Some(place) = self.out.get_mut(written.data - 6..).and_then(<[u8]>::first_chunk_mut::<4>) {
+            *place = ttl.min(u32::from_be_bytes(*place)).to_be_bytes();
+        }
     }
 
     /// Writes addresses of one family into the answer, all or none and then returns false.
@@ -167,7 +198,9 @@ impl<'o, 'm> Reply<'o, 'm> {
             Family::V6 => (Kind::AAAA, 16),
         };
         let count = addresses.len();
-        if self.out.len() + count * (owner.length() + 10 + bytes) > self.room {
+        let again = owner.again(self.out.len());
+        let owners = owner.length() + again.length() * count.saturating_sub(1);
+        if self.out.len() + owners + count * (10 + bytes) > self.room {
             return false;
         }
         let origin = POINTER | self.origin;
@@ -176,8 +209,10 @@ impl<'o, 'm> Reply<'o, 'm> {
         head[2..4].copy_from_slice(&CLASS_IN.to_be_bytes());
         head[4..8].copy_from_slice(&ttl.to_be_bytes());
         head[9] = bytes as u8;
+        let mut next = owner;
         for address in addresses {
-            push_owner(self.out, owner, origin);
+            push_owner(self.out, next, origin);
+            next = again;
             self.out.extend_from_slice(&head);
             push_address(self.out, address, bytes);
         }
@@ -195,8 +230,10 @@ impl<'o, 'm> Reply<'o, 'm> {
     ) -> bool {
         let start = self.out.len();
         let origin = POINTER | self.origin;
+        let mut next = owner;
         for record in &set.records {
-            push_owner(self.out, owner, origin);
+            push_owner(self.out, next, origin);
+            next = owner.again(start);
             self.out.extend_from_slice(&set.kind.0.to_be_bytes());
             self.out.extend_from_slice(&CLASS_IN.to_be_bytes());
             self.out.extend_from_slice(&ttl.to_be_bytes());
@@ -254,9 +291,10 @@ impl<'o, 'm> Reply<'o, 'm> {
 
     /// Where the data of each record behind `start` begins and ends; all are of this owner.
     pub(crate) fn data_behind(&self, start: usize, owner: Owner<'_>) -> impl Iterator<Item = (usize, usize)> {
-        let mut at = start;
+        let (mut at, mut next) = (start, owner);
         std::iter::from_fn(move || {
-            let data = at + owner.length() + 10;
+            let data = at + next.length() + 10;
+            next = owner.again(start);
             let length = self.out.get(data - 2..data)?;
             at = data + usize::from(u16::from_be_bytes([length[0], length[1]]));
             Some((data, at))

@@ -9,7 +9,7 @@ use hickory_proto::rr::{RData, RecordType};
 use hickory_proto::serialize::binary::{BinDecoder, BinEncodable, BinEncoder, Restrict};
 
 use super::to_hickory;
-use crate::name::{self, Name, NameError};
+use crate::name::{self, MAX_LABEL_BYTES, Name, NameError};
 use crate::spec::refuse_kind;
 use crate::zone::Kind;
 
@@ -305,7 +305,26 @@ fn parse_generic(kind: Kind, text: &str) -> Result<Vec<u8>, String> {
         return Err(format!("says {length} bytes and gives {}", data.len()));
     }
     check_data(kind, &data)?;
+    if !has_whole_names(kind, &data) {
+        return Err("holds a compressed name; names are written whole (RFC 3597 §4)".to_owned());
+    }
     Ok(data)
+}
+
+/// True when every name in the data is there whole: a pointer would lead to wherever the record stands in some message.
+fn has_whole_names(kind: Kind, data: &[u8]) -> bool {
+    let (mut at, names) = kind.names_in(data);
+    (0..names).all(|_| {
+        loop {
+            match data.get(at) {
+                Some(0) => break,
+                Some(&length) if usize::from(length) <= MAX_LABEL_BYTES => at += 1 + usize::from(length),
+                _ => return false,
+            }
+        }
+        at += 1;
+        true
+    })
 }
 
 fn hexadecimal<'a>(words: impl Iterator<Item = &'a str>) -> Result<Vec<u8>, String> {
@@ -431,6 +450,9 @@ mod tests {
                 r"\# 16 00331613 89172DD0 70BE15F0 00988D20",
                 b"\0\x33\x16\x13\x89\x17\x2d\xd0\x70\xbe\x15\xf0\x00\x98\x8d\x20",
             ),
+            ("MX", r"\# 7 000a 03666f6f 00", b"\x00\x0a\x03foo\x00"),
+            ("TYPE17", r"\# 4 00 0161 00", b"\x00\x01a\x00"),
+            ("HTTPS", r"\# 3 000100", b"\x00\x01\x00"),
         ] {
             assert_eq!(parse(kind, value).as_deref(), Ok(wire), "{kind} {value}");
         }
@@ -465,6 +487,13 @@ mod tests {
             ("TYPE65280", r"\# 3 0a0b", "says 3 bytes and gives 2"),
             ("TYPE65280", r"\# 1 0", "has something else than pairs of hexadecimal digits"),
             ("A", r"\# 3 c00002", "holds no A data"),
+            ("MX", r"\# 4 0000c000", "holds a compressed name; names are written whole (RFC 3597 §4)"),
+            (
+                "SRV",
+                r"\# 10 000000000000 0161c000",
+                "holds a compressed name; names are written whole (RFC 3597 §4)",
+            ),
+            ("TYPE17", r"\# 3 00c000", "holds a compressed name; names are written whole (RFC 3597 §4)"),
             ("HTTPS", "1 . alpn=h2 alpn=h3", "has the parameter `alpn` twice"),
         ] {
             assert_eq!(parse(kind, value), Err(expected.to_owned()), "{kind} {value}");

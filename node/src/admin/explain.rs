@@ -15,8 +15,8 @@ use serde::Deserialize;
 use super::api::dns::{
     DnsExplained, DnsMeasured, DnsNode, DnsRtt, DnsShare, DnsSkip, DnsSteering, DnsView, GeoipStatus,
 };
+use super::orders::rfc3339;
 use super::problem::{Refusal, problem};
-use super::routes::rfc3339;
 use super::{Context, shortage};
 use crate::geoip::GeoStatus;
 
@@ -27,12 +27,20 @@ const ECS_BITS_V6: u8 = 56;
 /// In seconds from 1970: no date is written beyond it, whatever a file claims.
 const YEAR_10000: u64 = 253_402_300_800;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
+    /// The name asked for.
     name: String,
+    /// The type asked for: A unless it says otherwise.
     #[serde(rename = "type", default = "any_address")]
+    #[param(required = false)]
     kind: String,
+    /// The user's address.
+    #[param(value_type = String)]
     from: IpAddr,
+    /// The address of a resolver that tells no network.
+    #[param(value_type = Option<String>)]
     resolver: Option<IpAddr>,
 }
 
@@ -40,6 +48,8 @@ fn any_address() -> String {
     "A".into()
 }
 
+/// Where DNS sends a user, and why.
+#[utoipa::path(get, path = "/v1/dns/explain", tag = "dns", params(Asked), responses((status = 200, body = DnsExplained)))]
 pub(super) async fn explain(
     State(context): State<Arc<Context>>,
     Query(asked): Query<Asked>,
@@ -150,6 +160,7 @@ fn steered(context: &Context, steering: Steering) -> DnsSteering {
             Step::NoRoom => "no-room",
             Step::FailOpen => "fail-open",
             Step::LastResort => "last-resort",
+            Step::NoFamily => "no-family",
             Step::Nobody => "nobody",
         }
         .into(),

@@ -3,7 +3,7 @@
 use gossip::state::BackendState;
 use storage::intents::{Aspect, Intent, IntentMap, Order, Target};
 
-use super::routes::rfc3339;
+use super::orders::rfc3339;
 use crate::backend::{BackendView, Snapshot};
 
 /// Why, in words that follow the region's name.

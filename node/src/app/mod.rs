@@ -10,35 +10,44 @@
 //! started, nothing from outside stops it but a signal.
 
 mod first_apply;
+pub(crate) mod handover;
 mod intents;
+mod joining;
+mod keyring;
 pub(crate) mod logging;
 pub(crate) mod machine;
 mod name_server;
+mod reload;
 mod tasks;
+mod upgrade;
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, ArcSwapOption};
+use gossip::Gossip;
 use gossip::clock::Clock;
-use gossip::keyring::{Keyring, KeyringError};
-use gossip::{Gossip, GossipConfig};
+use gossip::keyring::KeyringError;
 use storage::{Storage, StorageConfig};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use self::handover::Legacy;
 use self::machine::{DataError, DataFolder};
 use self::name_server::NameServer;
-use crate::admin::{self, Admin, AdminError, EventLog, Reports, Token};
+pub(crate) use self::upgrade::Upgrade;
+use crate::admin::{self, Admin, AdminError, EventLog, Reports, Token, Traffic, UpgradeOrder, status};
 use crate::config::model::NodeConfig;
 use crate::config::services;
 use crate::health::task::HealthConfig;
-use crate::proxy::{ProxyConfig, ProxyHandle};
+use crate::keys::{KeysConfig, MeshKeys};
+use crate::proxy::{ProxyConfig, ProxyHandle, SourceKeys};
 use crate::registry::{Registry, RegistryConfig};
-use crate::tls::TlsConfig;
+use crate::tls::{TicketKeys, TlsConfig};
 use crate::watchdog::Watchdog;
 use crate::{health, proxy, steering, tls};
 
@@ -131,40 +140,61 @@ fn bind_hint(kind: ErrorKind, addr: SocketAddr, setting: &str) -> Option<String>
 pub(crate) struct App {
     config: NodeConfig,
     gossip: Gossip,
-    storage: Storage,
+    storage: Option<Storage>,
     proxy: Arc<ProxyHandle>,
     dns: Option<dns::DnsServer>,
+    responder: Option<Arc<dns::Responder>>,
+    shared_config: Arc<ArcSwap<NodeConfig>>,
+    token: Arc<ArcSwapOption<Token>>,
     clock: Clock,
-    _admin: JoinSet<()>,
+    admin: admin::Serving,
     tasks: JoinSet<()>,
+    upgrades: mpsc::Receiver<UpgradeOrder>,
     _watchdog: Watchdog,
-    _folder: DataFolder,
+    folder: DataFolder,
 }
 
 impl App {
     /// Starts everything; returns when every socket is bound. `services` is what `--apply` brings along, already
-    /// validated.
-    pub(crate) async fn start(config: NodeConfig, services: Option<String>) -> Result<Self, StartError> {
+    /// validated; `legacy` is what the process before gives, in an upgrade.
+    pub(crate) async fn start(
+        config: NodeConfig,
+        services: Option<String>,
+        legacy: Option<Legacy>,
+    ) -> Result<Self, StartError> {
         let clock = Clock::system();
-        let folder = DataFolder::lock(&config.data)?;
+        let takes_over = legacy.is_some();
+        let (lock, admin_sockets, inherited, dns_inherited) = match legacy {
+            Some(Legacy { lock, admin_tcp, admin_unix, proxy, dns }) => {
+                (Some(lock), Some((admin_tcp, admin_unix)), proxy, dns)
+            }
+            None => Default::default(),
+        };
+        let folder = match lock {
+            Some(lock) => DataFolder::adopt(lock),
+            None => DataFolder::lock(&config.data)?,
+        };
         let files = machine::raise_file_limit();
         let watchdog = Watchdog::start(clock.clone())?;
-        let keyring = keyring(&config)?;
-        let token = match &config.admin.token_file {
+        let keyring = keyring::load(&config)?;
+        let token = Arc::new(ArcSwapOption::from(match &config.admin.token_file {
             None => None,
             Some(path) => {
                 let failed = |source| StartError::Token { path: path.clone(), source };
-                Some(Token::load(path).map_err(failed)?)
+                Some(Arc::new(Token::load(path).map_err(failed)?))
             }
-        };
+        }));
         if let Some(body) = &services {
             // Before anything is applied: a node that cannot serve the file must not give it to the mesh.
             let ports = services::parse("services.toml", body).ok();
             let checked = ports.map(|valid| proxy::check_ports(&config.proxy_listen, &valid.services));
             checked.transpose().map_err(proxy::StartError::Bind)?;
         }
-        let admin = Admin::bind(config.admin.listen, token, &config.data).await?;
-        let gossip = Gossip::start(gossip_config(&config, keyring.clone(), clock.clone())?).await?;
+        let admin = match admin_sockets {
+            Some((tcp, unix)) => Admin::adopt(tcp, unix, token.clone(), &config.data),
+            None => Admin::bind(config.admin.listen, token.clone(), &config.data).await?,
+        };
+        let gossip = joining::join(&config, &keyring, &clock, takes_over).await?;
         let storage = Storage::start(StorageConfig {
             data: config.data.clone(),
             me: config.name.clone(),
@@ -187,9 +217,10 @@ impl App {
         }
 
         let mut tasks = JoinSet::new();
-        let current = tasks::follow_revisions(&mut tasks, &gossip, &storage);
+        let current = tasks::follow_revisions(&mut tasks, &storage);
         let orders = tasks::follow_intents(&mut tasks, &storage, clock.clone());
-        let secrets = TlsConfig { keyring: &keyring, clock: clock.clone() };
+        let tickets = TicketKeys::new(&keyring, clock.clone());
+        let secrets = TlsConfig { tickets: tickets.clone(), clock: clock.clone() };
         let (tls, tls_task) = tls::start(&secrets, current.clone(), |current| current.services.clone());
         tasks.spawn(tasks::supervise("tls", tls_task));
         let (evidence, evidence_seen) = mpsc::channel(EVIDENCE_QUEUE);
@@ -222,31 +253,63 @@ impl App {
             publish: Box::new(move |summaries| publisher.publish_summaries(summaries)),
         });
         tasks.spawn(tasks::supervise("registry", registry_task));
+        tasks.spawn(tasks::tell_served(gossip.clone(), storage.revisions(), registry.changes()));
         tasks.spawn(tasks::publish_load(gossip.clone(), registry.clone()));
         tasks.spawn(health::tally::follow(registry.snapshot(), evidence.clone(), clock.clone()));
 
+        let source_keys = SourceKeys::new(&keyring);
         let proxy = Arc::new(proxy::start(ProxyConfig {
             node: config.name.clone(),
             listen: config.proxy_listen.clone(),
             workers: config.workers,
+            inherited,
             snapshot: registry.snapshot(),
             changes: registry.changes(),
             sessions: Arc::new(storage.sessions()),
             cookies: storage.cookies(),
             ends: storage.ends(),
-            source_key: source_key(&keyring),
+            source_keys: source_keys.clone(),
             tunnels: Arc::new(gossip.tunnels()),
             tunnel_accepts: gossip.take_tunnel_accepts().unwrap_or_else(|| mpsc::channel(1).1),
             evidence,
             tls: tls.clone(),
             access: config.log.access.clone(),
-            access_format: config.log.format,
+            access_format: config.log.access_format,
             clock: clock.clone(),
         })?);
         tasks.spawn(tasks::follow_own_drain(gossip.clone(), config.name.clone(), orders.clone()));
         tasks.spawn(tasks::want_zone_keys(storage.zone_keys(), registry.changes()));
-        let NameServer { server: dns, responder, geo, dot } =
-            name_server::start(&config, &keyring, &clock, &mut tasks)?;
+        let NameServer { server: dns, responder, geo, dot } = name_server::start(
+            &config,
+            &keyring,
+            &secrets,
+            &clock,
+            &mut tasks,
+            dns_inherited,
+            |responder| {
+                let (present, members) = (registry.changes(), gossip.view());
+                let (present, members) = (present.borrow().clone(), members.borrow().clone());
+                let known = storage.zone_keys().known();
+                steering::prime(responder, &present, &members, &orders.borrow(), &known, &clock);
+            },
+        )?;
+        let shared_config = Arc::new(ArcSwap::from_pointee(config.clone()));
+        let (mesh_keys, keeper) = MeshKeys::start(KeysConfig {
+            path: keyring::path(&config),
+            ring: keyring,
+            gossip: gossip.clone(),
+            intents: storage.intents(),
+            snapshot: registry.changes(),
+            clock: clock.clone(),
+            apply: keyring::apply_to(
+                &storage,
+                tickets,
+                source_keys,
+                responder.clone(),
+                shared_config.clone(),
+            ),
+        });
+        tasks.spawn(keeper);
         if let Some(responder) = &responder {
             let (changes, keys) = (registry.changes(), storage.zone_keys().watch());
             let follow =
@@ -258,13 +321,16 @@ impl App {
         }
 
         let (bound, sessions) = (proxy.clone(), storage.sessions());
-        let (places, zone_keys) = (geo.clone(), storage.zone_keys());
+        let (places, zone_keys, keys) = (geo.clone(), storage.zone_keys(), mesh_keys.clone());
+        let (revisions, now) = (storage.revisions(), clock.clone());
         let problems = Arc::new(move || {
             let mut problems: Vec<String> = bound.problems().iter().map(ToString::to_string).collect();
             problems.extend(tls.problems());
             problems.extend(places.problem());
             problems.extend(dot.problems());
             problems.extend(zone_keys.problems());
+            problems.extend(keys.problems());
+            problems.extend(status::of_revisions(&revisions, now.mesh_wall()));
             if sessions.stats().disk_behind {
                 let text = "the store on disk lags behind; sessions are safe in memory and on other nodes";
                 problems.push(text.into());
@@ -279,8 +345,10 @@ impl App {
             problems
         });
         let reports = Reports::start(gossip.mesh(), gossip.view(), registry.changes(), problems);
-        let events = Arc::new(EventLog::default());
+        let traffic = Traffic::start(gossip.mesh(), gossip.view(), proxy.clone(), responder.clone());
+        let events = Arc::new(EventLog::new(&clock));
         tasks.spawn(tasks::record_events(gossip.events(), events.clone(), clock.clone()));
+        let (upgrades, upgrades_ordered) = mpsc::channel(1);
         let context = Arc::new(admin::Context {
             node: config.name.clone(),
             snapshot: registry.changes(),
@@ -290,13 +358,17 @@ impl App {
             revisions: storage.revisions(),
             intents: storage.intents(),
             zone_keys: storage.zone_keys(),
+            mesh_keys,
             proxy: proxy.clone(),
+            mesh: gossip.mesh(),
             reports,
+            traffic,
             events,
             seeds: config.mesh.seeds.clone(),
-            dns: responder,
+            dns: responder.clone(),
             geo,
             transfers: !config.dns_transfer.is_empty(),
+            upgrades,
             clock: clock.clone(),
         });
         let admin = admin.serve(context)?;
@@ -304,14 +376,18 @@ impl App {
         Ok(Self {
             config,
             gossip,
-            storage,
+            storage: Some(storage),
             proxy,
             dns,
+            responder,
+            shared_config,
+            token,
             clock,
-            _admin: admin,
+            admin,
             tasks,
+            upgrades: upgrades_ordered,
             _watchdog: watchdog,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -341,7 +417,9 @@ impl App {
             dns.shutdown();
         }
         self.tasks.shutdown().await;
-        self.storage.shutdown().await;
+        if let Some(storage) = self.storage.take() {
+            storage.shutdown().await;
+        }
         tracing::info!("left");
     }
 }
@@ -352,78 +430,6 @@ fn signed_zones(storage: &Storage) -> BTreeSet<String> {
     let services = stored.and_then(|revision| services::parse("services.toml", &revision.body).ok());
     let zones = services.into_iter().flat_map(|valid| valid.services.zones);
     zones.filter(|zone| zone.dnssec).map(|zone| zone.name).collect()
-}
-
-fn keyring(config: &NodeConfig) -> Result<Keyring, StartError> {
-    match &config.mesh.key_file {
-        Some(path) => Ok(Keyring::load(path)?),
-        None => {
-            let path = config.data.join("mesh.key");
-            let may_create = config.mesh.seeds.is_empty();
-            if !path.exists() && !may_create {
-                return Err(StartError::NoKey(path));
-            }
-            let new = !path.exists();
-            let ring = Keyring::load_or_create(&path, may_create)?;
-            if new {
-                let path = path.display();
-                tracing::info!(%path, "no seeds and no key: a new mesh; copy its key to the nodes that join");
-            }
-            Ok(ring)
-        }
-    }
-}
-
-fn gossip_config(config: &NodeConfig, keyring: Keyring, clock: Clock) -> Result<GossipConfig, StartError> {
-    let listen = config.mesh.listen;
-    let advertise = match config.mesh.advertise {
-        Some(advertise) => advertise,
-        None if !listen.ip().is_unspecified() => listen,
-        None => {
-            let ip = advertised_ip(config).ok_or(StartError::Advertise(listen))?;
-            tracing::info!(%ip, "peers are told this address; [mesh] advertise sets another");
-            SocketAddr::new(ip, listen.port())
-        }
-    };
-    let mut public = config.public.clone();
-    if public.is_empty() {
-        public = machine::public_addresses(&config.proxy_listen);
-        match public.is_empty() {
-            false => tracing::info!(?public, "users are told these addresses; [node] public sets others"),
-            true => tracing::warn!(
-                "there is no default route: DNS tells users of this node only with [node] public"
-            ),
-        }
-    }
-    Ok(GossipConfig {
-        name: config.name.clone(),
-        region: config.region.clone(),
-        zone: config.zone.clone(),
-        listen,
-        advertise: Some(advertise),
-        seeds: config.mesh.seeds.clone(),
-        public,
-        version: env!("CARGO_PKG_VERSION").into(),
-        data: config.data.clone(),
-        keyring,
-        clock,
-    })
-}
-
-/// The default route's address. A machine without one can still run a node that nobody has to find.
-fn advertised_ip(config: &NodeConfig) -> Option<IpAddr> {
-    let v6 = config.mesh.listen.is_ipv6();
-    let alone = || {
-        let loopback = if v6 { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
-        config.mesh.seeds.is_empty().then_some(loopback)
-    };
-    machine::default_route_address(v6).or_else(alone)
-}
-
-/// The key of source-address session ids: of the key in use, the same on all nodes.
-fn source_key(keyring: &Keyring) -> [u8; 32] {
-    let keys = keyring.derive("meridian source address v1");
-    keys.first().map(|key| key.secret).unwrap_or_default()
 }
 
 fn announce(

@@ -23,12 +23,15 @@ pub(super) struct NameServer {
     pub(super) dot: Dot,
 }
 
-/// Binds its sockets and begins to answer: nothing but refusals until it is told a table and a state.
+/// Binds its sockets and begins to answer, with what `prime` tells the responder before.
 pub(super) fn start(
     config: &NodeConfig,
     keyring: &Keyring,
+    tls: &TlsConfig,
     clock: &Clock,
     tasks: &mut JoinSet<()>,
+    inherited: Vec<dns::Inherited>,
+    prime: impl FnOnce(&Responder),
 ) -> Result<NameServer, BindError> {
     if config.dns_listen.is_empty() {
         return Ok(NameServer::default());
@@ -42,13 +45,13 @@ pub(super) fn start(
         geo = opened;
     }
     let mut dot = Dot::default();
-    let tls = config.dns_tls.as_ref().map(|tls| {
-        let secrets = TlsConfig { keyring, clock: clock.clone() };
-        let (shown, follower) = dot::start(tls.certificates.clone(), &secrets);
+    let tls = config.dns_tls.as_ref().map(|certificates| {
+        let (shown, follower) = dot::start(certificates.certificates.clone(), tls);
         tasks.spawn(follower);
         dot = shown.clone();
-        TlsListen { listen: tls.listen.clone(), config: Arc::new(move || shown.config()) }
+        TlsListen { listen: certificates.listen.clone(), config: Arc::new(move || shown.config()) }
     });
+    prime(&responder);
     let time = clock.clone();
     let server = DnsServer::bind(
         ServerConfig {
@@ -56,7 +59,7 @@ pub(super) fn start(
             udp_threads: config.workers.unwrap_or(1).max(1),
             tcp: TcpLimits::default(),
             tls,
-            runtime: tokio::runtime::Handle::current(),
+            inherited,
             clock: Arc::new(move || Moment { monotonic: time.now(), unix: time.mesh_wall().seconds() }),
         },
         responder.clone(),
@@ -66,7 +69,7 @@ pub(super) fn start(
 
 /// On which terms strangers are served. Cookies are made with a secret that all nodes derive from the mesh's keys, so
 /// that any of them knows those of the others.
-fn dns_terms(config: &NodeConfig, keyring: &Keyring) -> Terms {
+pub(super) fn dns_terms(config: &NodeConfig, keyring: &Keyring) -> Terms {
     let secrets = keyring.derive("meridian dns cookie v1").into_iter().filter_map(|key| {
         let secret = key.secret.first_chunk::<16>()?;
         Some(CookieSecret(*secret))

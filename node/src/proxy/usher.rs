@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use gossip::clock::{Hlc, Wall};
 use gossip::id::{BackendId, PoolName, RegionName, SessionId, Tag};
+use gossip::state::BackendState;
 use storage::cookie::SessionCookie;
 use storage::ends::Stay;
 use storage::pin::{Assignment, Pin};
@@ -26,7 +27,7 @@ use super::choose::{Hops, Place, Tried, arm_for, arms, place_of, successor};
 use super::keys::Keys;
 use super::outcome::{Affinity, End};
 use super::plan::{Plan, position};
-use super::session::{Carrier, Session, source_session};
+use super::session::{Carrier, Session};
 use super::worker::Worker;
 use crate::backend::{BackendView, PoolView};
 use crate::config::model::{OnDown, Service, StickyCookie};
@@ -101,11 +102,22 @@ impl Usher<'_> {
     /// A seat for whoever comes from `client`, for a service that is sticky by address.
     pub(super) async fn by_source(&self, ttl: Duration, client: IpAddr) -> Result<Seat, End> {
         let shared = &self.worker.shared;
-        let id = source_session(&shared.source_key, &self.service.name, client);
+        let (id, under_other_keys) = shared.source_keys.sessions(&self.service.name, client);
         let home = self.plan.snapshot.region.clone();
         let now = shared.clock.wall();
-        let pin = shared.sessions.find(&home, id).await;
-        let pin = pin.filter(|pin| u64::from(pin.expires) > now.seconds());
+        let lives = |pin: &Pin| u64::from(pin.expires) > now.seconds();
+        let mut pin = shared.sessions.find(&home, id).await.filter(lives);
+        for other in under_other_keys {
+            if pin.is_some() {
+                break;
+            }
+            let found = shared.sessions.find(&home, other).await.filter(lives);
+            pin = found.filter(|pin| pin.assignment.backend.is_some()).map(|pin| Pin { id, ..pin });
+            if let Some(pin) = pin {
+                // The key changed since it began. Whoever else meets its user stores the same.
+                drop(shared.sessions.commit_patiently(&home, pin));
+            }
+        }
         if let Some(pin) = pin {
             // A new assignment must be later than the one, or the end, that it takes the place of.
             let _ = shared.clock.observe(pin.assignment.hlc);
@@ -279,20 +291,25 @@ impl Usher<'_> {
                     }
                 }
             }
+            Some((at, _, Standing::Gone)) if pool.backends[at].state == BackendState::Maintenance => {
+                // An operator who takes a backend out means its sessions too: `on_down` is about what fails.
+                self.unseated(session, pool.clone(), tried).await
+            }
             Some((_, _, Standing::Gone)) | None => match session.on_down {
                 OnDown::Refuse => Err(End::SessionRefused),
                 OnDown::Temporary => self.lent(session, pool.clone(), tried),
-                OnDown::Repin => {
-                    // A version none of whose backends can take the session loses it: another one beats a 503.
-                    let able = |backend: &BackendView| {
-                        backend.takes_new() && !tried.backends.contains(&backend.config.id)
-                    };
-                    let lost = self.forced.is_none() && !pool.backends.iter().any(able);
-                    let other = lost.then(|| arm_for(self.plan, self.service, &session.id)).flatten();
-                    self.moved(session, other.unwrap_or(pool).clone(), tried).await
-                }
+                OnDown::Repin => self.unseated(session, pool.clone(), tried).await,
             },
         }
+    }
+
+    /// Moves a session within its version; one none of whose backends can take it loses it, since another one beats a 503.
+    async fn unseated(&self, session: Session, pool: Arc<PoolView>, tried: &Tried) -> Result<Seat, End> {
+        let able =
+            |backend: &BackendView| backend.takes_new() && !tried.backends.contains(&backend.config.id);
+        let lost = self.forced.is_none() && !pool.backends.iter().any(able);
+        let other = lost.then(|| arm_for(self.plan, self.service, &session.id)).flatten();
+        self.moved(session, other.cloned().unwrap_or(pool), tried).await
     }
 
     /// A seat elsewhere for this request alone; the session stays where it is.

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, Sleep};
 
 use super::loads::Loads;
+use super::overlay::Overlay;
 use super::snapshot::{Counters, Inputs, build, same};
 use super::{Current, Orders, regions};
 use crate::backend::Snapshot;
@@ -78,6 +79,7 @@ impl Registry {
             config,
             counters: Counters::default(),
             loads: Loads::default(),
+            overlay: Overlay::default(),
             current: current.clone(),
             changes: sender,
             told: BTreeMap::new(),
@@ -111,6 +113,7 @@ struct Driver {
     config: RegistryConfig,
     counters: Counters,
     loads: Loads,
+    overlay: Overlay,
     current: Arc<ArcSwap<Snapshot>>,
     changes: watch::Sender<Arc<Snapshot>>,
     /// The summary last given to gossip.
@@ -174,6 +177,8 @@ impl Driver {
         let health = self.config.health.borrow_and_update().clone();
         let orders = self.config.orders.borrow_and_update().clone();
         let before = self.current.load_full();
+        let services = self.overlay.of(&current.services, &orders);
+        let current = Current { services, ..current };
         if !Arc::ptr_eq(&before.services, &current.services) {
             self.counters.follow(&current.services);
         }

@@ -1,9 +1,10 @@
 //! What the API says of the name server.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// `GET /v1/dns/explain`: what users and their resolvers are told, and why.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DnsExplained {
     /// The node that would answer so.
     pub node: String,
@@ -23,7 +24,7 @@ pub(crate) struct DnsExplained {
 }
 
 /// A GeoIP file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct GeoipStatus {
     /// The file.
     pub path: String,
@@ -36,7 +37,7 @@ pub(crate) struct GeoipStatus {
 }
 
 /// What is answered to one who asks.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DnsView {
     /// `ecs`: the resolver tells the user's network. `resolver`: it does not, and its own address counts. `address`: the user
     /// asks without a resolver, or by one that tells the whole address.
@@ -59,7 +60,7 @@ pub(crate) struct DnsView {
 }
 
 /// How a region was chosen.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DnsSteering {
     /// `nearest latency weighted failover`.
     pub policy: String,
@@ -87,7 +88,7 @@ pub(crate) struct DnsSteering {
     pub unnamed: Vec<String>,
     /// Those passed over.
     pub skipped: Vec<DnsSkip>,
-    /// `healthy no-room fail-open last-resort nobody`: how far down it had to go.
+    /// `healthy no-room fail-open last-resort no-family nobody`: how far down it had to go.
     pub step: String,
     /// The region that answers.
     pub region: Option<String>,
@@ -98,7 +99,7 @@ pub(crate) struct DnsSteering {
 }
 
 /// A region that was passed over.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DnsSkip {
     /// Which.
     pub region: String,
@@ -110,7 +111,7 @@ pub(crate) struct DnsSkip {
 }
 
 /// A region's share of the users.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DnsShare {
     /// Which.
     pub region: String,
@@ -119,7 +120,7 @@ pub(crate) struct DnsShare {
 }
 
 /// Round-trip times.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DnsMeasured {
     /// From the region that is nearest to the user.
     pub from: String,
@@ -128,7 +129,7 @@ pub(crate) struct DnsMeasured {
 }
 
 /// A round-trip time.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DnsRtt {
     /// To which region.
     pub region: String,
@@ -137,7 +138,7 @@ pub(crate) struct DnsRtt {
 }
 
 /// A node in an answer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DnsNode {
     /// Its name.
     pub name: String,

@@ -210,7 +210,8 @@ fn reason(steering: &DnsSteering) -> String {
         "last-resort" => {
             "no node is alive and takes users; those that might serve all the same are named".into()
         }
-        _ => "the mesh has no node with an address of this family".into(),
+        "no-family" => "no node of the mesh has an address of this family, so there is no such data".into(),
+        _ => "the mesh has no node with an address".into(),
     }
 }
 

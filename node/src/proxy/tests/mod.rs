@@ -43,9 +43,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
-use super::{InboundTunnel, ProxyConfig, ProxyHandle, SessionStore, TunnelDial, TunnelIo, start};
+use super::{InboundTunnel, ProxyConfig, ProxyHandle, SessionStore, SourceKeys, TunnelDial, TunnelIo, start};
 use crate::backend::{Evidence, Snapshot};
-use crate::config::model::{AccessLog, LogFormat};
+use crate::config::model::{AccessFormat, AccessLog};
 
 /// A port that is free at the moment, on an address of its own.
 pub(super) fn free_port() -> u16 {
@@ -174,7 +174,8 @@ impl World {
         let (changes, changed) = watch::channel(snapshot);
         let (tunnel, tunnel_accepts) = mpsc::channel(64);
         let (evidence, seen) = mpsc::channel(64);
-        let tls = crate::tls::TlsConfig { keyring: &self.keyring, clock: self.clock.clone() };
+        let tickets = crate::tls::TicketKeys::new(&self.keyring, self.clock.clone());
+        let tls = crate::tls::TlsConfig { tickets, clock: self.clock.clone() };
         let (tls, _) =
             crate::tls::start(&tls, changed.clone(), |snapshot: &Arc<Snapshot>| snapshot.services.clone());
         let handle = start(ProxyConfig {
@@ -186,13 +187,14 @@ impl World {
             sessions: self.store.clone(),
             cookies: Cookies::new(&self.keyring),
             ends: self.ends.clone(),
-            source_key: [7; 32],
+            source_keys: SourceKeys::new(&self.keyring),
             tunnels: self.tunnels.clone(),
             tunnel_accepts,
             evidence,
             tls,
             access: AccessLog::Off,
-            access_format: LogFormat::Text,
+            inherited: Default::default(),
+            access_format: AccessFormat::Text,
             clock: self.clock.clone(),
         })?;
         self.tunnels.0.lock().unwrap().insert(name, tunnel);
