@@ -11,13 +11,13 @@
 pub(crate) mod file;
 pub(crate) mod task;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use gossip::clock::Clock;
+use gossip::clock::{Clock, Wall};
 use gossip::id::NodeName;
 use gossip::keyring::Keyring;
 use gossip::state::ClusterView;
@@ -80,6 +80,10 @@ pub(crate) struct State {
     pub(crate) sealer: Arc<Sealer>,
     pub(crate) keys: ZoneKeySet,
     pub(crate) wanted: BTreeSet<String>,
+    /// Zones that had a key before this start, as their configuration says.
+    pub(crate) signed_before: BTreeSet<String>,
+    /// When this node made another key for one of them, since nobody had theirs.
+    pub(crate) remade: BTreeMap<String, Wall>,
     /// Lines of the file that could not be read, which stay in it.
     pub(crate) unreadable: Vec<Unreadable>,
     /// Why the file as a whole could not be read: it stays as it is, and what it holds is not known.
@@ -121,6 +125,8 @@ impl ZoneKeys {
             sealer: Arc::new(sealer),
             keys,
             wanted: BTreeSet::new(),
+            signed_before: BTreeSet::new(),
+            remade: BTreeMap::new(),
             unreadable,
             unusable,
             settling: HashMap::new(),
@@ -139,6 +145,12 @@ impl ZoneKeys {
             state.wanted = zones;
             self.0.stir.notify_one();
         }
+    }
+
+    /// Says which zones were signed already when this node was started, before any is wanted: when a key has to be made for one
+    /// of those, theirs is lost, and [`problems`](Self::problems) say so.
+    pub fn expect(&self, zones: BTreeSet<String>) {
+        self.0.lock().signed_before = zones;
     }
 
     /// The keys that are known.
@@ -186,7 +198,19 @@ impl ZoneKeys {
             .iter()
             .filter(|zone| state.keys.of(zone).next().is_none())
             .map(|zone| format!("there is no key yet for zone {zone}: who validates gets SERVFAIL here"));
-        unusable.chain(unread).chain(failed).chain(missing).collect()
+        // Where the old key comes back it is the oldest, and signs.
+        let lost = state
+            .remade
+            .iter()
+            .filter(|(zone, made)| state.keys.of(zone).next().is_some_and(|active| active.made == **made));
+        let lost = lost.map(|(zone, _)| {
+            format!(
+                "zone {zone} was signed before, and no node had its key any more: this node made a new one. Where the parent has a DS \
+                 record, resolvers that validate refuse the zone until it has the one that `meridian dns ds {zone}` prints, or until \
+                 {file} is back from a copy and the node restarted (said until it is restarted)"
+            )
+        });
+        unusable.chain(unread).chain(failed).chain(missing).chain(lost).collect()
     }
 
     /// Runs the exchange with the peers until `stop` changes or its sender is gone.

@@ -21,6 +21,7 @@ mod reload;
 mod tasks;
 mod upgrade;
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -209,6 +210,7 @@ impl App {
         })
         .await?;
 
+        storage.zone_keys().expect(signed_zones(&storage));
         if let Some(body) = services {
             let has_seeds = !config.mesh.seeds.is_empty();
             first_apply::apply(&storage.revisions(), gossip.view(), has_seeds, body).await;
@@ -423,6 +425,14 @@ impl App {
         }
         tracing::info!("left");
     }
+}
+
+/// The zones that the configuration on this node's disk signs.
+fn signed_zones(storage: &Storage) -> BTreeSet<String> {
+    let stored = storage.revisions().current();
+    let services = stored.and_then(|revision| services::parse("services.toml", &revision.body).ok());
+    let zones = services.into_iter().flat_map(|valid| valid.services.zones);
+    zones.filter(|zone| zone.dnssec).map(|zone| zone.name).collect()
 }
 
 fn announce(

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::exit::{CliError, Exit};
 use super::output::{json, line};
 use super::{Format, Global, apply};
-use crate::config::node_file::{self, Machine, NodeOverrides};
+use crate::config::node_file;
 use crate::config::{Kind, Report, ServicesFile};
 
 #[derive(Debug, Args)]
@@ -36,8 +36,7 @@ pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<ExitCode, CliE
     };
     let checked = match kind {
         Kind::Services => ServicesFile::beside(&args.file, text).validate().map(|valid| valid.warnings),
-        Kind::Node => node_file::parse(&name, &text, &NodeOverrides::default(), &Machine::probe())
-            .map(|valid| valid.warnings),
+        Kind::Node => node_file::check(&args.file, &text).map(|valid| valid.warnings),
     };
     let valid = checked.is_ok();
     let report = checked.unwrap_or_else(|report| report);

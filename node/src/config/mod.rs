@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A file is validated whole: all its errors are found in one pass, and a file with an error changes nothing (I12).
-//! Nothing here touches the machine but [`read_file`], [`ServicesFile::read`], [`node_file::load`] and [`node_file::Machine::probe`].
+//! Nothing here touches the machine but [`read_file`], [`ServicesFile::read`], [`node_file::load`], [`node_file::check`] and [`node_file::Machine::probe`].
 
 mod diagnostics;
 mod file;

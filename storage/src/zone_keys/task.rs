@@ -148,6 +148,13 @@ impl Search {
         }
         let mut state = inner.lock();
         for key in &made {
+            if state.signed_before.contains(&key.zone) {
+                tracing::error!(
+                    zone = key.zone,
+                    "the zone's key was lost on all nodes; the DS record at its parent must be replaced"
+                );
+                state.remade.insert(key.zone.clone(), key.made);
+            }
             state.keys.merge(key.clone());
             state.unwritten = true;
         }

@@ -20,7 +20,9 @@ use std::time::Duration;
 use gossip::id::{NodeName, RegionName};
 
 use super::diagnostics::{Diagnostics, Span};
-use super::model::{AccessFormat, AccessLog, AdminConfig, LogConfig, LogFormat, MeshConfig, NodeConfig};
+use super::model::{
+    AccessFormat, AccessLog, AdminConfig, DnsTls, LogConfig, LogFormat, MeshConfig, NodeConfig,
+};
 use super::report::Report;
 use super::walk::{self, At};
 pub use machine::Machine;
@@ -54,9 +56,32 @@ pub fn parse(
     overrides: &NodeOverrides,
     machine: &Machine,
 ) -> Result<Validated, Report> {
+    parse_in(None, None, source_name, text, overrides, machine)
+}
+
+/// Whether a file can be read, and if not, why.
+type Look<'l> = &'l dyn Fn(&Path) -> std::io::Result<()>;
+
+fn parse_in(
+    folder: Option<&Path>,
+    look: Option<Look<'_>>,
+    source_name: &str,
+    text: &str,
+    overrides: &NodeOverrides,
+    machine: &Machine,
+) -> Result<Validated, Report> {
     let sink = Diagnostics::default();
     let tree = walk::parse(text, &sink);
-    let file = settings::read(&tree, &sink);
+    let mut file = settings::read(&tree, &sink);
+    if let Some(folder) = folder {
+        file.stand_in(folder);
+    }
+    for (named, look) in file.files().filter_map(|named| Some((named, look?))) {
+        if let Err(error) = look(named.path) {
+            let message = format!("{} cannot be read on this machine: {error}", named.path.display());
+            sink.warning(named.span.clone(), message, Some(format!("on the node: {}", named.without)));
+        }
+    }
     let node = merge(file, overrides, machine, &sink);
     let warnings = sink.into_report(source_name, text);
     match node {
@@ -81,7 +106,19 @@ pub enum LoadError {
     Invalid(Report),
 }
 
-/// [`parse`] of the file at `path` (none: defaults and flags alone) on this machine.
+/// Checks a `node.toml` for [`load`] on this machine, and that the files which it names can be read here; one that cannot is
+/// a warning, since the node may be another machine. `path` is where the text stands, `-` for nowhere.
+///
+/// # Errors
+/// Every error and warning of the file.
+pub fn check(path: &Path, text: &str) -> Result<Validated, Report> {
+    let look = |path: &Path| std::fs::File::open(path).map(drop);
+    let folder = path.parent().filter(|_| path != Path::new("-"));
+    let name = path.display().to_string();
+    parse_in(folder, Some(&look), &name, text, &NodeOverrides::default(), &Machine::probe())
+}
+
+/// [`parse`] of the file at `path` (none: defaults and flags alone) on this machine. Relative paths in it count from its folder.
 ///
 /// # Errors
 /// The file cannot be read, or is wrong.
@@ -94,7 +131,8 @@ pub fn load(path: Option<&Path>, overrides: &NodeOverrides) -> Result<Validated,
         }
         None => ("flags".into(), String::new()),
     };
-    parse(&name, &text, overrides, &Machine::probe()).map_err(LoadError::Invalid)
+    let folder = path.and_then(Path::parent);
+    parse_in(folder, None, &name, &text, overrides, &Machine::probe()).map_err(LoadError::Invalid)
 }
 
 /// A value and its place; a flag has none in the file.
@@ -131,7 +169,8 @@ fn merge(file: Settings, flags: &NodeOverrides, machine: &Machine, sink: &Diagno
     let mesh_listen = one(&flags.mesh_listen, file.mesh_listen).unwrap_or(Setting::bare(DEFAULT_MESH));
     let advertise = one(&flags.advertise, file.advertise);
     let admin_listen = one(&flags.admin_listen, file.admin_listen).unwrap_or(Setting::bare(DEFAULT_ADMIN));
-    let token_file = flags.admin_token_file.clone().or(file.token_file);
+    let bare_path = |at: Option<At<PathBuf>>| at.map(|at| at.value);
+    let token_file = flags.admin_token_file.clone().or(bare_path(file.token_file));
     let public = several(&flags.public, file.public);
     let proxy_listen = several(&flags.proxy_listen, file.proxy_listen.unwrap_or_default());
     let dns_listen = several(&flags.dns_listen, file.dns_listen);
@@ -175,13 +214,16 @@ fn merge(file: Settings, flags: &NodeOverrides, machine: &Machine, sink: &Diagno
             listen: mesh_listen.value,
             advertise: advertise.map(|advertise| advertise.value),
             seeds,
-            key_file: flags.key_file.clone().or(file.key_file),
+            key_file: flags.key_file.clone().or(bare_path(file.key_file)),
         },
         proxy_listen: if proxy_listen.is_empty() { DEFAULT_PROXY.into() } else { proxy_listen },
         workers,
+        dns_tls: file.dns_tls.map(|tls| DnsTls {
+            listen: tls.value.listen.unwrap_or_else(|| beside_dns(&dns_listen)),
+            certificates: tls.value.certificates,
+        }),
         dns_listen: dns_listen.into_iter().map(|setting| setting.value).collect(),
-        dns_tls: file.dns_tls.map(|tls| tls.value),
-        geoip: flags.geoip.clone().or(file.geoip),
+        geoip: flags.geoip.clone().or(bare_path(file.geoip)),
         dns_transfer: file.dns_transfer,
         dns_rate: file.dns_rate,
         admin: AdminConfig { listen: admin_listen.value, token_file },
@@ -195,6 +237,18 @@ fn merge(file: Settings, flags: &NodeOverrides, machine: &Machine, sink: &Diagno
             access: flags.access_log.clone().or(file.access).unwrap_or(AccessLog::Stdout),
         },
     })
+}
+
+/// The hosts of the DNS sockets, each once, at the port of DNS over TLS (RFC 7858 §3.1).
+fn beside_dns(listen: &[Setting<SocketAddr>]) -> Vec<SocketAddr> {
+    let mut hosts: Vec<SocketAddr> = Vec::new();
+    for mut address in listen.iter().map(|setting| setting.value) {
+        address.set_port(853);
+        if !hosts.contains(&address) {
+            hosts.push(address);
+        }
+    }
+    hosts
 }
 
 fn host_name(host_name: &str, sink: &Diagnostics) -> Option<NodeName> {

@@ -1,15 +1,15 @@
 //! The sections of `node.toml`: every key optional, each value with its place.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gossip::id::{NodeName, RegionName, ZoneName};
 use ipnet::IpNet;
 use toml::de::DeTable;
 
-use crate::config::diagnostics::Diagnostics;
-use crate::config::model::{AccessFormat, AccessLog, DnsTls, LogFormat};
+use crate::config::diagnostics::{Diagnostics, Span};
+use crate::config::model::{AccessFormat, AccessLog, CertificateFiles, LogFormat};
 use crate::config::read::{self, secs};
 use crate::config::suggest;
 use crate::config::walk::{At, Table, Value};
@@ -26,27 +26,71 @@ pub(super) struct Settings {
     pub(super) mesh_listen: Option<At<SocketAddr>>,
     pub(super) advertise: Option<At<SocketAddr>>,
     pub(super) seeds: Vec<String>,
-    pub(super) key_file: Option<PathBuf>,
+    pub(super) key_file: Option<At<PathBuf>>,
     pub(super) proxy_listen: Option<Vec<At<IpAddr>>>,
     pub(super) workers: Option<usize>,
     pub(super) dns_listen: Vec<At<SocketAddr>>,
-    pub(super) geoip: Option<PathBuf>,
-    pub(super) dns_tls: Option<At<DnsTls>>,
+    pub(super) geoip: Option<At<PathBuf>>,
+    pub(super) dns_tls: Option<At<TlsSettings>>,
     pub(super) dns_transfer: Vec<IpNet>,
     pub(super) dns_rate: Option<dns::ResponseRate>,
     pub(super) admin_listen: Option<At<SocketAddr>>,
-    pub(super) token_file: Option<PathBuf>,
+    pub(super) token_file: Option<At<PathBuf>>,
     pub(super) log_level: Option<String>,
     pub(super) log_format: Option<LogFormat>,
     pub(super) access: Option<AccessLog>,
     pub(super) access_format: Option<AccessFormat>,
 }
 
-/// RFC 7858 §3.1.
-const DEFAULT_TLS: [SocketAddr; 2] = [
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 853),
-    SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 853),
-];
+/// `[dns] tls`.
+pub(super) struct TlsSettings {
+    /// `None`: the hosts of `listen`.
+    pub(super) listen: Option<Vec<SocketAddr>>,
+    pub(super) certificates: Vec<CertificateFiles>,
+}
+
+/// A file that the node reads at start, and what it is without.
+pub(super) struct NamedFile<'s> {
+    pub(super) span: &'s Span,
+    pub(super) path: &'s Path,
+    pub(super) without: &'static str,
+}
+
+impl Settings {
+    /// Paths that are not absolute count from `folder`, the file's own.
+    pub(super) fn stand_in(&mut self, folder: &Path) {
+        let here = |path: &mut PathBuf| *path = folder.join(&*path);
+        self.data.iter_mut().for_each(here);
+        let located = [&mut self.geoip, &mut self.key_file, &mut self.token_file];
+        located.into_iter().flatten().for_each(|at| here(&mut at.value));
+        if let Some(AccessLog::File(path)) = &mut self.access {
+            here(path);
+        }
+        for files in self.dns_tls.iter_mut().flat_map(|tls| &mut tls.value.certificates) {
+            here(&mut files.cert);
+            here(&mut files.key);
+        }
+    }
+
+    /// The files that must be there.
+    pub(super) fn files(&self) -> impl Iterator<Item = NamedFile<'_>> {
+        fn located<'s>(at: &'s Option<At<PathBuf>>, without: &'static str) -> Option<NamedFile<'s>> {
+            at.as_ref().map(|at| NamedFile { span: &at.span, path: &at.value, without })
+        }
+        let key = located(&self.key_file, "it does not start without it (`meridian key new` makes one)");
+        let certificates = self.dns_tls.iter().flat_map(|tls| {
+            let paths = tls.value.certificates.iter().flat_map(|files| [&files.cert, &files.key]);
+            paths.map(|path| NamedFile {
+                span: &tls.span,
+                path,
+                without: "until it can be read the clients of DNS over TLS that it is for are turned away",
+            })
+        });
+        let geoip = located(&self.geoip, "until it can be read users are placed by `prefixes` alone");
+        let token = located(&self.token_file, "it does not start without it");
+        [key, geoip, token].into_iter().flatten().chain(certificates)
+    }
+}
 
 pub(super) fn read<'t>(tree: &'t toml::Spanned<DeTable<'t>>, sink: &'t Diagnostics) -> Settings {
     let mut file = Settings::default();
@@ -86,7 +130,7 @@ fn mesh(file: &mut Settings, table: &mut Table<'_>) {
     file.mesh_listen = table.optional("listen", read::located(read::socket));
     file.advertise = table.optional("advertise", read::located(read::socket));
     file.seeds = table.optional("seeds", read::list(seed)).unwrap_or_default();
-    file.key_file = table.optional("key_file", read::path);
+    file.key_file = table.optional("key_file", read::located(read::path));
 }
 
 fn proxy(file: &mut Settings, table: &mut Table<'_>) {
@@ -101,7 +145,7 @@ fn proxy(file: &mut Settings, table: &mut Table<'_>) {
 
 fn dns(file: &mut Settings, table: &mut Table<'_>) {
     file.dns_listen = table.optional("listen", read::list(read::located(read::socket))).unwrap_or_default();
-    file.geoip = table.optional("geoip", read::path);
+    file.geoip = table.optional("geoip", read::located(read::path));
     file.dns_tls = table.keyed("tls").and_then(|(span, value)| Some(At { span, value: dns_tls(&value)? }));
     file.dns_transfer = table.optional("transfer", read::list(read::network)).unwrap_or_default();
     file.dns_rate = table.optional("rate_limit", response_rate);
@@ -111,7 +155,7 @@ fn dns(file: &mut Settings, table: &mut Table<'_>) {
     }
 }
 
-fn dns_tls(value: &Value<'_>) -> Option<DnsTls> {
+fn dns_tls(value: &Value<'_>) -> Option<TlsSettings> {
     /// A list that is not empty.
     fn some<T>(read: impl Fn(&Value<'_>) -> Option<T>) -> impl Fn(&Value<'_>) -> Option<Vec<T>> {
         let list = read::list(read);
@@ -126,7 +170,7 @@ fn dns_tls(value: &Value<'_>) -> Option<DnsTls> {
     let listen = table.optional("listen", some(read::socket));
     let certificates = table.required("certificate", some(read::certificate));
     table.finish();
-    Some(DnsTls { listen: listen.unwrap_or_else(|| DEFAULT_TLS.into()), certificates: certificates? })
+    Some(TlsSettings { listen, certificates: certificates? })
 }
 
 /// How many answers over the limit one is sent cut, when nothing is said: every second, as name servers commonly do.
@@ -146,7 +190,7 @@ fn response_rate(value: &Value<'_>) -> Option<dns::ResponseRate> {
 
 fn admin(file: &mut Settings, table: &mut Table<'_>) {
     file.admin_listen = table.optional("listen", read::located(read::socket));
-    file.token_file = table.optional("token_file", read::path);
+    file.token_file = table.optional("token_file", read::located(read::path));
 }
 
 fn log(file: &mut Settings, table: &mut Table<'_>) {

@@ -219,6 +219,52 @@ fn a_file_that_is_not_there_is_named() {
     assert!(error.to_string().starts_with("cannot read /nonexistent/node.toml: "), "{error}");
 }
 
+const FILES: &str = r#"[node]
+data = "data"
+[mesh]
+key_file = "/absolute/mesh.key"
+[dns]
+listen = ["127.0.0.1:53"]
+geoip = "city.mmdb"
+tls = { certificate = [{ cert = "tls/dns.pem", key = "tls/dns.key" }] }
+[admin]
+token_file = "token"
+[log]
+access = "log/access.log"
+"#;
+
+#[test]
+fn relative_paths_count_from_the_files_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = |name: &str| folder.path().join(name);
+    let path = here("node.toml");
+    std::fs::write(&path, FILES).unwrap();
+    let node = load(Some(&path), &flags(&["--geoip", "other.mmdb"])).unwrap().node;
+    let certificate = &node.dns_tls.unwrap().certificates[0];
+    assert_eq!((&node.data, &certificate.cert), (&here("data"), &here("tls/dns.pem")));
+    assert_eq!((&certificate.key, node.admin.token_file.unwrap()), (&here("tls/dns.key"), here("token")));
+    assert_eq!(node.log.access, AccessLog::File(here("log/access.log")));
+    assert_eq!(node.mesh.key_file.unwrap(), Path::new("/absolute/mesh.key"));
+    // A flag is typed where the shell stands.
+    assert_eq!(node.geoip.unwrap(), Path::new("other.mmdb"));
+}
+
+#[test]
+fn files_that_cannot_be_read_are_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["token", "city.mmdb"] {
+        std::fs::write(folder.path().join(name), "").unwrap();
+    }
+    let warnings = check(&folder.path().join("node.toml"), FILES).unwrap().warnings;
+    let lines: Vec<usize> = warnings.entries().iter().map(|entry| entry.line).collect();
+    assert_eq!(lines, [4, 8, 8], "{warnings}");
+    assert!(warnings.entries().iter().all(|entry| entry.severity == Severity::Warning));
+    assert!(
+        warnings.entries()[1].message.contains("tls/dns.pem cannot be read on this machine: "),
+        "{warnings}"
+    );
+}
+
 proptest::proptest! {
     #[test]
     fn any_text_is_answered(text in "([\\[\\]{}=,.\"\n0-9:]|node|mesh|seeds|listen|log|level|\"::1\"){0,60}") {
@@ -229,9 +275,15 @@ proptest::proptest! {
 #[test]
 fn dns_over_tls_needs_certificates_and_dns() {
     let with = |tls: &str| format!("[dns]\nlisten = [\"127.0.0.1:53\"]\ntls = {tls}\n");
-    let node = accepted(&with("{ certificate = [{ cert = \"c\", key = \"k\" }] }"), &[]);
-    let listen: Vec<String> = node.dns_tls.unwrap().listen.iter().map(ToString::to_string).collect();
-    assert_eq!(listen, ["0.0.0.0:853", "[::]:853"]);
+    let listen = |flags: &[&str]| {
+        let node = accepted(&with("{ certificate = [{ cert = \"c\", key = \"k\" }] }"), flags);
+        node.dns_tls.unwrap().listen.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    // No host is opened that is not one of the name server's.
+    assert_eq!(listen(&[]), ["127.0.0.1:853"]);
+    let several =
+        ["--dns-listen", "127.0.0.2:53", "--dns-listen", "127.0.0.2:5300", "--dns-listen", "[::1]:53"];
+    assert_eq!(listen(&several), ["127.0.0.2:853", "[::1]:853"]);
     for (tls, expected) in [
         ("{}", "3:7 `certificate` is missing here"),
         ("{ certificate = [] }", "3:23 `certificate` names none"),

@@ -117,6 +117,45 @@ async fn a_key_that_cannot_be_read_is_neither_lost_nor_replaced() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_lost_everywhere_is_told() {
+    let mut nodes = Nodes::start(&["eu-1", "us-1"]).await;
+    for node in [0, 1] {
+        nodes.at(node).zone_keys().want(zones(&["a.example"]));
+    }
+    let made = all_have(&nodes, &[0, 1], "a.example", 1).await;
+    assert_eq!(nodes.at(0).zone_keys().problems(), Vec::<String>::new());
+    wait_for("everybody's disk", || async { (0..2).all(|node| nodes.data(node).join(file::NAME).exists()) })
+        .await;
+    let copy = std::fs::read(nodes.data(0).join(file::NAME)).unwrap();
+    for node in [0, 1] {
+        nodes.kill(node);
+        std::fs::remove_file(nodes.data(node).join(file::NAME)).unwrap();
+    }
+    for node in [0, 1] {
+        nodes.restart(node).await;
+    }
+    for node in [0, 1] {
+        nodes.at(node).zone_keys().expect(zones(&["a.example"]));
+        nodes.at(node).zone_keys().want(zones(&["a.example", "new.example"]));
+    }
+    assert_ne!(all_have(&nodes, &[0, 1], "a.example", 1).await, made);
+    all_have(&nodes, &[0, 1], "new.example", 1).await;
+    let lost = |nodes: &Nodes| {
+        let told = [0, 1].map(|node| nodes.at(node).zone_keys().problems()).concat();
+        told.into_iter().filter(|told| told.contains("was signed before")).collect::<Vec<_>>()
+    };
+    let told = lost(&nodes);
+    assert!(told.len() == 1 && told[0].starts_with("zone a.example was signed before"), "{told:?}");
+    // The old key comes back, on whichever node: it is the older one, and signs again.
+    nodes.kill(1);
+    std::fs::write(nodes.data(1).join(file::NAME), copy).unwrap();
+    nodes.restart(1).await;
+    nodes.at(1).zone_keys().want(zones(&["a.example", "new.example"]));
+    assert_eq!(all_have(&nodes, &[0, 1], "a.example", 2).await[0], made[0]);
+    assert_eq!(lost(&nodes), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_file_that_is_not_whole_stops_no_node_and_no_key_is_made_in_its_place() {
     let mut nodes = Nodes::start(&["eu-1"]).await;
     nodes.at(0).zone_keys().want(zones(&["a.example"]));
