@@ -117,6 +117,11 @@ impl ZoneKeySet {
         self.zones.get(zone).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// The zones that have keys.
+    pub fn zones(&self) -> impl Iterator<Item = &str> {
+        self.zones.keys().map(String::as_str)
+    }
+
     /// All keys.
     pub fn all(&self) -> impl Iterator<Item = &Arc<ZoneKey>> {
         self.zones.values().flat_map(BTreeMap::values)

@@ -28,7 +28,8 @@ pub use crate::zone_key::ZoneKey;
 use crate::zone_key::{Merged, Sealer, ZoneKeySet};
 use file::Unreadable;
 
-/// How long all keys of a zone sign after a further one turned up: longer than resolvers remember which keys there are.
+/// How long all keys of a zone sign after a further one turned up, and after each start with several: longer than resolvers
+/// remember which keys there are.
 const SETTLING: Duration = Duration::from_secs(600);
 
 /// Makes the secret of a new key; `None` when the system gives no randomness.
@@ -120,7 +121,11 @@ impl ZoneKeys {
                 }
             }
         }
-        let known = Known { keys: keys.clone(), settling: BTreeSet::new() };
+        // When a further key turned up is not written down; it may have been right before this start.
+        let until = config.clock.now() + SETTLING;
+        let several = keys.zones().filter(|zone| keys.of(zone).nth(1).is_some());
+        let settling: HashMap<String, Instant> = several.map(|zone| (zone.to_owned(), until)).collect();
+        let known = Known { keys: keys.clone(), settling: settling.keys().cloned().collect() };
         let state = State {
             sealer: Arc::new(sealer),
             keys,
@@ -129,7 +134,7 @@ impl ZoneKeys {
             remade: BTreeMap::new(),
             unreadable,
             unusable,
-            settling: HashMap::new(),
+            settling,
             unwritten,
             failure: None,
         };

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dns::zone::Kind;
+
 use super::behind::Behind;
 use super::{Diagnostics, Draft, Section, listener, region, route, service};
 use crate::config::diagnostics::Span;
-use crate::config::model::ListenerProtocol;
+use crate::config::model::{DnsZone, ListenerProtocol};
 use crate::config::suggest;
 
 /// Finds every contradiction between sections.
@@ -25,6 +27,7 @@ pub(super) fn check(draft: &Draft<'_>, sink: &Diagnostics) {
     check_ports(draft, sink);
     check_redirects(draft, sink);
     region::check_prefixes(&draft.regions, sink);
+    check_delegations(draft, sink);
 
     let behind = Behind::of(draft);
     let bodies = || draft.services.iter().filter_map(|section| Some((section, section.body.as_ref()?)));
@@ -50,6 +53,46 @@ pub(super) fn check(draft: &Draft<'_>, sink: &Diagnostics) {
         check_served(draft, &behind, sink);
         check_used(draft, sink);
     }
+}
+
+/// A signed zone proves that a name which it does not delegate is no zone, so who validates takes all of it for forged.
+fn check_delegations(draft: &Draft<'_>, sink: &Diagnostics) {
+    let zones = || draft.zones.iter().filter_map(|section| Some((section, &section.body.as_ref()?.zone)));
+    for (section, child) in zones() {
+        let above = zones().filter(|(_, zone)| is_below(&child.name, &zone.name));
+        let Some((_, parent)) = above.max_by_key(|(_, zone)| zone.name.len()) else { continue };
+        if parent.dnssec && !delegates(parent, &child.name) {
+            let label = child.name.strip_suffix(&parent.name).unwrap_or_default().trim_end_matches('.');
+            sink.error(
+                section.key.span.clone(),
+                format!(
+                    "the zone `{}` is signed and does not delegate this one, so resolvers that validate take its answers for forged",
+                    parent.name
+                ),
+                Some(format!(
+                    "give `{}` the name servers of this zone: record = [{{ name = \"{label}\", type = \"NS\", value = \"…\" }}]",
+                    parent.name
+                )),
+            );
+        }
+    }
+}
+
+/// Whether a name lies below another one; both as zones are named.
+fn is_below(name: &str, ancestor: &str) -> bool {
+    name.strip_suffix(ancestor).is_some_and(|labels| labels.ends_with('.'))
+}
+
+/// Whether a zone has NS records at the child, or between it and the child: then somebody else has that.
+fn delegates(parent: &DnsZone, child: &str) -> bool {
+    let at = |name: &str| name != parent.name && (name == child || is_below(child, name));
+    let told = parent.records.iter().filter(|record| record.kind.eq_ignore_ascii_case("NS"));
+    let written =
+        parent.file.iter().flat_map(|file| &file.records).filter(|record| record.record.kind == Kind::NS);
+    told.map(|record| format!("{}.{}", record.name, parent.name).to_ascii_lowercase()).any(|name| at(&name))
+        || written
+            .map(|record| record.owner.to_string().to_ascii_lowercase())
+            .any(|name| at(name.trim_end_matches('.')))
 }
 
 /// Every name that a section declares, its body sound or not.

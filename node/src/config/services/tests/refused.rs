@@ -213,6 +213,25 @@ lease.ttl = "15s"
 }
 
 #[test]
+fn a_signed_zone_must_delegate_what_lies_below_it() {
+    let text = |parent: &str, more: &str| {
+        format!(
+            "[dns.zone.\"a.de\"]\nnameserver.ns1 = [\"192.0.2.1\"]\n{parent}\n\
+             [dns.zone.\"b.a.de\"]\nnameserver.ns1 = [\"192.0.2.1\"]\n{more}\n"
+        )
+    };
+    let delegation = "record = [{ name = \"B\", type = \"ns\", value = \"ns1.b\" }]";
+    let fault = "4:11 the zone `a.de` is signed and does not delegate this one, so resolvers that validate take its answers for forged (give `a.de` the name servers of this zone: record = [{ name = \"b\", type = \"NS\", value = \"…\" }])";
+    assert_eq!(faults(&text("dnssec = true", "")), [fault]);
+    assert_eq!(faults(&text("dnssec = true", "dnssec = true")), [fault]);
+    for (parent, more) in [("", ""), ("", "dnssec = true"), (&*format!("dnssec = true\n{delegation}"), "")] {
+        assert_eq!(faults(&text(parent, more)), [""; 0], "{parent} {more}");
+    }
+    // A name that merely ends alike is no child.
+    assert_eq!(faults(&text("dnssec = true", "").replace("b.a.de", "ba.de")), [""; 0]);
+}
+
+#[test]
 fn regions() {
     check(&[
         (
