@@ -13,7 +13,9 @@ pub mod backend;
 pub mod balance;
 mod cli;
 pub mod config;
+mod discovery;
 pub mod distance;
+mod docker;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod geoip;
@@ -21,8 +23,10 @@ pub mod health;
 pub mod proxy;
 pub mod queue;
 pub mod registry;
+mod scale;
 mod stamp;
 mod steering;
+pub mod timings;
 pub mod tls;
 mod watchdog;
 

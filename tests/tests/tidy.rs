@@ -25,6 +25,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("chitchat", &["gossip/src/membership", "node/src/app/logging.rs"]),
     ("sled", &["storage/src/disk"]),
     ("maxminddb", &["dns/src/geo"]),
+    ("bollard", &["node/src/docker.rs"]),
+    ("trust_dns_resolver", &["node/src/discovery/sources/dns.rs"]),
     ("memmap2", &["dns/src/geo/map.rs"]),
     (
         concat!("Instant::", "now"),

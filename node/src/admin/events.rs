@@ -17,7 +17,8 @@ pub(crate) struct Event {
     pub(crate) seq: u64,
     /// Milliseconds since 1970.
     pub(crate) at_ms: u64,
-    /// `joined left suspect cleared dead verdict revision isolated rejoined name-taken`.
+    /// `joined left suspect cleared dead verdict revision isolated rejoined name-taken backends source-failing
+    /// source-well lease`.
     pub(crate) kind: String,
     /// Whom it is about: a node, or a pool and a backend's id.
     pub(crate) subject: String,
@@ -49,6 +50,12 @@ impl EventLog {
             }
             _ => tracing::warn!(kind, "{text}"),
         }
+        self.push(kind, subject, text, clock.wall());
+    }
+
+    /// Takes note of what a room of this node found worth it, and logs it.
+    pub(crate) fn note(&self, kind: &str, subject: String, text: String, clock: &Clock) {
+        tracing::info!(kind, "{text}");
         self.push(kind, subject, text, clock.wall());
     }
 

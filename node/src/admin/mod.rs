@@ -10,6 +10,7 @@
 
 mod access;
 pub(crate) mod api;
+mod backends;
 mod doorkeeper;
 mod endings;
 mod events;
@@ -17,6 +18,7 @@ mod explain;
 mod problem;
 pub(crate) mod reports;
 mod routes;
+mod scale;
 mod server;
 mod sessions;
 mod status;
@@ -39,8 +41,10 @@ pub(crate) use self::events::EventLog;
 pub(crate) use self::reports::Reports;
 pub(crate) use self::server::{Admin, AdminError};
 use crate::backend::Snapshot;
+use crate::discovery::Discovery;
 use crate::geoip::Geo;
 use crate::proxy::ProxyHandle;
+use crate::scale::Scaling;
 
 /// What the admin API speaks about.
 pub(crate) struct Context {
@@ -66,6 +70,10 @@ pub(crate) struct Context {
     pub(crate) reports: Reports,
     /// What happened.
     pub(crate) events: Arc<EventLog>,
+    /// Who is in the pools beside those in the file.
+    pub(crate) discovery: Discovery,
+    /// The pools that grow and shrink.
+    pub(crate) scaling: Scaling,
     /// The nodes to meet first, as this node was told.
     pub(crate) seeds: Vec<String>,
     /// The name server, where there is one.

@@ -19,7 +19,7 @@ use storage::revisions::{Expected, Revision};
 use super::api::{Applied, Counters, IntentStatus, MemberStatus, PoolStatus, SessionStatus, Status};
 use super::events::Event;
 use super::problem::{Refusal, findings, invalid, problem};
-use super::{Context, endings, explain, sessions, status, zones};
+use super::{Context, backends as registered, endings, explain, scale, sessions, status, zones};
 use crate::backend::Snapshot;
 use crate::config::services;
 use crate::proxy::{Affinity, Cut, End};
@@ -40,6 +40,9 @@ pub(super) fn router(context: Arc<Context>) -> Router {
         .route("/v1/status", get(whole))
         .route("/v1/members", get(members))
         .route("/v1/pools", get(pools))
+        .route("/v1/pools/{pool}/backends/{address}", put(registered::put).delete(registered::remove))
+        .route("/v1/sources", get(registered::sources))
+        .route("/v1/scale", get(scale::list))
         .route("/v1/events", get(events))
         .route("/v1/sessions", get(sessions::list))
         .route("/v1/sessions/ends", post(endings::end))
@@ -78,6 +81,7 @@ async fn whole(State(context): Shared) -> Json<Status> {
         version: env!("CARGO_PKG_VERSION").into(),
         degraded: !problems.is_empty(),
         problems,
+        warnings: status::warnings(&snapshot),
         members: status::members(&view),
         intents: spell(context.intents.list().iter().filter(|((target, _), _)| !is_session(target))),
         revision: status::revision(&view, snapshot.revision),

@@ -185,7 +185,8 @@ impl App {
         }
 
         let mut tasks = JoinSet::new();
-        let current = tasks::follow_revisions(&mut tasks, &gossip, &storage);
+        let events = Arc::new(EventLog::default());
+        let (discovery, current) = tasks::discover(&mut tasks, &config, &gossip, &storage, &clock, &events);
         let orders = tasks::follow_intents(&mut tasks, &storage, clock.clone());
         let secrets = TlsConfig { keyring: &keyring, clock: clock.clone() };
         let (tls, tls_task) = tls::start(&secrets, current.clone(), |current| current.services.clone());
@@ -253,13 +254,14 @@ impl App {
         }
 
         let (bound, sessions) = (proxy.clone(), storage.sessions());
-        let (places, zone_keys) = (geo.clone(), storage.zone_keys());
+        let (places, zone_keys, found) = (geo.clone(), storage.zone_keys(), discovery.clone());
         let problems = Arc::new(move || {
             let mut problems: Vec<String> = bound.problems().iter().map(ToString::to_string).collect();
             problems.extend(tls.problems());
             problems.extend(places.problem());
             problems.extend(dot.problems());
             problems.extend(zone_keys.problems());
+            problems.extend(found.problems().iter().cloned());
             if sessions.stats().disk_behind {
                 let text = "the store on disk lags behind; sessions are safe in memory and on other nodes";
                 problems.push(text.into());
@@ -274,8 +276,8 @@ impl App {
             problems
         });
         let reports = Reports::start(gossip.mesh(), gossip.view(), registry.changes(), problems);
-        let events = Arc::new(EventLog::default());
         tasks.spawn(tasks::record_events(gossip.events(), events.clone(), clock.clone()));
+        let scaling = tasks::scale(&mut tasks, &config, &gossip, &registry, &discovery, &clock, &events);
         let context = Arc::new(admin::Context {
             node: config.name.clone(),
             snapshot: registry.changes(),
@@ -288,6 +290,8 @@ impl App {
             proxy: proxy.clone(),
             reports,
             events,
+            scaling,
+            discovery,
             seeds: config.mesh.seeds.clone(),
             dns: responder,
             geo,

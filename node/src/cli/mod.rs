@@ -4,16 +4,21 @@
 //! for the whole mesh. Standard output carries the answer, standard error everything else.
 
 mod apply;
+mod backend;
 mod client;
 pub(crate) mod demo;
 mod dns;
 mod drain;
 mod exit;
 mod key;
+mod lease;
 mod members;
 mod output;
 mod pools;
+mod run;
+mod scale;
 mod sessions;
+mod sources;
 mod start;
 mod status;
 mod validate;
@@ -92,6 +97,15 @@ enum Command {
     Drain(drain::DeadlineArgs),
     /// Undo a drain.
     Undrain(drain::DrainArgs),
+    /// Add a backend to a pool, or take it out.
+    #[command(subcommand)]
+    Backend(backend::BackendCommand),
+    /// Run a process as a backend: in its pool when its port answers, drained before it ends.
+    Run(run::RunArgs),
+    /// Show the pools that grow and shrink with their load, and what the load asks for now.
+    Scale(scale::ScaleArgs),
+    /// List where the backends of pools come from, and whether that can be asked.
+    Sources,
 }
 
 impl Global {
@@ -122,6 +136,10 @@ pub fn main() -> ExitCode {
         Command::Dns(command) => ask(dns::run(&cli.global, command)),
         Command::Drain(args) => ask(drain::drain(&cli.global, args)),
         Command::Undrain(args) => ask(drain::undrain(&cli.global, args)),
+        Command::Backend(command) => ask(backend::run(&cli.global, command)),
+        Command::Run(args) => run_to_end(run::run(&cli.global, args)),
+        Command::Scale(args) => ask(scale::run(&cli.global, args)),
+        Command::Sources => ask(sources::run(&cli.global)),
     };
     match ended {
         Ok(code) => code,
@@ -130,8 +148,11 @@ pub fn main() -> ExitCode {
 }
 
 fn ask(command: impl Future<Output = Result<(), CliError>>) -> Result<ExitCode, CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(command).map(|()| ExitCode::SUCCESS)
+    run_to_end(async { command.await.map(|()| ExitCode::SUCCESS) })
+}
+
+fn run_to_end(command: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
 
 #[cfg(test)]
