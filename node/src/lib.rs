@@ -20,6 +20,7 @@ mod docker;
 pub mod fuzzing;
 mod geoip;
 pub mod health;
+mod kubernetes;
 pub mod proxy;
 pub mod queue;
 pub mod registry;

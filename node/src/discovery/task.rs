@@ -405,10 +405,8 @@ impl Driver {
                     engine: crate::docker::socket(),
                     clock: self.config.clock.clone(),
                 };
-                if let Some(following) = sources::follow(&here, reporter) {
-                    let task = tokio::spawn(following).abort_handle();
-                    self.sources.insert(key, Followed { spec: spec.clone(), task });
-                }
+                let task = tokio::spawn(sources::follow(&here, reporter)).abort_handle();
+                self.sources.insert(key, Followed { spec: spec.clone(), task });
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
-use tests::backend::http_backends;
+use tests::backend::{HttpBackend, http_backends};
 use tests::cli::code;
 use tests::client::Browser;
 use tests::cluster::Cluster;
@@ -189,7 +189,7 @@ fn processes_hold_leases_that_outlive_a_node() {
         tally.must_be_clean()?;
 
         // An added backend is there until it is removed.
-        let added = http_backends(&stage.net, &[("eu", 5)]).await?.pop().context("a backend")?;
+        let added = HttpBackend::start("added", "eu", at(9)).await?;
         let address = added.address().to_string();
         let cli = mesh.node("eu-3").cli();
         cli.expect(code::OK, &["backend", "add", "web-v1", &address, "--weight", "7"]).await?;

@@ -140,9 +140,12 @@ fn a_pool_follows_ten_times_the_load_and_back() {
         );
         let services = Services::new().http_listener().service("web", "web = 1", "").and(pool);
         mesh.apply("eu-1", &services).await?;
-        let said = mesh.node("eu-2").cli().expect(code::OK, &["scale", "-o", "json"]).await?;
-        let scales: Vec<Scale> = serde_json::from_str(&said.stdout)?;
-        let actor = scales.first().and_then(|scale| scale.actor.clone()).context("nobody's turn")?;
+        let actor = eventually("it is somebody's turn", secs(10), async || {
+            let said = mesh.node("eu-2").cli().expect(code::OK, &["scale", "-o", "json"]).await?;
+            let scales: Vec<Scale> = serde_json::from_str(&said.stdout)?;
+            scales.first().and_then(|scale| scale.actor.clone()).context("nobody's turn")
+        })
+        .await?;
         let others: Vec<String> =
             mesh.nodes.iter().map(|node| node.name.clone()).filter(|name| *name != actor).collect();
         let node = mesh.node(&others[0]).admin();

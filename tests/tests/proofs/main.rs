@@ -9,6 +9,7 @@ mod bodies;
 mod broken_log;
 mod broken_store;
 mod command_line;
+mod containers;
 mod cookies;
 mod demo;
 mod discovery;

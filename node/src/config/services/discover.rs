@@ -34,7 +34,9 @@ pub(super) fn read(
     for member in members(&mut table, "docker") {
         specs.extend(docker(&member).map(SourceSpec::Docker));
     }
-    table.later_in("discover", "kubernetes", |value| kubernetes(value, declared, regions));
+    for member in members(&mut table, "kubernetes") {
+        specs.extend(kubernetes(&member, declared, regions).map(SourceSpec::Kubernetes));
+    }
     table.finish();
     let twice = specs.iter().enumerate().find(|(at, spec)| {
         specs[..*at].iter().any(|other| other.kind() == spec.kind() && other.scope() == spec.scope())
@@ -157,13 +159,24 @@ fn kubernetes(
     regions: &mut Vec<At<RegionName>>,
 ) -> Option<KubernetesSpec> {
     let mut table = value.table()?;
-    let service = table.required("service", read::text);
-    let namespace = table.optional("namespace", read::text);
+    let service = table.required("service", kubernetes_name);
+    let namespace = table.optional("namespace", kubernetes_name);
     let port = table.optional("port", read::text);
     let region = region(&mut table, value, declared, regions);
     table.finish();
     let namespace = namespace.unwrap_or_else(|| "default".to_owned());
     Some(KubernetesSpec { service: service?, namespace, port, region: region? })
+}
+
+/// A name as Kubernetes has them (RFC 1123): it becomes part of a URL.
+fn kubernetes_name(value: &Value<'_>) -> Option<String> {
+    let text = read::text(value)?;
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    if !text.bytes().all(fits) || text.len() > 253 {
+        value.wrong(format!("`{text}` is no name of Kubernetes: lower-case letters, digits, `-` and `.`"));
+        return None;
+    }
+    Some(text)
 }
 
 /// The shortest and longest drain.

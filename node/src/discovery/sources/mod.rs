@@ -9,6 +9,7 @@
 mod dns;
 mod docker;
 mod file;
+mod kubernetes;
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -71,12 +72,12 @@ pub(crate) struct Here {
     pub(crate) clock: Clock,
 }
 
-/// Follows what the configuration names. `None`: there is nothing to follow on this node.
-pub(crate) fn follow(here: &Here, reporter: Reporter) -> Option<Following> {
+/// Follows what the configuration names.
+pub(crate) fn follow(here: &Here, reporter: Reporter) -> Following {
     match reporter.spec.clone() {
-        SourceSpec::File(spec) => Some(file::File::new(spec).follow(reporter)),
-        SourceSpec::Dns(spec) => Some(dns::Dns::new(spec).follow(reporter)),
-        SourceSpec::Docker(spec) => Some(docker::Docker::new(here.clone(), spec).follow(reporter)),
-        SourceSpec::Kubernetes(_) => None,
+        SourceSpec::File(spec) => file::File::new(spec).follow(reporter),
+        SourceSpec::Dns(spec) => dns::Dns::new(spec).follow(reporter),
+        SourceSpec::Docker(spec) => docker::Docker::new(here.clone(), spec).follow(reporter),
+        SourceSpec::Kubernetes(spec) => kubernetes::Kubernetes::new(spec).follow(reporter),
     }
 }
