@@ -36,6 +36,10 @@ pub struct Observed {
     pub servers: Vec<NameServer>,
     /// Those that the parent names, with its glue; `None`: nobody asked it.
     pub parent: Option<Result<Vec<NameServer>, String>>,
+    /// The zone's DS records at the parent, their data; `None`: nobody asked, or it does not say.
+    pub parent_ds: Option<Vec<Vec<u8>>>,
+    /// Signed, as it is configured.
+    pub signed: bool,
     /// One for each address of each server.
     pub probes: Vec<Probed>,
 }
@@ -53,6 +57,8 @@ pub struct Probed {
     pub tcp: Result<Seen, String>,
     /// The zone's NS.
     pub servers: Result<Seen, String>,
+    /// The zone's DNSKEY.
+    pub keys: Result<Seen, String>,
     /// The server's own address, where its name lies in the zone.
     pub own: Option<Result<Seen, String>>,
     /// A query of EDNS version 1, which nobody speaks.
@@ -102,8 +108,8 @@ pub enum SeenData {
     Name(Name),
     /// Of SOA.
     Soa(SeenSoa),
-    /// Of other types.
-    Other,
+    /// Of other types: its bytes.
+    Other(Vec<u8>),
 }
 
 /// An SOA.
@@ -151,6 +157,16 @@ impl Seen {
             SeenData::Soa(soa) => Some(soa),
             _ => None,
         })
+    }
+
+    /// The data of the zone's records of a type that is not read further, such as DS and DNSKEY, in the answer.
+    pub fn data_of(&self, zone: &Name, kind: Kind) -> Vec<Vec<u8>> {
+        let records = self.answers.iter().filter(|record| record.kind == kind && record.owner == *zone);
+        let data = records.filter_map(|record| match &record.data {
+            SeenData::Other(bytes) => Some(bytes.clone()),
+            _ => None,
+        });
+        data.collect()
     }
 
     /// The name servers of `zone` that it names, in the answer or in a referral, with their addresses as it has them.

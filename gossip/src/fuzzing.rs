@@ -129,6 +129,8 @@ fn state_golden() -> Vec<Vec<u8>> {
         started: Wall(1_700_000_000_123),
         draining: true,
         revision: Some(RevisionId { epoch: 3, hash: [0xab; 32] }),
+        keys: vec![0x5f0a_91c2, 0x01d3_b7aa],
+        key_since: Wall(1_700_000_000_456),
     };
     let pool: PoolName = "web".parse().expect("a valid name");
     let verdict = Verdict { backend: BackendId(7), state: BackendState::Down, since: Hlc(99) };

@@ -86,7 +86,9 @@ pub enum KeyringError {
         problem: &'static str,
     },
     /// The text is no exported key.
-    #[error("this is no exported mesh key: one starts with {EXPORT_PREFIX:?}")]
+    #[error(
+        "this is no mesh key: give one line of a keyring file, or an exported key, which starts with {EXPORT_PREFIX:?}"
+    )]
     NotAKey,
     /// The ring has this key already.
     #[error("the ring has key {0:08x} already")]
@@ -193,16 +195,21 @@ impl Keyring {
         self.add(Key::generate())
     }
 
-    /// Adds a key in the form that [`Keyring::export`] gives; it verifies at once and is used only after
-    /// [`Keyring::use_key`]. Its id.
+    /// Adds a key in the form that [`Keyring::export`] gives, or as its line in a keyring file; it verifies at once and
+    /// is used only after [`Keyring::use_key`]. Its id.
     ///
     /// # Errors
     /// When the text is no key, or the ring has it or is full.
     pub fn install(&mut self, exported: &str) -> Result<u32, KeyringError> {
-        let text = exported.trim().strip_prefix(EXPORT_PREFIX).ok_or(KeyringError::NotAKey)?;
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyringError::NotAKey)?;
-        let secret = bytes.try_into().map_err(|_| KeyringError::NotAKey)?;
-        self.add(Key::of(secret))
+        let text = exported.trim();
+        let key = match text.strip_prefix(EXPORT_PREFIX) {
+            Some(text) => {
+                let bytes = URL_SAFE_NO_PAD.decode(text).ok();
+                bytes.and_then(|bytes| bytes.try_into().ok()).map(Key::of)
+            }
+            None => read_key(text).map(|(key, _)| key).ok(),
+        };
+        self.add(key.ok_or(KeyringError::NotAKey)?)
     }
 
     /// Makes a key of the ring the one that seals and signs.
@@ -296,6 +303,21 @@ fn expand(secret: &[u8; 32], purpose: &str) -> [u8; 32] {
     out
 }
 
+/// One line of the file: the key and its role.
+fn read_key(line: &str) -> Result<(Key, &str), &'static str> {
+    let mut words = line.split_whitespace();
+    let (Some(id), Some(role), Some(secret), None) = (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err("a key is written: id, role, secret");
+    };
+    let secret = STANDARD.decode(secret).ok().and_then(|bytes| bytes.try_into().ok());
+    let key = Key::of(secret.ok_or("the secret is not 32 bytes in base64")?);
+    if u32::from_str_radix(id, 16) != Ok(key.id) {
+        return Err("the id does not belong to the secret");
+    }
+    Ok((key, role))
+}
+
 pub(crate) fn parse(text: &str) -> Result<Keyring, (usize, &'static str)> {
     let mut lines = text.lines().map(str::trim).enumerate();
     if lines.next().is_none_or(|(_, line)| line != HEADER) {
@@ -308,17 +330,7 @@ pub(crate) fn parse(text: &str) -> Result<Keyring, (usize, &'static str)> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let mut words = line.split_whitespace();
-        let (Some(id), Some(role), Some(secret), None) =
-            (words.next(), words.next(), words.next(), words.next())
-        else {
-            return Err((line_number, "a key is written: id, role, secret"));
-        };
-        let secret = STANDARD.decode(secret).ok().and_then(|bytes| bytes.try_into().ok());
-        let key = Key::of(secret.ok_or((line_number, "the secret is not 32 bytes in base64"))?);
-        if u32::from_str_radix(id, 16) != Ok(key.id) {
-            return Err((line_number, "the id does not belong to the secret"));
-        }
+        let (key, role) = read_key(line).map_err(|problem| (line_number, problem))?;
         if keys.iter().any(|other| other.id == key.id) {
             return Err((line_number, "the key stands here twice"));
         }
@@ -367,6 +379,11 @@ mod tests {
         let new = a.install_new().unwrap();
         assert_eq!(b.install(&a.export(new).unwrap()).unwrap(), new);
         assert!(matches!(b.install(&a.export(new).unwrap()), Err(KeyringError::Known(_))));
+        let text = a.text();
+        let line = text.lines().find(|line| line.starts_with(&format!("{new:08x}"))).unwrap();
+        assert!(matches!(b.install(line), Err(KeyringError::Known(id)) if id == new), "a line does as well");
+        assert!(matches!(b.install("mk1-short"), Err(KeyringError::NotAKey)));
+        assert!(matches!(b.install("key"), Err(KeyringError::NotAKey)));
         assert_eq!(a.in_use(), old);
         a.use_key(new).unwrap();
         assert_eq!(a.key_ids(), [new, old]);

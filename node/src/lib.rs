@@ -20,6 +20,7 @@ mod docker;
 pub mod fuzzing;
 mod geoip;
 pub mod health;
+pub(crate) mod keys;
 mod kubernetes;
 pub mod proxy;
 pub mod queue;

@@ -33,6 +33,7 @@ const PIN_VERSION_WITH_ID: u8 = 1;
 const FORMER_TREE: &str = "expiry-1";
 const CACHE_BYTES: u64 = 1024 * 1024;
 const SET_ASIDE_MAX: usize = 3;
+const LONG: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// A part of the store that is no session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -201,8 +202,15 @@ impl Store {
         for row in &self.pins {
             let (key, value) = row?;
             match decode(&key, &value) {
-                Some(record) if table.merge(record, now).held().is_none() => drop(self.pins.remove(key)?),
-                Some(_) => {}
+                // What lies here was taken in once: a clock that is behind since then makes it no worse.
+                Some(record) => {
+                    let written = record.pin.assignment.hlc.wall();
+                    if table.merge(record, now.max(written)).held().is_none()
+                        && is_long_over(&record.pin, now)
+                    {
+                        drop(self.pins.remove(key)?);
+                    }
+                }
                 None => strange += 1,
             }
         }
@@ -376,6 +384,11 @@ pub(crate) fn decode(key: &[u8], value: &[u8]) -> Option<Record> {
     (pin.id == id && bucket_of(&id) < BUCKETS).then_some(Record { home, pin })
 }
 
+/// Expired for so long that no clock is wrong by as much. What is only expired stays until then: the clock may be ahead.
+fn is_long_over(pin: &Pin, now: Wall) -> bool {
+    u64::from(pin.expires) + LONG.as_secs() < now.seconds()
+}
+
 fn date(now: Wall) -> String {
     let date = time::OffsetDateTime::from_unix_timestamp(now.seconds() as i64)
         .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
@@ -421,6 +434,36 @@ mod tests {
         assert_eq!(decode(&golden, &[&[3][..], &written[1..]].concat()), None);
         assert_eq!(decode(&[0; 20], &value), None);
         assert_eq!(decode(&golden[1..], &value), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_at_the_start_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = Wall(1_790_000_000_000);
+        let at = |hours: i64| Wall(now.0.saturating_add_signed(hours * 3_600_000));
+        let held = |now: Wall| {
+            let table = Table::default();
+            drop(open(folder.path(), &table, now).unwrap());
+            table.held()
+        };
+        let table = Table::default();
+        let assignment = Assignment {
+            hlc: Hlc::from_millis(now.0),
+            node: Tag(3),
+            pool: Tag(4),
+            backend: None,
+            weak: false,
+            forwarded: false,
+        };
+        let pin = Pin { id: SessionId([7; 16]), assignment, expires: (now.seconds() + 3600) as u32 };
+        table.merge(Record { home: Tag(1), pin }, now);
+        let store = open(folder.path(), &Table::default(), now).unwrap().store;
+        store.save(&table, Tag(1), pin.id, now).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        for (hours, kept) in [(0, 1), (-24, 1), (0, 1), (24, 0), (0, 1), (24 * 30, 0), (0, 0)] {
+            assert_eq!(held(at(hours)), kept, "the clock is {hours} hours ahead");
+        }
     }
 
     #[test]

@@ -48,6 +48,10 @@ pub enum Target {
     Service(ServiceName),
     /// One session.
     Session(SessionId),
+    /// A mesh key, by its id.
+    Key(u32),
+    /// The mesh as a whole.
+    Mesh,
 }
 
 /// What is ordered.
@@ -69,6 +73,12 @@ pub enum Order {
         /// When it lapses, since none of them can come again.
         until: Wall,
     },
+    /// Every node is to hold this mesh key. The order names it; the secret is asked for elsewhere (I13).
+    InstallKey,
+    /// No node is to hold this mesh key.
+    RemoveKey,
+    /// Every node is to seal and sign with the mesh key of this id.
+    UseKey(u32),
 }
 
 /// Which of a target's properties an order sets. One order of each aspect can hold for one target.
@@ -82,6 +92,10 @@ pub enum Aspect {
     Split,
     /// The end of sessions.
     End,
+    /// Whether a mesh key is held.
+    Key,
+    /// Which mesh key is used.
+    KeyInUse,
 }
 
 impl Order {
@@ -92,6 +106,8 @@ impl Order {
             Self::Weight(_) => Aspect::Weight,
             Self::Split(_) => Aspect::Split,
             Self::End { .. } => Aspect::End,
+            Self::InstallKey | Self::RemoveKey => Aspect::Key,
+            Self::UseKey(_) => Aspect::KeyInUse,
         }
     }
 }
@@ -285,6 +301,8 @@ enum TargetV1 {
     Backend(PoolName, SocketAddr),
     Service(ServiceName),
     Session(SessionId),
+    Key(u32),
+    Mesh,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -293,6 +311,8 @@ enum AspectV1 {
     Weight,
     Split,
     End,
+    Key,
+    KeyInUse,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -302,6 +322,9 @@ enum OrderV1 {
     Weight(u32),
     Split(Vec<(PoolName, u32)>),
     End(u64),
+    InstallKey,
+    RemoveKey,
+    UseKey(u32),
 }
 
 impl From<&Entry> for EntryV1 {
@@ -313,12 +336,16 @@ impl From<&Entry> for EntryV1 {
             Target::Backend(pool, address) => TargetV1::Backend(pool, address),
             Target::Service(name) => TargetV1::Service(name),
             Target::Session(id) => TargetV1::Session(id),
+            Target::Key(id) => TargetV1::Key(id),
+            Target::Mesh => TargetV1::Mesh,
         };
         let aspect = match entry.aspect {
             Aspect::State => AspectV1::State,
             Aspect::Weight => AspectV1::Weight,
             Aspect::Split => AspectV1::Split,
             Aspect::End => AspectV1::End,
+            Aspect::Key => AspectV1::Key,
+            Aspect::KeyInUse => AspectV1::KeyInUse,
         };
         let order = entry.order.clone().map(|order| match order {
             Order::Drain { deadline } => OrderV1::Drain(deadline.map(|deadline| deadline.0)),
@@ -326,6 +353,9 @@ impl From<&Entry> for EntryV1 {
             Order::Weight(weight) => OrderV1::Weight(weight),
             Order::Split(pools) => OrderV1::Split(pools),
             Order::End { until } => OrderV1::End(until.0),
+            Order::InstallKey => OrderV1::InstallKey,
+            Order::RemoveKey => OrderV1::RemoveKey,
+            Order::UseKey(id) => OrderV1::UseKey(id),
         });
         Self { target, aspect, order, at: entry.at.0, by: entry.by.clone() }
     }
@@ -340,12 +370,16 @@ impl From<EntryV1> for Entry {
             TargetV1::Backend(pool, address) => Target::Backend(pool, address),
             TargetV1::Service(name) => Target::Service(name),
             TargetV1::Session(id) => Target::Session(id),
+            TargetV1::Key(id) => Target::Key(id),
+            TargetV1::Mesh => Target::Mesh,
         };
         let aspect = match wire.aspect {
             AspectV1::State => Aspect::State,
             AspectV1::Weight => Aspect::Weight,
             AspectV1::Split => Aspect::Split,
             AspectV1::End => Aspect::End,
+            AspectV1::Key => Aspect::Key,
+            AspectV1::KeyInUse => Aspect::KeyInUse,
         };
         let order = wire.order.map(|order| match order {
             OrderV1::Drain(deadline) => Order::Drain { deadline: deadline.map(Wall) },
@@ -353,6 +387,9 @@ impl From<EntryV1> for Entry {
             OrderV1::Weight(weight) => Order::Weight(weight),
             OrderV1::Split(pools) => Order::Split(pools),
             OrderV1::End(until) => Order::End { until: Wall(until) },
+            OrderV1::InstallKey => Order::InstallKey,
+            OrderV1::RemoveKey => Order::RemoveKey,
+            OrderV1::UseKey(id) => Order::UseKey(id),
         });
         Self { target, aspect, order, at: Hlc(wire.at), by: wire.by }
     }
@@ -378,16 +415,19 @@ mod tests {
             (0u32..3).prop_map(|weight| Some(Order::Weight(weight))),
             (1u32..3).prop_map(|share| Some(Order::Split(vec![(PoolName::new("p").unwrap(), share)]))),
             (1u64..3).prop_map(|until| Some(Order::End { until: Wall(NOW.0 + until) })),
+            prop::sample::select(vec![Order::InstallKey, Order::RemoveKey, Order::UseKey(7)]).prop_map(Some),
             Just(None),
         ];
-        (0u8..6, order, 0u64..4, 0u8..2).prop_map(|(target, order, at, by)| {
+        (0u8..8, order, 0u64..4, 0u8..2).prop_map(|(target, order, at, by)| {
             let target = match target {
                 0 => Target::Node(node("x")),
                 1 => Target::Region(RegionName::new("x").unwrap()),
                 2 => Target::Pool(PoolName::new("x").unwrap()),
                 3 => Target::Backend(PoolName::new("x").unwrap(), "[::1]:80".parse().unwrap()),
                 4 => Target::Service(ServiceName::new("x").unwrap()),
-                _ => Target::Session(SessionId([7; 16])),
+                5 => Target::Session(SessionId([7; 16])),
+                6 => Target::Key(7),
+                _ => Target::Mesh,
             };
             let aspect = order.as_ref().map_or(Aspect::State, Order::aspect);
             let by = node(if by == 0 { "a" } else { "b" });
@@ -449,6 +489,21 @@ mod tests {
             &[9; 16],
             &[3, 0, 0, 0, 1, 4, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0],
             &[0, 1, 0, 0, 0, 0, 0, 0, 0, b'a'],
+        ];
+        assert_eq!(entry.encode(), golden.concat());
+        let used = Some(Order::UseKey(0x0102));
+        let entry =
+            Entry { target: Target::Mesh, aspect: Aspect::KeyInUse, order: used, at: Hlc(5), by: node("a") };
+        let golden = [
+            &[1, 7, 0, 0, 0, 5, 0, 0, 0, 1, 7, 0, 0, 0, 2, 1, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0][..],
+            &[1, 0, 0, 0, 0, 0, 0, 0, b'a'],
+        ];
+        assert_eq!(entry.encode(), golden.concat());
+        let (target, held) = (Target::Key(9), Some(Order::InstallKey));
+        let entry = Entry { target, aspect: Aspect::Key, order: held, at: Hlc(5), by: node("a") };
+        let golden = [
+            &[1, 6, 0, 0, 0, 9, 0, 0, 0, 4, 0, 0, 0, 1, 5, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0][..],
+            &[1, 0, 0, 0, 0, 0, 0, 0, b'a'],
         ];
         assert_eq!(entry.encode(), golden.concat());
     }

@@ -148,6 +148,25 @@ impl History {
         self.0.values().rev()
     }
 
+    /// Those that lost: applied when another one was, on the other side of a cut or just then, and not in force since.
+    /// Newest first.
+    pub fn lost(&self) -> Vec<Arc<Revision>> {
+        let mut line = std::collections::BTreeSet::new();
+        let mut oldest = None;
+        let mut next = self.current().map(|current| current.id.hash);
+        while let Some(hash) = next
+            && let Some(revision) = self.0.values().find(|revision| revision.id.hash == hash)
+        {
+            line.insert(hash);
+            oldest = Some(revision.id.epoch);
+            next = revision.parent;
+        }
+        let beside = |revision: &&Arc<Revision>| {
+            oldest.is_some_and(|oldest| revision.id.epoch >= oldest) && !line.contains(&revision.id.hash)
+        };
+        self.all().filter(beside).cloned().collect()
+    }
+
     /// Keeps a revision; returns those for which there is no room any more: the oldest.
     pub fn keep(&mut self, revision: Arc<Revision>) -> Vec<RevisionId> {
         self.0.insert(revision.id, revision);
@@ -207,6 +226,8 @@ mod tests {
         siblings.iter().for_each(|sibling| drop(history.keep(sibling.clone())));
         assert_eq!(history.current().unwrap().id, siblings[0].id.max(siblings[1].id));
         assert_eq!(history.all().count(), 3);
+        let loser = siblings[0].id.min(siblings[1].id);
+        assert_eq!(history.lost().iter().map(|lost| lost.id).collect::<Vec<_>>(), [loser]);
         let mut last = siblings[0].clone();
         for n in 0..HISTORY_MAX {
             last = Arc::new(Revision::after(Some(last.id), n.to_string(), "", node(), Wall(3)));

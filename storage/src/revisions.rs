@@ -13,6 +13,7 @@
 
 mod files;
 mod task;
+mod trial;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -23,6 +24,7 @@ pub use crate::revision::Revision;
 use crate::revision::{BODY_MAX_BYTES, History};
 pub(crate) use files::load;
 pub(crate) use task::{RevisionTask, RevisionTaskConfig};
+pub(crate) use trial::Trial;
 
 /// Applications that may wait for their turn.
 pub(crate) const APPLIES_MAX: usize = 16;
@@ -75,6 +77,7 @@ pub struct Revisions {
     history: Arc<RwLock<History>>,
     current: watch::Receiver<Option<Arc<Revision>>>,
     applies: mpsc::Sender<Apply>,
+    trial: Arc<Trial>,
 }
 
 impl Revisions {
@@ -105,6 +108,28 @@ impl Revisions {
         let (reply, applied) = oneshot::channel();
         self.applies.try_send(Apply { body, author, expected, reply }).map_err(|_| ApplyError::Stopped)?;
         applied.await.map_err(|_| ApplyError::Stopped)?
+    }
+
+    /// Says that the node serves this revision: it has stood its trial. One that the node dies of before is not put in
+    /// force again by its next life, for a while; it starts on the one before. Removes a file.
+    pub fn served(&self, id: RevisionId) {
+        self.trial.passed(id);
+    }
+
+    /// Those that lost against a revision applied at the same time, newest first. Applied again, they win.
+    pub fn lost(&self) -> Vec<Arc<Revision>> {
+        self.history.read().unwrap_or_else(PoisonError::into_inner).lost()
+    }
+
+    /// The revision of that id.
+    pub fn find(&self, id: &RevisionId) -> Option<Arc<Revision>> {
+        self.history.read().unwrap_or_else(PoisonError::into_inner).find(id).cloned()
+    }
+
+    /// The revision that this node ended with while it was put in force, and that it therefore left out at its start. `None`
+    /// once that or a later one is served.
+    pub fn distrusted(&self) -> Option<RevisionId> {
+        self.trial.died_of().filter(|(_, deaths)| *deaths > 0).map(|(id, _)| id)
     }
 
     /// What is kept, newest first, losing siblings too; at most 100.

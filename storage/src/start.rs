@@ -20,14 +20,14 @@ use crate::ends::{self, Ends};
 use crate::intents::Intents;
 use crate::placement::Placement;
 use crate::replica::Counters;
-use crate::revisions::{self, RevisionTask, RevisionTaskConfig, Revisions};
+use crate::revisions::{self, RevisionTask, RevisionTaskConfig, Revisions, Trial};
 use crate::sessions::{Sessions, Shared};
 use crate::survey::Survey;
 use crate::table::Table;
 use crate::task::{self, COMMANDS_MAX, Driver};
 use crate::transport::Network;
 use crate::writer::{STORE_MAX_BYTES, Writer, WriterConfig};
-use crate::zone_keys::{self, MakeSecret, ZoneKeys, ZoneKeysConfig};
+use crate::zone_keys::{MakeSecret, ZoneKeys, ZoneKeysConfig};
 
 /// How long a shutdown waits for the disk.
 const FLUSH_WAIT: Duration = Duration::from_secs(5);
@@ -83,6 +83,7 @@ pub struct Storage {
     intents: Intents,
     zone_keys: ZoneKeys,
     writer: Arc<Writer>,
+    trial: Arc<Trial>,
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
@@ -125,11 +126,18 @@ impl Storage {
             view: view.clone(),
             keyring,
             make: make_zone_key,
-        })
-        .map_err(|source| StartError::Io { path: data.join(zone_keys::file::NAME), source })?;
+        });
         tasks.spawn(zone_keys.clone().run(stopped.clone()));
 
-        let history = revisions::load(&data, &shelves.revisions, &validate);
+        let trial = Arc::new(Trial::load(&data));
+        let died_of = trial.died_of().map(|(id, _)| id);
+        let (history, left_out) = revisions::load(&data, &shelves.revisions, &validate, died_of);
+        if let Some(current) = history.current()
+            && died_of.is_none()
+            && let Err(error) = trial.begin(current.id)
+        {
+            tracing::warn!(%error, "it cannot be written down that the current revision is on trial");
+        }
         let (revision_task, revisions) = RevisionTask::new(
             RevisionTaskConfig {
                 data,
@@ -139,6 +147,8 @@ impl Storage {
                 view: view.clone(),
                 writer: writer.clone(),
                 validate,
+                trial: trial.clone(),
+                left_out,
             },
             history,
         );
@@ -170,7 +180,7 @@ impl Storage {
         tasks.spawn(survey.clone().answer_others(stopped.clone()));
         tasks.spawn(Driver { region, shared, network, view, orders }.run(stopped));
 
-        Ok(Self { sessions, survey, cookies, revisions, intents, zone_keys, writer, tasks, stop })
+        Ok(Self { sessions, survey, cookies, revisions, intents, zone_keys, writer, trial, tasks, stop })
     }
 
     /// The sessions.
@@ -217,6 +227,8 @@ impl Storage {
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
+        // Who stops in good order has not died of anything.
+        self.trial.stopped();
         let writer = self.writer.clone();
         let stopped = tokio::task::spawn_blocking(move || writer.stop());
         if tokio::time::timeout(FLUSH_WAIT, stopped).await.is_err() {

@@ -82,6 +82,8 @@ pub(crate) struct State {
     pub(crate) wanted: BTreeSet<String>,
     /// Lines of the file that could not be read, which stay in it.
     pub(crate) unreadable: Vec<Unreadable>,
+    /// Why the file as a whole could not be read: it stays as it is, and what it holds is not known.
+    pub(crate) unusable: Option<String>,
     /// Until when all keys of a zone sign.
     settling: HashMap<String, Instant>,
     /// What is held differs from the file.
@@ -91,10 +93,16 @@ pub(crate) struct State {
 }
 
 impl ZoneKeys {
-    /// With what lies in the file.
-    pub(crate) fn load(config: ZoneKeysConfig) -> std::io::Result<Self> {
+    /// With what lies in the file. When that cannot be read the node starts without: the others tell it their keys, and it makes none.
+    pub(crate) fn load(config: ZoneKeysConfig) -> Self {
         let sealer = Sealer::new(&config.keyring);
-        let lines = file::read(&config.data)?;
+        let (lines, unusable) = match file::read(&config.data) {
+            Ok(lines) => (lines, None),
+            Err(error) => {
+                tracing::error!(file = file::NAME, %error, "the keys of zones cannot be read; asking the others");
+                (Vec::new(), Some(error.to_string()))
+            }
+        };
         let (mut keys, mut unreadable, mut unwritten) = (ZoneKeySet::default(), Vec::new(), false);
         for line in lines {
             match line.open(&sealer) {
@@ -114,13 +122,14 @@ impl ZoneKeys {
             keys,
             wanted: BTreeSet::new(),
             unreadable,
+            unusable,
             settling: HashMap::new(),
             unwritten,
             failure: None,
         };
         let (state, stir) = (Mutex::new(state), Notify::new());
         let current = watch::Sender::new(Arc::new(known));
-        Ok(Self(Arc::new(Inner { config, state, stir, current })))
+        Self(Arc::new(Inner { config, state, stir, current }))
     }
 
     /// Says which zones are to have keys, in lower case without the final dot. Those without get one; keys of others stay.
@@ -161,6 +170,12 @@ impl ZoneKeys {
                 line.number, line.error
             )
         });
+        let unusable = state.unusable.iter().map(|error| {
+            format!(
+                "{file} cannot be read: {error}; no keys are made or written here until it is mended, or taken away, \
+                 and the node starts again"
+            )
+        });
         let failed = state.failure.iter().map(|failure| {
             format!(
                 "{file} cannot be written: {failure}; the keys of zones are safe in memory and on other nodes"
@@ -171,7 +186,7 @@ impl ZoneKeys {
             .iter()
             .filter(|zone| state.keys.of(zone).next().is_none())
             .map(|zone| format!("there is no key yet for zone {zone}: who validates gets SERVFAIL here"));
-        unread.chain(failed).chain(missing).collect()
+        unusable.chain(unread).chain(failed).chain(missing).collect()
     }
 
     /// Runs the exchange with the peers until `stop` changes or its sender is gone.

@@ -83,6 +83,11 @@ impl Node {
         self.folder.join("node.toml")
     }
 
+    /// Its keyring's file, when it was given one.
+    pub fn key_file(&self) -> Option<&Path> {
+        self.key.as_deref()
+    }
+
     fn log_file(&self) -> PathBuf {
         self.folder.with_extension("log")
     }
@@ -268,6 +273,18 @@ impl<'a> Cluster<'a> {
         let node = self.place(region);
         node.start().await?;
         Ok(node)
+    }
+
+    /// Gives every node a copy of the key of its own, as on machines of their own. Before they start.
+    pub fn keys_apart(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            std::fs::create_dir_all(&node.folder)?;
+            let own = node.folder.join("mesh.key");
+            // The copy keeps its mode.
+            std::fs::copy(&self.key, &own)?;
+            node.key = Some(own);
+        }
+        Ok(())
     }
 
     /// The mesh key's file.

@@ -160,7 +160,7 @@ impl Answer {
 }
 
 async fn ask_udp(question: &[u8], server: SocketAddr) -> Result<Vec<u8>> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     socket.connect(server).await?;
     for _ in 0..TRIES {
         socket.send(question).await?;

@@ -16,6 +16,7 @@ const LONGER: &[(&str, &str)] = &[];
 const UNSAFE: &[(&str, &str)] = &[
     ("dns/src/geo/map.rs", "mmap of a file that nobody else can change"),
     ("dns/src/mmsg.rs", "recvmmsg and sendmmsg with the address that was asked"),
+    ("tests/chaos/src/tun.rs", "TUNSETIFF, which attaches to a TUN device"),
     ("dns/tests/no_allocation.rs", "an allocator that counts: the trait is unsafe"),
 ];
 
@@ -23,6 +24,7 @@ const UNSAFE: &[(&str, &str)] = &[
 /// the log filter names libraries by their log targets, and the tests of dns, which knows no clock, need a moment.
 const HOMES: &[(&str, &[&str])] = &[
     ("chitchat", &["gossip/src/membership", "node/src/app/logging.rs"]),
+    ("similar", &["node/src/cli/diff.rs"]),
     ("sled", &["storage/src/disk"]),
     ("maxminddb", &["dns/src/geo"]),
     ("bollard", &["node/src/docker.rs"]),
@@ -58,6 +60,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("node", &["gossip", "storage", "dns"]),
     ("tests", &["gossip", "storage", "dns", "node"]),
     ("tests/bench/sessions", &["gossip", "storage"]),
+    ("tests/chaos", &["gossip", "tests"]),
     ("tests/mutate", &[]),
     ("tests/sim", &["gossip", "storage"]),
 ];

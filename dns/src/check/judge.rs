@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::{Finding, Gravity, NameServer, Observed, Probed, Seen, SeenSoa};
 use crate::name::Name;
+use crate::sign::names_key;
 use crate::wire::Rcode;
 use crate::zone::Kind;
 
@@ -31,6 +32,7 @@ pub fn judge(observed: &Observed) -> Vec<Finding> {
         judge.probe(probed);
     }
     judge.agreement();
+    judge.signed();
     judge.findings.sort_by_key(|finding| finding.gravity);
     judge.findings
 }
@@ -178,6 +180,53 @@ impl Judge<'_> {
                     what,
                     "enter the same addresses at the registrar as in `nameserver`",
                 );
+            }
+        }
+    }
+
+    /// What makes validating resolvers refuse the zone, or leaves its signatures without use.
+    fn signed(&mut self) {
+        let Observed { zone, probes, parent_ds, signed, .. } = self.observed;
+        let served = probes.iter().filter_map(|probed| {
+            let seen = probed.keys.as_ref().ok().filter(|seen| seen.rcode == Rcode::NOERROR)?;
+            Some((probed, seen.data_of(zone, Kind::DNSKEY)))
+        });
+        for (probed, keys) in served.clone().filter(|(_, keys)| keys.is_empty() == *signed) {
+            let (subject, what) = (
+                format!("{} at {}", probed.server, probed.address),
+                if keys.is_empty() {
+                    "it serves no DNSKEY, and the zone is to be signed"
+                } else {
+                    "it serves a DNSKEY of a zone that is not signed"
+                },
+            );
+            self.error(
+                subject,
+                what,
+                "does it run the present revision, and has it the zone's key? meridian dns ds",
+            );
+        }
+        let Some(parent_ds) = parent_ds else { return };
+        if parent_ds.is_empty() {
+            if *signed {
+                let hint =
+                    format!("give the parent what `meridian dns ds {zone}` prints: nobody validates without");
+                self.warn("parent", "it has no DS record, and the zone is signed", hint);
+            }
+            return;
+        }
+        for (probed, keys) in served {
+            if !keys.iter().any(|key| parent_ds.iter().any(|ds| names_key(zone, ds, key))) {
+                let what = match keys.is_empty() {
+                    true => "the parent has a DS record, and it serves no key",
+                    false => "the parent's DS records name none of the keys that it serves",
+                };
+                let subject = format!("{} at {}", probed.server, probed.address);
+                let hint = format!(
+                    "validating resolvers refuse the zone: enter at the registrar what `meridian dns ds {zone}` prints, or \
+                     take the DS record out there if the zone is not to be signed"
+                );
+                self.error(subject, what, hint);
             }
         }
     }

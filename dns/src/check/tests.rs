@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{RecordSpec, ZoneFile};
+use crate::{RecordSpec, SigningKey, ZoneFile};
 
 fn name(text: &str) -> Name {
     Name::parse_absolute(text).unwrap()
@@ -49,6 +49,7 @@ fn probed(server: &NameServer, address: IpAddr) -> Probed {
         udp: Ok(answer(vec![soa.clone()])),
         tcp: Ok(answer(vec![soa])),
         servers: Ok(answer(ns.collect())),
+        keys: Ok(answer(Vec::new())),
         own: Some(Ok(answer(vec![record("ns1.example.com", Kind::A, SeenData::Address(address))]))),
         version: Ok(Seen { rcode: Rcode::BADVERS, ..Seen::default() }),
         recursion: Ok(Seen { rcode: Rcode::REFUSED, ..Seen::default() }),
@@ -64,6 +65,8 @@ fn sound() -> Observed {
         zone: name("example.com"),
         probes: probes.collect(),
         parent: Some(Ok(servers.clone())),
+        parent_ds: Some(Vec::new()),
+        signed: false,
         servers,
     }
 }
@@ -186,7 +189,7 @@ fn every_server_answers_with_authority_over_both_transports() {
     );
     assert_eq!(
         probe(|probed| probed.own =
-            Some(Ok(answer(vec![record("ns2.example.com", Kind::CNAME, SeenData::Other)])))),
+            Some(Ok(answer(vec![record("ns2.example.com", Kind::CNAME, SeenData::Other(Vec::new()))])))),
         expect("its name is an alias (CNAME), which a name server's cannot be")
     );
     assert_eq!(
@@ -232,6 +235,49 @@ fn all_servers_have_one_soa_that_registries_like() {
         }
     });
     assert_eq!(found, ["Warning example.com.: the SOA's minimum is 30 s; some registries want 180 to 86400"]);
+}
+
+#[test]
+fn a_signed_zone_serves_the_key_that_its_parent_names() {
+    let key = || SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap();
+    let (zone, ours, other) = (name("example.com"), key(), key());
+    let serve = |observed: &mut Observed, key: &SigningKey| {
+        let dnskey = record("example.com", Kind::DNSKEY, SeenData::Other(key.dnskey().to_vec()));
+        for probed in &mut observed.probes {
+            probed.keys = Ok(answer(vec![dnskey.clone()]));
+        }
+    };
+    let signed = |change: &dyn Fn(&mut Observed)| {
+        after(|observed| {
+            (observed.signed, observed.parent_ds) = (true, Some(vec![ours.ds(&zone)]));
+            serve(observed, &ours);
+            change(observed);
+        })
+    };
+    assert_eq!(signed(&|_| {}), [""; 0]);
+    assert_eq!(signed(&|observed| observed.parent_ds.as_mut().unwrap().push(other.ds(&zone))), [""; 0]);
+    assert_eq!(signed(&|observed| observed.parent_ds = None), [""; 0]);
+    assert_eq!(
+        signed(&|observed| observed.parent_ds = Some(Vec::new())),
+        ["Warning parent: it has no DS record, and the zone is signed"]
+    );
+    let found = signed(&|observed| observed.parent_ds = Some(vec![other.ds(&zone)]));
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert_eq!(
+        found[2],
+        format!("Error {SECOND}: the parent's DS records name none of the keys that it serves")
+    );
+    assert_eq!(
+        signed(&|observed| observed.probes[2].keys = Ok(answer(Vec::new()))),
+        [
+            format!("Error {SECOND}: it serves no DNSKEY, and the zone is to be signed"),
+            format!("Error {SECOND}: the parent has a DS record, and it serves no key"),
+        ]
+    );
+    let found = after(|observed| observed.parent_ds = Some(vec![ours.ds(&zone)]));
+    assert_eq!(found[2], format!("Error {SECOND}: the parent has a DS record, and it serves no key"));
+    let found = after(|observed| serve(observed, &ours));
+    assert_eq!(found[2], format!("Error {SECOND}: it serves a DNSKEY of a zone that is not signed"));
 }
 
 #[test]

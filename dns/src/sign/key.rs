@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, digest};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 
@@ -76,11 +76,7 @@ impl SigningKey {
     /// The data of the DS record that the parent of `zone` needs (RFC 4034 §5.1, RFC 4509): tag, algorithm, digest type,
     /// and the SHA-256 of the zone's name and the key.
     pub fn ds(&self, zone: &Name) -> Vec<u8> {
-        let digested = [zone.folded().as_slice(), &self.dnskey].concat();
-        let mut data = self.tag.to_be_bytes().to_vec();
-        data.extend_from_slice(&[ALGORITHM, DIGEST_TYPE]);
-        data.extend_from_slice(digest(&SHA256, &digested).as_ref());
-        data
+        ds(zone, &self.dnskey, ALGORITHM, DIGEST_TYPE, &SHA256)
     }
 
     /// Signs a message: r and s (RFC 6605 §4). `None` when the library refuses, which it has no reason to.
@@ -103,6 +99,29 @@ impl PartialEq for SigningKey {
 }
 
 impl Eq for SigningKey {}
+
+/// Whether the DS record with this data at the parent of `zone` names the key with this DNSKEY data. `false` too where the
+/// digest is of a type that nobody here knows (RFC 4034, 4509 and 6605 are known).
+pub(crate) fn names_key(zone: &Name, ds_data: &[u8], dnskey: &[u8]) -> bool {
+    let ([_, _, algorithm, digest_type, ..], [_, _, _, key_algorithm, ..]) = (ds_data, dnskey) else {
+        return false;
+    };
+    let hash = match digest_type {
+        1 => &SHA1_FOR_LEGACY_USE_ONLY,
+        2 => &SHA256,
+        4 => &SHA384,
+        _ => return false,
+    };
+    algorithm == key_algorithm && ds(zone, dnskey, *algorithm, *digest_type, hash) == ds_data
+}
+
+fn ds(zone: &Name, dnskey: &[u8], algorithm: u8, digest_type: u8, hash: &'static Algorithm) -> Vec<u8> {
+    let digested = [zone.folded().as_slice(), dnskey].concat();
+    let mut data = key_tag(dnskey).to_be_bytes().to_vec();
+    data.extend_from_slice(&[algorithm, digest_type]);
+    data.extend_from_slice(digest(hash, &digested).as_ref());
+    data
+}
 
 fn key_tag(dnskey: &[u8]) -> u16 {
     let word = |pair: &[u8]| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low));
@@ -128,10 +147,19 @@ mod tests {
     fn tag_and_digest_are_those_of_the_standard() {
         assert_eq!(key_tag(&EXAMPLE), 55_648);
         let name = Name::parse_absolute("example.net").unwrap();
-        let digested = [name.folded().as_slice(), &EXAMPLE].concat();
-        let hex: String =
-            digest(&SHA256, &digested).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let data = ds(&name, &EXAMPLE, 13, 2, &SHA256);
+        let hex: String = data[4..].iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, "b4c8c1fe2e7477127b27115656ad6256f424625bf5c1e2770ce6d6e37df61d17");
+        assert!(names_key(&name, &data, &EXAMPLE));
+        for (digest_type, hash) in [(1, &SHA1_FOR_LEGACY_USE_ONLY), (4, &SHA384)] {
+            assert!(names_key(&name, &ds(&name, &EXAMPLE, 13, digest_type, hash), &EXAMPLE));
+        }
+        for at in 0..data.len() {
+            let mut other = data.clone();
+            other[at] ^= 1;
+            assert!(!names_key(&name, &other, &EXAMPLE), "byte {at}");
+        }
+        assert!(!names_key(&name, &data[..3], &EXAMPLE) && !names_key(&name, &data, &EXAMPLE[..3]));
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod pen;
 pub(crate) use canonical::CanonicalSet;
 pub(crate) use desk::Desk;
 pub(crate) use hands::few;
+pub(crate) use key::names_key;
 pub use key::{KeyError, SigningKey};
 pub(crate) use keys::ZoneKeys;
 pub(crate) use nsec::{Deny, types_at};

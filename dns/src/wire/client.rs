@@ -7,6 +7,7 @@ use std::time::Duration;
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::{ClientSubnet, EdnsOption};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::serialize::binary::BinEncodable;
 use ipnet::IpNet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -159,7 +160,7 @@ fn seen_record(record: &Record) -> Option<SeenRecord> {
             timers: [soa.refresh, soa.retry, soa.expire].map(|timer| timer.unsigned_abs()),
             minimum: soa.minimum,
         }),
-        _ => SeenData::Other,
+        other => SeenData::Other(other.to_bytes().ok()?),
     };
     let kind = Kind(u16::from(record.record_type()));
     Some(SeenRecord { owner: own_name(&record.name)?, kind, ttl: record.ttl, data })

@@ -404,22 +404,28 @@ impl Driver {
             }
             Done::Clock(name, offset) => {
                 self.offsets.measured(name, offset);
-                self.parts.clock.correct(self.offsets.median());
-                if let Some(offset_millis) = self.offsets.alarm() {
-                    tracing::warn!(
-                        offset_millis,
-                        limit = offset::ALARM_MILLIS,
-                        "this node's clock against the mesh's"
-                    );
-                    let _ = self.parts.events.send(MeshEvent::ClockOff { offset_millis });
-                }
+                self.correct_clock();
             }
+        }
+    }
+
+    /// After the clocks that are known have changed.
+    fn correct_clock(&mut self) {
+        self.parts.clock.correct(self.offsets.correction());
+        if let Some(offset_millis) = self.offsets.alarm() {
+            tracing::warn!(
+                offset_millis,
+                limit = offset::ALARM_MILLIS,
+                "this node's clock against the mesh's"
+            );
+            let _ = self.parts.events.send(MeshEvent::ClockOff { offset_millis });
         }
     }
 
     fn ask_clocks(&mut self) {
         let alive = self.roster.names().filter(|name| self.is_alive(name)).cloned().collect::<BTreeSet<_>>();
         self.offsets.retain(|name| alive.contains(name));
+        self.correct_clock();
         for name in alive {
             let asking = control::ask_clock(self.parts.mesh.clone(), self.parts.clock.clone(), name.clone());
             let done = self.done.0.clone();

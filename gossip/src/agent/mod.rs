@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Wall};
 use crate::fastlane::LoadReport;
 use crate::id::{BackendId, NodeName, PoolName, RegionName, RevisionId, ZoneName};
 use crate::keyring::Keyring;
@@ -168,9 +168,11 @@ impl Gossip {
             mesh: advertise,
             public: config.public.clone(),
             version: config.version.clone(),
-            started: crate::clock::Wall(generation),
+            started: Wall(generation),
             draining: false,
             revision: None,
+            keys: config.keyring.key_ids(),
+            key_since: config.clock.wall(),
         }));
         let (events, _) = broadcast::channel(EVENTS);
         let (report, reports) = mpsc::channel(REPORTS);
@@ -276,12 +278,20 @@ impl Gossip {
         self.0.reports.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Puts a changed keyring in force for new handshakes; connections that stand stay.
+    /// Puts a keyring in force: the node's certificate is issued anew, peers are dialled anew beside the connections that
+    /// stand, and those whose key was removed are disconnected. `in_use_since` is when its first key began to be
+    /// used here; the mesh is told.
     ///
     /// # Errors
     /// When no certificate can be made; the old ring stays in force.
-    pub fn set_keyring(&self, keyring: Keyring) -> Result<(), IdentityError> {
-        self.0.identity.set_keyring(keyring)
+    pub fn set_keyring(&self, keyring: Keyring, in_use_since: Wall) -> Result<(), IdentityError> {
+        let keys = keyring.key_ids();
+        self.0.identity.set_keyring(keyring)?;
+        self.0.wishes.record(|record| {
+            record.keys = keys;
+            record.key_since = in_use_since;
+        });
+        Ok(())
     }
 
     /// Says goodbye to all peers, then stops. Returns within about a second.

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::endpoint::{admit, explain, peer_name};
 use super::handle::Shared;
-use super::wire::{REFUSED, STREAM_PATIENCE, read_channel, unframed};
+use super::wire::{REFUSED, REPLACED, STREAM_PATIENCE, read_channel, unframed};
 use super::{Channel, Inbound, Peer, Reply};
 
 /// How long the reader of an exchange may take to answer before the stream is given back.
@@ -62,8 +62,13 @@ async fn receive(shared: Arc<Shared>, connection: Connection) {
     let Some(name) = peer_name(&connection) else { return };
     let from = Peer { name, addr: connection.remote_address() };
     shared.met(&from);
+    let mut rings = shared.identity.rings();
     loop {
         tokio::select! {
+            Ok(()) = rings.changed() => if !shared.identity.still_trusts(&connection) {
+                tracing::warn!(peer = %from.name, addr = %from.addr, "its mesh key was removed: disconnected");
+                return connection.close(REPLACED, b"the key was removed");
+            },
             datagram = connection.read_datagram() => match datagram {
                 Ok(datagram) => take_datagram(&shared, &from, datagram),
                 Err(_) => return,

@@ -10,6 +10,9 @@
 //!
 //! The task owns the dialling; it ends when the link is closed by [`Link::close`] or the mesh stops. Stopping it at any
 //! point loses only messages that were still queued.
+//!
+//! When the keyring changes, the link is dialled anew beside the connection that stands, which goes once what was under
+//! way on it has had its time: so both ends hold certificates of the present ring before an old key is removed.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -32,6 +35,8 @@ const QUEUE: usize = 1024;
 const QUEUE_BYTES: usize = 16 << 20;
 const DIAL_PATIENCE: Duration = Duration::from_secs(3);
 const MESSAGES_IN_FLIGHT: usize = 16;
+/// A connection that was replaced stays so long for what is under way on it.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// A connection that stands, and who is at its other end.
 #[derive(Debug, Clone)]
@@ -180,8 +185,7 @@ async fn run(link: Arc<Link>, shared: Arc<Shared>, mut waiting: mpsc::Receiver<W
                     tracing::info!(peer = %connected.name, addr = %link.addr, "connected again");
                 }
                 let since = shared.clock.now();
-                link.state.send_replace(LinkState::Up(connected.clone()));
-                serve(&link, &connected, &mut waiting).await;
+                keep(&link, &shared, connected, &mut waiting).await;
                 // Only a connection that lasted shows that the peer is well.
                 if shared.clock.now() - since > Duration::from_secs(1) {
                     backoff.connected();
@@ -230,22 +234,64 @@ async fn dial(link: &Link, shared: &Shared) -> Result<Connected, String> {
     Ok(Connected { connection, name })
 }
 
-/// Sends what is queued until the connection or the link ends.
-async fn serve(link: &Link, connected: &Connected, waiting: &mut mpsc::Receiver<Waiting>) {
+/// Serves a connection, and its successors after a change of the keyring, until one ends by itself or the link does.
+async fn keep(link: &Link, shared: &Shared, mut connected: Connected, waiting: &mut mpsc::Receiver<Waiting>) {
+    let mut rings = shared.identity.rings();
+    loop {
+        link.state.send_replace(LinkState::Up(connected.clone()));
+        match serve(link, &connected, waiting, &mut rings).await {
+            Served::Ended => return,
+            Served::NewRing => match dial(link, shared).await {
+                Ok(next) => {
+                    let former = std::mem::replace(&mut connected, next).connection;
+                    drop(shared.runtime.spawn(async move {
+                        tokio::time::sleep(FAREWELL).await;
+                        former.close(REPLACED, b"the keyring changed");
+                    }));
+                }
+                Err(reason) => {
+                    tracing::debug!(peer = %connected.name, reason, "cannot be dialled anew; the connection that stands stays");
+                }
+            },
+        }
+        if !shared.identity.still_trusts(&connected.connection) {
+            tracing::warn!(peer = %connected.name, addr = %link.addr, "its mesh key was removed: disconnected");
+            connected.connection.close(REPLACED, b"the key was removed");
+        }
+    }
+}
+
+/// Why a connection is no longer served.
+enum Served {
+    /// It, or the link, is over.
+    Ended,
+    /// Another keyring is in force.
+    NewRing,
+}
+
+/// Sends what is queued until the connection or the link ends, or the keyring changes.
+async fn serve(
+    link: &Link,
+    connected: &Connected,
+    waiting: &mut mpsc::Receiver<Waiting>,
+    rings: &mut watch::Receiver<u64>,
+) -> Served {
     let Connected { connection, name } = connected;
     let mut sending = FuturesUnordered::new();
     let closed = connection.closed();
     tokio::pin!(closed);
     loop {
         tokio::select! {
-            _ = &mut closed => return,
+            _ = &mut closed => return Served::Ended,
+            // What is being sent is sent to its end before that.
+            Ok(()) = rings.changed(), if sending.is_empty() => return Served::NewRing,
             () = link.kick.notified() => {
                 if link.is_closed() {
-                    return;
+                    return Served::Ended;
                 }
             }
             framed = waiting.recv(), if sending.len() < MESSAGES_IN_FLIGHT => {
-                let Some(Waiting { to, framed }) = framed else { return };
+                let Some(Waiting { to, framed }) = framed else { return Served::Ended };
                 if to.is_some_and(|to| to != *name) {
                     link.took(&framed);
                     continue;

@@ -213,22 +213,64 @@ async fn the_next_node_at_an_address_is_reached_and_gets_nothing_meant_for_the_l
 
 #[tokio::test]
 async fn keys_rotate_under_running_nodes() {
-    let mut ring = Keyring::generate();
-    let old = ring.clone();
-    let a = node("a", &old);
-    let new = ring.install_new().unwrap();
-    ring.use_key(new).unwrap();
-    let b = node("b", &ring);
+    let old = Keyring::generate();
+    let (a, b) = (node("a", &old), node("b", &old));
     introduce(&[&a, &b]);
-    // In TLS 1.3 the dialling side learns only after its own part of the handshake that it is refused.
-    assert!(b.mesh.exchange(&a.name, CHANNEL, Bytes::new(), PATIENCE).await.is_err());
-    assert!(a.mesh.links().iter().all(|link| link.peer.is_none()));
-    // The new key is installed at `a`, which goes on showing the old one.
-    let mut both = old.clone();
-    both.install(&ring.export(new).unwrap()).unwrap();
-    a.identity.set_keyring(both).unwrap();
     connected(&a, &b.name).await;
     connected(&b, &a.name).await;
+    let _accepts = [&a, &b].map(|node| node.mesh.listen(CHANNEL));
+    let mut both = old.clone();
+    let new = both.install_new().unwrap();
+    let mut used = both.clone();
+    used.use_key(new).unwrap();
+    let mut alone = used.clone();
+    alone.remove(old.in_use()).unwrap();
+
+    // One node after the other, and nobody is disconnected at any time: neither while `b` lacks the new key ...
+    for ring in [&both, &used] {
+        a.identity.set_keyring(ring.clone()).unwrap();
+        stays_connected(&a, &b).await;
+    }
+    // ... nor while it takes it into use, nor when the old one goes.
+    for ring in [&both, &used] {
+        b.identity.set_keyring(ring.clone()).unwrap();
+        stays_connected(&a, &b).await;
+    }
+    for node in [&a, &b] {
+        node.identity.set_keyring(alone.clone()).unwrap();
+        stays_connected(&a, &b).await;
+    }
+}
+
+/// Both are connected to each other all the time that a redial takes.
+async fn stays_connected(a: &Node, b: &Node) {
+    for _ in 0..20 {
+        assert!(a.mesh.rtt(&b.name).is_some() && b.mesh.rtt(&a.name).is_some());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_missed_the_new_key_is_let_in_until_the_old_one_goes() {
+    let old = Keyring::generate();
+    let mut ring = old.clone();
+    let new = ring.install_new().unwrap();
+    ring.use_key(new).unwrap();
+    let (a, b) = (node("a", &old), node("b", &ring));
+    introduce(&[&a, &b]);
+    connected(&a, &b.name).await;
+    connected(&b, &a.name).await;
+    // Then it is a stranger, on connections that stand too.
+    ring.remove(old.in_use()).unwrap();
+    b.identity.set_keyring(ring).unwrap();
+    let apart = async {
+        while a.mesh.rtt(&b.name).is_some() || b.mesh.rtt(&a.name).is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, apart).await.expect("the key was removed");
+    let refused = b.tunnels.open(&a.name, tunnel_addr(&a)).await.unwrap_err();
+    assert_eq!(refused.to_string(), "it holds another mesh key");
 }
 
 #[tokio::test]

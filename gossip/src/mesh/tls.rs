@@ -4,12 +4,20 @@
 //! under the authority of the key in use and accepts whoever shows one under any authority of its ring; both sides
 //! show and check, in TLS 1.3 only. The certificate names the node in a URI, `meridian:node:NAME`; who dials a name
 //! gets that name or no connection. Nothing is resumed, so a removed key opens no new connection.
+//!
+//! ```text
+//!   node ◀── authority of the key in use ◀── the same, signed by the authority of each other key of the ring
+//! ```
+//!
+//! The second certificate goes along while a ring has several keys: a node that was away when a new key was installed
+//! knows the old one alone, and can come back and be given the new one as long as the others hold both.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use quinn::Connection;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
@@ -19,6 +27,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use tokio::sync::watch;
 
 use crate::clock::{Clock, Wall};
 use crate::id::NodeName;
@@ -51,6 +60,8 @@ pub(crate) struct Identity {
     name: NodeName,
     clock: Clock,
     current: ArcSwap<Current>,
+    /// Counts the rings: what was connected under an earlier one is looked at again.
+    rings: watch::Sender<u64>,
 }
 
 struct Current {
@@ -63,13 +74,57 @@ struct Current {
 impl Identity {
     pub(crate) fn new(name: NodeName, ring: Keyring, clock: Clock) -> Result<Arc<Self>, IdentityError> {
         let current = Current::issue(&name, ring, clock.mesh_wall())?;
-        Ok(Arc::new(Self { name, clock, current: ArcSwap::from_pointee(current) }))
+        Ok(Arc::new(Self {
+            name,
+            clock,
+            current: ArcSwap::from_pointee(current),
+            rings: watch::Sender::new(0),
+        }))
     }
 
-    /// Puts a changed ring in force for handshakes from now on.
+    /// Puts a changed ring in force for handshakes from now on, and lets connections that stand be looked at again.
+    /// The same ring again changes nothing.
     pub(crate) fn set_keyring(&self, ring: Keyring) -> Result<(), IdentityError> {
+        if self.current.load().ring == ring {
+            return Ok(());
+        }
         self.current.store(Arc::new(Current::issue(&self.name, ring, self.clock.mesh_wall())?));
+        self.rings.send_modify(|rings| *rings += 1);
         Ok(())
+    }
+
+    /// Counts the rings that were put in force, and tells when another one is.
+    pub(crate) fn rings(&self) -> watch::Receiver<u64> {
+        self.rings.subscribe()
+    }
+
+    /// Whether the peer of a connection that stands would be let in now: not once its key was removed.
+    pub(crate) fn still_trusts(&self, connection: &Connection) -> bool {
+        let chain =
+            connection.peer_identity().and_then(|it| it.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let Some((first, more)) = chain.as_deref().and_then(|chain| chain.split_first()) else {
+            return false;
+        };
+        match self.verify(first, more) {
+            // It was let in when it was fresh; that it has run out since says nothing of the key.
+            Ok(())
+            | Err(rustls::Error::InvalidCertificate(
+                rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. },
+            )) => true,
+            Err(_) => false,
+        }
+    }
+
+    fn verify(
+        &self,
+        certificate: &CertificateDer<'_>,
+        more: &[CertificateDer<'_>],
+    ) -> Result<(), rustls::Error> {
+        let parsed = rustls::server::ParsedCertificate::try_from(certificate)?;
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(self.clock.mesh_wall().0));
+        let current = self.current.load();
+        let roots = &current.roots;
+        rustls::client::verify_server_cert_signed_by_trust_anchor(&parsed, roots, more, now, algorithms().all)
     }
 
     /// Issues a new certificate when the present one is near its end.
@@ -130,14 +185,20 @@ impl fmt::Debug for Identity {
 impl Current {
     fn issue(name: &NodeName, ring: Keyring, now: Wall) -> Result<Self, IdentityError> {
         let mut roots = RootCertStore::empty();
-        let mut signer = None;
+        let mut authorities = Vec::new();
         for derived in ring.derive("meridian mesh authority 1") {
             let (params, key) = authority(derived.key_id, &derived.secret)?;
             let root = params.self_signed(&key).map_err(IdentityError::of)?;
             roots.add(root.der().clone()).map_err(IdentityError::of)?;
-            signer.get_or_insert((params, key));
+            authorities.push((params, key));
         }
-        let (params, key) = signer.expect("a ring is never empty");
+        let mut authorities = authorities.into_iter();
+        let (params, key) = authorities.next().expect("a ring is never empty");
+        let mut vouched = Vec::new();
+        for (other, its_key) in authorities {
+            let by_other = params.signed_by(&key, &rcgen::Issuer::new(other, its_key));
+            vouched.push(by_other.map_err(IdentityError::of)?.der().clone());
+        }
         let issuer = rcgen::Issuer::new(params, key);
 
         let own = KeyPair::generate_for(&rcgen::PKCS_ED25519).map_err(IdentityError::of)?;
@@ -155,7 +216,8 @@ impl Current {
 
         let secret = PrivatePkcs8KeyDer::from(own.serialize_der()).into();
         let signing = provider().key_provider.load_private_key(secret).map_err(IdentityError::of)?;
-        let certified = Arc::new(CertifiedKey::new(vec![certificate.der().clone()], signing));
+        let chain = std::iter::once(certificate.der().clone()).chain(vouched).collect();
+        let certified = Arc::new(CertifiedKey::new(chain, signing));
         Ok(Self { ring, roots, certified, valid_until })
     }
 }
@@ -226,16 +288,7 @@ impl Checked {
         certificate: &CertificateDer<'_>,
         more: &[CertificateDer<'_>],
     ) -> Result<(), rustls::Error> {
-        let parsed = rustls::server::ParsedCertificate::try_from(certificate)?;
-        let now = UnixTime::since_unix_epoch(Duration::from_millis(self.identity.clock.mesh_wall().0));
-        let current = self.identity.current.load();
-        rustls::client::verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &current.roots,
-            more,
-            now,
-            algorithms().all,
-        )?;
+        self.identity.verify(certificate, more)?;
         let name = certified_name(certificate)
             .ok_or(rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding))?;
         if self.expected.as_ref().is_some_and(|expected| *expected != name) {

@@ -1,8 +1,9 @@
 //! Connections for users' bytes: an endpoint of their own at the mesh port + 1, so that they never starve gossip.
 //!
 //! The endpoint runs on a thread of its own; opening and using streams is done by whoever holds them, on any runtime.
-//! Connections are dialled when first needed, kept, and dialled again when they break. What the streams carry is the
-//! affair of both ends: the far end should acknowledge before the near end relies on it.
+//! Connections are dialled when first needed, kept, and dialled again when they break or the keyring changed: then streams
+//! that stand end on the old one. What the streams carry is the affair of both ends: the far end should acknowledge before
+//! the near end relies on it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -45,8 +46,21 @@ struct Shared {
 #[derive(Clone)]
 struct Link {
     addr: SocketAddr,
-    connection: Arc<tokio::sync::Mutex<Option<Connection>>>,
-    present: Arc<RwLock<Option<Connection>>>,
+    connection: Arc<tokio::sync::Mutex<Option<Dialled>>>,
+    present: Arc<RwLock<Option<Dialled>>>,
+}
+
+/// A connection, and under the how manieth keyring it was dialled.
+#[derive(Clone)]
+struct Dialled {
+    connection: Connection,
+    ring: u64,
+}
+
+impl Dialled {
+    fn is_usable(&self, identity: &Identity) -> bool {
+        self.connection.close_reason().is_none() && self.ring == *identity.rings().borrow()
+    }
 }
 
 /// A stream that a peer opened to this node.
@@ -81,11 +95,11 @@ impl Tunnels {
         let (stop, mut stopped) = watch::channel(false);
         let (accepted, streams) = mpsc::channel(ACCEPT_QUEUE);
         let handle = runtime.handle().clone();
-        let acceptor = endpoint.clone();
+        let (acceptor, its_identity) = (endpoint.clone(), identity.clone());
         let thread = std::thread::Builder::new().name("tunnel".into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = accept(acceptor.clone(), accepted) => {}
+                    () = accept(acceptor.clone(), its_identity, accepted) => {}
                     _ = stopped.wait_for(|stop| *stop) => {}
                 }
                 acceptor.close(GOODBYE, b"");
@@ -111,8 +125,8 @@ impl Tunnels {
     pub async fn open(&self, to: &NodeName, addr: SocketAddr) -> io::Result<TunnelStream> {
         let link = self.link(to, addr);
         let present = link.present.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let connection = match present.filter(|connection| connection.close_reason().is_none()) {
-            Some(connection) => connection,
+        let connection = match present.filter(|dialled| dialled.is_usable(&self.0.identity)) {
+            Some(dialled) => dialled.connection,
             None => self.dial(to, &link).await?,
         };
         let opened = tokio::time::timeout(DIAL_PATIENCE, connection.open_bi()).await;
@@ -123,15 +137,16 @@ impl Tunnels {
     /// The smoothed round trip to a connected peer.
     pub fn rtt(&self, to: &NodeName) -> Option<Duration> {
         let links = self.0.links.read().unwrap_or_else(PoisonError::into_inner);
-        let present = links.get(to)?.present.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let present =
+            links.get(to)?.present.read().unwrap_or_else(PoisonError::into_inner).clone()?.connection;
         present.close_reason().is_none().then(|| present.rtt())
     }
 
     /// Gives up the connection to a peer that is gone for good or came back as another life; its streams break.
     pub(crate) fn forget(&self, peer: &NodeName) {
         let link = self.0.links.write().unwrap_or_else(PoisonError::into_inner).remove(peer);
-        if let Some(connection) = link.and_then(|link| link.present.read().ok()?.clone()) {
-            connection.close(REPLACED, b"");
+        if let Some(dialled) = link.and_then(|link| link.present.read().ok()?.clone()) {
+            dialled.connection.close(REPLACED, b"");
         }
     }
 
@@ -168,9 +183,10 @@ impl Tunnels {
 
     async fn dial(&self, to: &NodeName, link: &Link) -> io::Result<Connection> {
         let mut slot = link.connection.lock().await;
-        if let Some(connection) = slot.as_ref().filter(|connection| connection.close_reason().is_none()) {
-            return Ok(connection.clone());
+        if let Some(dialled) = slot.as_ref().filter(|dialled| dialled.is_usable(&self.0.identity)) {
+            return Ok(dialled.connection.clone());
         }
+        let ring = *self.0.identity.rings().borrow();
         let config = Purpose::Tunnel.client(&self.0.identity, Some(to.clone())).map_err(io::Error::other)?;
         let (endpoint, addr) = (self.0.endpoint.clone(), link.addr);
         // The connection's driver runs where it is dialled: on the tunnels' own thread.
@@ -183,8 +199,9 @@ impl Tunnels {
             }
         });
         let connection = dialled.await.map_err(|_| io::Error::from(io::ErrorKind::NotConnected))??;
-        *slot = Some(connection.clone());
-        *link.present.write().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
+        let dialled = Dialled { connection: connection.clone(), ring };
+        *slot = Some(dialled.clone());
+        *link.present.write().unwrap_or_else(PoisonError::into_inner) = Some(dialled);
         Ok(connection)
     }
 }
@@ -199,22 +216,34 @@ fn busy(to: &NodeName) -> io::Error {
     io::Error::new(io::ErrorKind::WouldBlock, format!("{to} takes no more streams now"))
 }
 
-async fn accept(endpoint: Endpoint, accepted: mpsc::Sender<TunnelAccept>) {
+async fn accept(endpoint: Endpoint, identity: Arc<Identity>, accepted: mpsc::Sender<TunnelAccept>) {
     while let Some(incoming) = endpoint.accept().await {
         let Some(connecting) = admit(&endpoint, incoming) else { continue };
-        let accepted = accepted.clone();
+        let (accepted, identity) = (accepted.clone(), identity.clone());
         tokio::spawn(async move {
             if let Ok(Ok(connection)) = tokio::time::timeout(STREAM_PATIENCE, connecting).await {
-                receive(connection, accepted).await;
+                receive(connection, identity, accepted).await;
             }
         });
     }
 }
 
-async fn receive(connection: Connection, accepted: mpsc::Sender<TunnelAccept>) {
+async fn receive(connection: Connection, identity: Arc<Identity>, accepted: mpsc::Sender<TunnelAccept>) {
     let Some(name) = peer_name(&connection) else { return };
     let from = Peer { name, addr: connection.remote_address() };
-    while let Ok((send, recv)) = connection.accept_bi().await {
+    let mut rings = identity.rings();
+    loop {
+        let opened = tokio::select! {
+            opened = connection.accept_bi() => opened,
+            Ok(()) = rings.changed() => {
+                if !identity.still_trusts(&connection) {
+                    tracing::warn!(peer = %from.name, addr = %from.addr, "its mesh key was removed: its tunnels are cut");
+                    return connection.close(REPLACED, b"the key was removed");
+                }
+                continue;
+            }
+        };
+        let Ok((send, recv)) = opened else { return };
         let stream = TunnelStream { send, recv, finished: false };
         // A stream that finds the queue full is dropped here, which resets it.
         if accepted.try_send(TunnelAccept { from: from.clone(), stream }).is_err() {

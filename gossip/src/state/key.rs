@@ -6,6 +6,7 @@
 //! s:POOL   1 ‖ healthy 4 ‖ total 4 ‖ capacity 4 ‖ in flight 4    a pool's summary, base64
 //! suspects NAME@GENERATION,...                                  nodes of this one's region that it holds for silent
 //! left     1                                                    goodbye
+//! keys     ID@MILLIS,ID,...    ids of mesh keys in hexadecimal, the one in use first, with the time since when
 //! format   1                                                    written last: before it the node is not known whole
 //! ```
 //!
@@ -41,6 +42,9 @@ const REVISION: &str = "rev";
 const SUSPECTS: &str = "suspects";
 const LEFT: &str = "left";
 const FORMAT: &str = "format";
+const KEYS: &str = "keys";
+/// More than a ring holds.
+const MAX_KEYS: usize = 16;
 
 /// Why something cannot be published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,6 +87,7 @@ pub(crate) fn record_entries(record: &NodeRecord) -> Vec<(String, String)> {
         (STARTED, record.started.0.to_string()),
         (DRAINING, u8::from(record.draining).to_string()),
         (REVISION, record.revision.map(|id| id.to_string()).unwrap_or_default()),
+        (KEYS, spell_keys(&record.keys, record.key_since)),
         (FORMAT, "1".into()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
@@ -158,6 +163,7 @@ pub(crate) fn decode<'a>(
     }
     plain.get(FORMAT)?;
     let text = |key| plain.get(key).copied().unwrap_or_default();
+    let (keys, key_since) = read_keys(text(KEYS));
     let zone = text(ZONE);
     let record = NodeRecord {
         name: name.clone(),
@@ -169,6 +175,8 @@ pub(crate) fn decode<'a>(
         started: Wall(text(STARTED).parse().ok()?),
         draining: text(DRAINING) == "1",
         revision: text(REVISION).parse().ok(),
+        keys,
+        key_since,
     };
     let suspect = |entry: &str| {
         let (name, started) = entry.split_once('@')?;
@@ -176,6 +184,25 @@ pub(crate) fn decode<'a>(
     };
     let suspects = text(SUSPECTS).split(',').filter_map(suspect).take(512).collect();
     Some(NodeState { record, verdicts, summaries, suspects, left: text(LEFT) == "1" })
+}
+
+fn spell_keys(keys: &[u32], since: Wall) -> String {
+    let mut spelled = String::new();
+    for (at, id) in keys.iter().take(MAX_KEYS).enumerate() {
+        let (comma, since) = if at == 0 { ("", format!("@{}", since.0)) } else { (",", String::new()) };
+        spelled.push_str(&format!("{comma}{id:08x}{since}"));
+    }
+    spelled
+}
+
+/// What makes no sense is left out: who knows no keys of a node waits for it to say them.
+fn read_keys(text: &str) -> (Vec<u32>, Wall) {
+    let (first, rest) = text.split_once(',').unwrap_or((text, ""));
+    let (first, since) = first.split_once('@').unwrap_or((first, ""));
+    let id = |text: &str| u32::from_str_radix(text, 16).ok();
+    let Some(in_use) = id(first) else { return (Vec::new(), Wall(0)) };
+    let others = rest.split(',').filter_map(id).take(MAX_KEYS - 1);
+    (std::iter::once(in_use).chain(others).collect(), Wall(since.parse().unwrap_or(u64::MAX)))
 }
 
 fn decode_verdicts(value: &str) -> Option<Vec<Verdict>> {
@@ -242,6 +269,8 @@ mod tests {
             started: Wall(1_700_000_000_123),
             draining: true,
             revision: Some(RevisionId { epoch: 3, hash: [0xab; 32] }),
+            keys: vec![0x5f0a_91c2, 0x01d3_b7aa],
+            key_since: Wall(1_700_000_000_456),
         }
     }
 
@@ -295,9 +324,20 @@ mod tests {
             "started=1700000000123",
             "draining=1",
             &revision,
+            "keys=5f0a91c2@1700000000456,01d3b7aa",
             "format=1",
         ];
         assert_eq!(spelled, expected);
+    }
+
+    #[test]
+    fn a_node_of_the_version_before_is_understood() {
+        let mut entries = record_entries(&record());
+        entries.retain(|(key, _)| key != KEYS);
+        let state = decode(&record().name, borrowed(&entries)).unwrap();
+        assert_eq!(state.record, NodeRecord { keys: Vec::new(), key_since: Wall(0), ..record() });
+        assert_eq!(read_keys("x@1,2"), (Vec::new(), Wall(0)));
+        assert_eq!(read_keys("1,zz,2"), (vec![1, 2], Wall(u64::MAX)), "without a time nothing is safe");
     }
 
     #[test]
@@ -311,7 +351,7 @@ mod tests {
     proptest! {
         #[test]
         fn random_entries_never_panic(
-            entries in prop::collection::vec(("(region|mesh|started|format|suspects|v:a|s:b|[a-z:]{0,5})", ".{0,60}"), 0..20)
+            entries in prop::collection::vec(("(region|mesh|started|format|suspects|keys|v:a|s:b|[a-z:]{0,5})", ".{0,60}"), 0..20)
         ) {
             let _ = decode(&"n".parse().unwrap(), borrowed(&entries));
         }

@@ -27,6 +27,10 @@ pub struct NodeRecord {
     pub draining: bool,
     /// The revision it runs; `None` before the first apply.
     pub revision: Option<RevisionId>,
+    /// The ids of the mesh keys it holds, the one in use first. Empty: it does not say.
+    pub keys: Vec<u32>,
+    /// Since when it uses that key at the earliest it can vouch for; later is safe.
+    pub key_since: Wall,
 }
 
 /// The state of a backend, as probers and operators see it.

@@ -15,13 +15,15 @@ mod doorkeeper;
 mod endings;
 mod events;
 mod explain;
+pub(crate) mod keys;
 mod problem;
 pub(crate) mod reports;
+pub(crate) mod revisions;
 mod routes;
 mod scale;
 mod server;
 mod sessions;
-mod status;
+pub(crate) mod status;
 mod zones;
 
 use std::sync::Arc;
@@ -43,6 +45,7 @@ pub(crate) use self::server::{Admin, AdminError};
 use crate::backend::Snapshot;
 use crate::discovery::Discovery;
 use crate::geoip::Geo;
+use crate::keys::MeshKeys;
 use crate::proxy::ProxyHandle;
 use crate::scale::Scaling;
 
@@ -64,6 +67,8 @@ pub(crate) struct Context {
     pub(crate) intents: Intents,
     /// The keys that zones are signed with.
     pub(crate) zone_keys: ZoneKeys,
+    /// The mesh's own keys.
+    pub(crate) mesh_keys: MeshKeys,
     /// The proxy.
     pub(crate) proxy: Arc<ProxyHandle>,
     /// What the other nodes count.

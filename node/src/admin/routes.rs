@@ -19,7 +19,9 @@ use storage::revisions::{Expected, Revision};
 use super::api::{Applied, Counters, IntentStatus, MemberStatus, PoolStatus, SessionStatus, Status};
 use super::events::Event;
 use super::problem::{Refusal, findings, invalid, problem};
-use super::{Context, backends as registered, endings, explain, scale, sessions, status, zones};
+use super::{
+    Context, backends as registered, endings, explain, keys, revisions, scale, sessions, status, zones,
+};
 use crate::backend::Snapshot;
 use crate::config::services;
 use crate::proxy::{Affinity, Cut, End};
@@ -51,6 +53,8 @@ pub(super) fn router(context: Arc<Context>) -> Router {
         .route("/v1/dns/explain", get(explain::explain))
         .route("/v1/intents", get(intents))
         .route("/v1/revisions", post(apply))
+        .merge(keys::routes())
+        .merge(revisions::routes())
         .route("/v1/revisions/current", get(current))
         .route("/v1/dns/zones/{zone}/ds", get(zones::ds))
         .route("/v1/drains/{kind}/{name}", put(drain).delete(undrain))
@@ -83,7 +87,7 @@ async fn whole(State(context): Shared) -> Json<Status> {
         problems,
         warnings: status::warnings(&snapshot),
         members: status::members(&view),
-        intents: spell(context.intents.list().iter().filter(|((target, _), _)| !is_session(target))),
+        intents: spell(context.intents.list().iter().filter(|((target, _), _)| !is_elsewhere(target))),
         revision: status::revision(&view, snapshot.revision),
         pools: status::pools(&snapshot, &reports.loads, &sessions),
         sessions: SessionStatus { count: sessions.values().sum(), held_here: stats.held },
@@ -147,16 +151,29 @@ async fn current(State(context): Shared) -> Result<Response, Refusal> {
 }
 
 async fn apply(State(context): Shared, headers: HeaderMap, body: String) -> Result<Response, Refusal> {
-    let valid = services::parse("services.toml", &body).map_err(|report| invalid(&report))?;
-    let expected = expected(&headers)?;
-    let before = context.revisions.current().map(|revision| revision.id);
     let author = format!("api@{}", context.node);
+    put_in_force(&context, body, author, expected(&headers)?).await
+}
+
+/// Makes a text the newest revision, and answers when this node serves it.
+pub(super) async fn put_in_force(
+    context: &Context,
+    body: String,
+    author: String,
+    expected: Expected,
+) -> Result<Response, Refusal> {
+    let valid = services::parse("services.toml", &body).map_err(|report| invalid(&report))?;
+    let before = context.revisions.current().map(|revision| revision.id);
     let revision = context.revisions.apply(body, author, expected).await?;
     // Who reads what it has just written finds it: this node answers when it serves the revision (or a later one).
     let mut snapshot = context.snapshot.clone();
     let served = snapshot.wait_for(|snapshot| snapshot.revision >= Some(revision.id));
     if tokio::time::timeout(SERVED, served).await.is_err() {
         tracing::warn!(epoch = revision.id.epoch, "the revision is stored, but not yet served");
+    } else {
+        let (revisions, id) = (context.revisions.clone(), revision.id);
+        // A kill right after the answer is no death of this revision. It fails only when the runtime ends.
+        let _ = tokio::task::spawn_blocking(move || revisions.served(id)).await;
     }
     let mut response = Json(Applied {
         epoch: revision.id.epoch,
@@ -169,14 +186,14 @@ async fn apply(State(context): Shared, headers: HeaderMap, body: String) -> Resu
     Ok(response)
 }
 
-fn tag(response: &mut Response, revision: &Revision) {
+pub(super) fn tag(response: &mut Response, revision: &Revision) {
     // A revision id is made of digits and letters: always a valid header value.
     if let Ok(value) = HeaderValue::from_str(&format!("\"{}\"", revision.id)) {
         response.headers_mut().insert(ETAG, value);
     }
 }
 
-fn expected(headers: &HeaderMap) -> Result<Expected, Refusal> {
+pub(super) fn expected(headers: &HeaderMap) -> Result<Expected, Refusal> {
     let Some(value) = headers.get(IF_MATCH) else { return Ok(Expected::Any) };
     let text = value.to_str().unwrap_or_default().trim().trim_matches('"');
     match text {
@@ -193,9 +210,9 @@ async fn intents(State(context): Shared) -> Json<Vec<IntentStatus>> {
     Json(spell(context.intents.list().iter()))
 }
 
-/// There may be a thousand of them: they are listed where they are asked for.
-fn is_session(target: &Target) -> bool {
-    matches!(target, Target::Session(_))
+/// There may be a thousand sessions, and keys have a list of their own: they are listed where they are asked for.
+fn is_elsewhere(target: &Target) -> bool {
+    matches!(target, Target::Session(_) | Target::Key(_) | Target::Mesh)
 }
 
 #[derive(Deserialize)]
@@ -307,11 +324,16 @@ fn spell<'a>(intents: impl Iterator<Item = (&'a (Target, Aspect), &'a Intent)>) 
                 Target::Backend(pool, address) => ("backend", format!("{pool}/{address}")),
                 Target::Service(name) => ("service", name.to_string()),
                 Target::Session(id) => ("session", sessions::spell_id(id)),
+                Target::Key(id) => ("key", crate::keys::spell(*id)),
+                Target::Mesh => ("mesh", String::new()),
             };
             let order = match &intent.order {
                 Order::Drain { deadline: None } => "drain".to_owned(),
                 Order::Drain { deadline: Some(deadline) } => format!("drain until {}", rfc3339(*deadline)),
                 Order::Maintenance => "maintenance".to_owned(),
+                Order::InstallKey => "install".to_owned(),
+                Order::RemoveKey => "remove".to_owned(),
+                Order::UseKey(id) => format!("use key {}", crate::keys::spell(*id)),
                 Order::End { until } => format!("sessions ended, kept in mind until {}", rfc3339(*until)),
                 Order::Weight(weight) => format!("weight {weight}"),
                 Order::Split(shares) => {

@@ -1,13 +1,20 @@
 //! The state of the mesh in the API's words. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use gossip::clock::Wall;
 use gossip::id::{BackendId, RevisionId};
 use gossip::state::{ClusterView, Member, MemberState};
+
+use storage::revisions::Revisions;
 
 use super::api::{BackendStatus, MemberStatus, PoolStatus, RevisionStatus};
 use super::reports::Load;
 use crate::backend::{BackendView, PoolView, Snapshot};
+
+/// For how long the loss of a revision is told.
+const LOST_IS_NEWS: Duration = Duration::from_secs(3600);
 
 /// All nodes, by name.
 pub(super) fn members(view: &ClusterView) -> Vec<MemberStatus> {
@@ -116,6 +123,29 @@ pub(super) fn warnings(snapshot: &Snapshot) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// What an operator should know of the configuration's history, at `now` of the mesh's clock.
+pub(crate) fn of_revisions(revisions: &Revisions, now: Wall) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Some(id) = revisions.distrusted() {
+        problems.push(format!(
+            "this node ended while it put revision {} ({}) in force: it runs the one before and tries again later; apply \
+             another one to be done with it",
+            id.epoch,
+            &id.hash_hex()[..12]
+        ));
+    }
+    let fresh = revisions.lost().into_iter().filter(|lost| now.since(lost.time) < LOST_IS_NEWS);
+    problems.extend(fresh.map(|lost| {
+        let name = format!("{}:{}", lost.id.epoch, &lost.id.hash_hex()[..12]);
+        let (author, node) = (&lost.author, &lost.node);
+        format!(
+            "revision {name} by {author} on {node} was applied at the same time as another one and lost; meridian rollback \
+             {name} puts it in force"
+        )
+    }));
+    problems
 }
 
 /// What needs attention, in words: first `told`, what the nodes say of themselves.

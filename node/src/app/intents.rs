@@ -26,6 +26,8 @@ pub(super) fn orders(map: &IntentMap, now: Wall) -> (Orders, Option<Wall>) {
                 continue;
             }
             Order::Split(_) | Order::End { .. } => continue,
+            // The keyring's keeper follows them.
+            Order::InstallKey | Order::RemoveKey | Order::UseKey(_) => continue,
         };
         lay(&mut orders, target, drained);
     }
@@ -47,7 +49,7 @@ fn lay(orders: &mut Orders, target: &Target, drained: bool) {
         (Target::Backend(pool, address), false) => {
             orders.maintenance_backends.insert(BackendId::of(pool, *address));
         }
-        (Target::Service(_) | Target::Session(_), _) => {}
+        (Target::Service(_) | Target::Session(_) | Target::Key(_) | Target::Mesh, _) => {}
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod first_apply;
 mod intents;
+mod keyring;
 pub(crate) mod logging;
 pub(crate) mod machine;
 mod name_server;
@@ -31,13 +32,14 @@ use tokio::task::JoinSet;
 
 use self::machine::{DataError, DataFolder};
 use self::name_server::NameServer;
-use crate::admin::{self, Admin, AdminError, EventLog, Reports, Token};
+use crate::admin::{self, Admin, AdminError, EventLog, Reports, Token, status};
 use crate::config::model::NodeConfig;
 use crate::config::services;
 use crate::health::task::HealthConfig;
-use crate::proxy::{ProxyConfig, ProxyHandle};
+use crate::keys::{KeysConfig, MeshKeys};
+use crate::proxy::{ProxyConfig, ProxyHandle, SourceKeys};
 use crate::registry::{Registry, RegistryConfig};
-use crate::tls::TlsConfig;
+use crate::tls::{TicketKeys, TlsConfig};
 use crate::watchdog::Watchdog;
 use crate::{health, proxy, steering, tls};
 
@@ -148,7 +150,7 @@ impl App {
         let folder = DataFolder::lock(&config.data)?;
         let files = machine::raise_file_limit();
         let watchdog = Watchdog::start(clock.clone())?;
-        let keyring = keyring(&config)?;
+        let keyring = keyring::load(&config)?;
         let token = match &config.admin.token_file {
             None => None,
             Some(path) => {
@@ -188,7 +190,8 @@ impl App {
         let events = Arc::new(EventLog::default());
         let (discovery, current) = tasks::discover(&mut tasks, &config, &gossip, &storage, &clock, &events);
         let orders = tasks::follow_intents(&mut tasks, &storage, clock.clone());
-        let secrets = TlsConfig { keyring: &keyring, clock: clock.clone() };
+        let tickets = TicketKeys::new(&keyring, clock.clone());
+        let secrets = TlsConfig { tickets: tickets.clone(), clock: clock.clone() };
         let (tls, tls_task) = tls::start(&secrets, current.clone(), |current| current.services.clone());
         tasks.spawn(tasks::supervise("tls", tls_task));
         let (evidence, evidence_seen) = mpsc::channel(EVIDENCE_QUEUE);
@@ -221,9 +224,11 @@ impl App {
             publish: Box::new(move |summaries| publisher.publish_summaries(summaries)),
         });
         tasks.spawn(tasks::supervise("registry", registry_task));
+        tasks.spawn(tasks::tell_served(gossip.clone(), storage.revisions(), registry.changes()));
         tasks.spawn(tasks::publish_load(gossip.clone(), registry.clone()));
         tasks.spawn(health::tally::follow(registry.snapshot(), evidence.clone(), clock.clone()));
 
+        let source_keys = SourceKeys::new(&keyring);
         let proxy = Arc::new(proxy::start(ProxyConfig {
             node: config.name.clone(),
             listen: config.proxy_listen.clone(),
@@ -233,7 +238,7 @@ impl App {
             sessions: Arc::new(storage.sessions()),
             cookies: storage.cookies(),
             ends: storage.ends(),
-            source_key: source_key(&keyring),
+            source_keys: source_keys.clone(),
             tunnels: Arc::new(gossip.tunnels()),
             tunnel_accepts: gossip.take_tunnel_accepts().unwrap_or_else(|| mpsc::channel(1).1),
             evidence,
@@ -245,7 +250,17 @@ impl App {
         tasks.spawn(tasks::follow_own_drain(gossip.clone(), config.name.clone(), orders.clone()));
         tasks.spawn(tasks::want_zone_keys(storage.zone_keys(), registry.changes()));
         let NameServer { server: dns, responder, geo, dot } =
-            name_server::start(&config, &keyring, &clock, &mut tasks)?;
+            name_server::start(&config, &keyring, &secrets, &clock, &mut tasks)?;
+        let (mesh_keys, keeper) = MeshKeys::start(KeysConfig {
+            path: keyring::path(&config),
+            ring: keyring,
+            gossip: gossip.clone(),
+            intents: storage.intents(),
+            snapshot: registry.changes(),
+            clock: clock.clone(),
+            apply: keyring::apply_to(&storage, tickets, source_keys, responder.clone(), &config),
+        });
+        tasks.spawn(keeper);
         if let Some(responder) = &responder {
             let (changes, keys) = (registry.changes(), storage.zone_keys().watch());
             let follow =
@@ -254,7 +269,8 @@ impl App {
         }
 
         let (bound, sessions) = (proxy.clone(), storage.sessions());
-        let (places, zone_keys, found) = (geo.clone(), storage.zone_keys(), discovery.clone());
+        let (places, zone_keys, keys) = (geo.clone(), storage.zone_keys(), mesh_keys.clone());
+        let (revisions, now, found) = (storage.revisions(), clock.clone(), discovery.clone());
         let problems = Arc::new(move || {
             let mut problems: Vec<String> = bound.problems().iter().map(ToString::to_string).collect();
             problems.extend(tls.problems());
@@ -262,6 +278,8 @@ impl App {
             problems.extend(dot.problems());
             problems.extend(zone_keys.problems());
             problems.extend(found.problems().iter().cloned());
+            problems.extend(keys.problems());
+            problems.extend(status::of_revisions(&revisions, now.mesh_wall()));
             if sessions.stats().disk_behind {
                 let text = "the store on disk lags behind; sessions are safe in memory and on other nodes";
                 problems.push(text.into());
@@ -287,6 +305,7 @@ impl App {
             revisions: storage.revisions(),
             intents: storage.intents(),
             zone_keys: storage.zone_keys(),
+            mesh_keys,
             proxy: proxy.clone(),
             reports,
             events,
@@ -344,26 +363,6 @@ impl App {
     }
 }
 
-fn keyring(config: &NodeConfig) -> Result<Keyring, StartError> {
-    match &config.mesh.key_file {
-        Some(path) => Ok(Keyring::load(path)?),
-        None => {
-            let path = config.data.join("mesh.key");
-            let may_create = config.mesh.seeds.is_empty();
-            if !path.exists() && !may_create {
-                return Err(StartError::NoKey(path));
-            }
-            let new = !path.exists();
-            let ring = Keyring::load_or_create(&path, may_create)?;
-            if new {
-                let path = path.display();
-                tracing::info!(%path, "no seeds and no key: a new mesh; copy its key to the nodes that join");
-            }
-            Ok(ring)
-        }
-    }
-}
-
 fn gossip_config(config: &NodeConfig, keyring: Keyring, clock: Clock) -> Result<GossipConfig, StartError> {
     let listen = config.mesh.listen;
     let advertise = match config.mesh.advertise {
@@ -408,12 +407,6 @@ fn advertised_ip(config: &NodeConfig) -> Option<IpAddr> {
         config.mesh.seeds.is_empty().then_some(loopback)
     };
     machine::default_route_address(v6).or_else(alone)
-}
-
-/// The key of source-address session ids: of the key in use, the same on all nodes.
-fn source_key(keyring: &Keyring) -> [u8; 32] {
-    let keys = keyring.derive("meridian source address v1");
-    keys.first().map(|key| key.secret).unwrap_or_default()
 }
 
 fn announce(

@@ -27,6 +27,7 @@ pub(super) struct NameServer {
 pub(super) fn start(
     config: &NodeConfig,
     keyring: &Keyring,
+    tls: &TlsConfig,
     clock: &Clock,
     tasks: &mut JoinSet<()>,
 ) -> Result<NameServer, BindError> {
@@ -42,12 +43,11 @@ pub(super) fn start(
         geo = opened;
     }
     let mut dot = Dot::default();
-    let tls = config.dns_tls.as_ref().map(|tls| {
-        let secrets = TlsConfig { keyring, clock: clock.clone() };
-        let (shown, follower) = dot::start(tls.certificates.clone(), &secrets);
+    let tls = config.dns_tls.as_ref().map(|certificates| {
+        let (shown, follower) = dot::start(certificates.certificates.clone(), tls);
         tasks.spawn(follower);
         dot = shown.clone();
-        TlsListen { listen: tls.listen.clone(), config: Arc::new(move || shown.config()) }
+        TlsListen { listen: certificates.listen.clone(), config: Arc::new(move || shown.config()) }
     });
     let time = clock.clone();
     let server = DnsServer::bind(
@@ -66,7 +66,7 @@ pub(super) fn start(
 
 /// On which terms strangers are served. Cookies are made with a secret that all nodes derive from the mesh's keys, so
 /// that any of them knows those of the others.
-fn dns_terms(config: &NodeConfig, keyring: &Keyring) -> Terms {
+pub(super) fn dns_terms(config: &NodeConfig, keyring: &Keyring) -> Terms {
     let secrets = keyring.derive("meridian dns cookie v1").into_iter().filter_map(|key| {
         let secret = key.secret.first_chunk::<16>()?;
         Some(CookieSecret(*secret))

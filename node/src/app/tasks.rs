@@ -9,7 +9,7 @@ use gossip::clock::Clock;
 use gossip::id::NodeName;
 use gossip::state::MeshEvent;
 use storage::Storage;
-use storage::revisions::Revision;
+use storage::revisions::{Revision, Revisions};
 use storage::zone_keys::ZoneKeys;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
@@ -68,7 +68,7 @@ pub(super) fn discover(
         region: config.region.clone(),
         zone: config.zone.clone(),
         data: config.data.clone(),
-        current: follow_revisions(tasks, gossip, storage),
+        current: follow_revisions(tasks, storage),
         view: gossip.view(),
         mesh: gossip.mesh(),
         clock: clock.clone(),
@@ -78,12 +78,10 @@ pub(super) fn discover(
     (discovery, current)
 }
 
-/// The configuration in force, parsed, whenever a revision becomes current; the mesh is told which.
-fn follow_revisions(tasks: &mut JoinSet<()>, gossip: &Gossip, storage: &Storage) -> watch::Receiver<Current> {
+/// The configuration in force, parsed, whenever a revision becomes current.
+fn follow_revisions(tasks: &mut JoinSet<()>, storage: &Storage) -> watch::Receiver<Current> {
     let mut revisions = storage.revisions().watch();
     let first = parse(revisions.borrow_and_update().as_deref()).unwrap_or_default();
-    let gossip = gossip.clone();
-    gossip.set_revision(first.revision);
     let (sender, receiver) = watch::channel(first);
     tasks.spawn(async move {
         while revisions.changed().await.is_ok() {
@@ -91,12 +89,31 @@ fn follow_revisions(tasks: &mut JoinSet<()>, gossip: &Gossip, storage: &Storage)
             if let Some(current) = parse(revision.as_deref()) {
                 let id = current.revision;
                 sender.send_replace(current);
-                gossip.set_revision(id);
                 tracing::info!(revision = id.map(|id| id.epoch), "configuration in force");
             }
         }
     });
     receiver
+}
+
+/// Says which revision is served: first to the store, where it has stood its trial then, and then to the mesh.
+pub(super) async fn tell_served(
+    gossip: Gossip,
+    revisions: Revisions,
+    mut changes: watch::Receiver<Arc<Snapshot>>,
+) {
+    loop {
+        let served = changes.borrow_and_update().revision;
+        if let Some(id) = served {
+            let revisions = revisions.clone();
+            // It fails only when the runtime ends.
+            let _ = tokio::task::spawn_blocking(move || revisions.served(id)).await;
+        }
+        gossip.set_revision(served);
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 fn parse(revision: Option<&Revision>) -> Option<Current> {

@@ -30,9 +30,13 @@ pub(super) async fn run(global: &Global, args: ApplyArgs) -> Result<(), CliError
     }
     let body = Some(("application/toml", Bytes::from(text)));
     let answer = global.client()?.send(Method::POST, "/v1/revisions", body, &headers).await?;
-    let applied: Applied = answer.success()?.parse()?;
+    report(global, &answer.success()?.parse()?)
+}
+
+/// Says what became of a revision.
+pub(super) fn report(global: &Global, applied: &Applied) -> Result<(), CliError> {
     if global.output == Format::Json {
-        return json(&applied);
+        return json(applied);
     }
     for warning in &applied.warnings {
         let file = warning.file.as_ref().map(|file| format!("{file} ")).unwrap_or_default();
@@ -47,7 +51,7 @@ pub(super) async fn run(global: &Global, args: ApplyArgs) -> Result<(), CliError
 }
 
 /// What `--if-match` takes; the node is told the same words.
-fn revision(text: &str) -> Result<String, String> {
+pub(super) fn revision(text: &str) -> Result<String, String> {
     let text = text.trim_matches('"');
     match text {
         "*" | "none" => {}

@@ -7,9 +7,11 @@ mod apply;
 mod backend;
 mod client;
 pub(crate) mod demo;
+mod diff;
 mod dns;
 mod drain;
 mod exit;
+mod history;
 mod key;
 mod lease;
 mod members;
@@ -73,11 +75,17 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Start a node.
     Start(Box<start::StartArgs>),
-    /// Make and change mesh keys.
+    /// Make mesh keys, and change those of a running mesh.
     #[command(subcommand)]
     Key(key::KeyCommand),
     /// Give the mesh a new services.toml; any node takes it for all.
     Apply(apply::ApplyArgs),
+    /// Show what a services.toml would change, or what a revision changed.
+    Diff(diff::DiffArgs),
+    /// List the revisions of the configuration, those too that lost against another.
+    History,
+    /// Make an old revision's configuration the newest one.
+    Rollback(history::RollbackArgs),
     /// Check a configuration file without a node.
     Validate(validate::ValidateArgs),
     /// Show the state of the whole mesh.
@@ -102,6 +110,9 @@ enum Command {
     Backend(backend::BackendCommand),
     /// Run a process as a backend: in its pool when its port answers, drained before it ends.
     Run(run::RunArgs),
+    /// What `run` becomes.
+    #[command(hide = true)]
+    RunChild(run::ChildArgs),
     /// Show the pools that grow and shrink with their load, and what the load asks for now.
     Scale(scale::ScaleArgs),
     /// List where the backends of pools come from, and whether that can be asked.
@@ -128,6 +139,9 @@ pub fn main() -> ExitCode {
         Command::Key(command) => key::run(&cli.global, command),
         Command::Validate(args) => validate::run(&cli.global, &args),
         Command::Apply(args) => ask(apply::run(&cli.global, args)),
+        Command::Diff(args) => ask(diff::run(&cli.global, args)),
+        Command::History => ask(history::run(&cli.global)),
+        Command::Rollback(args) => ask(history::rollback(&cli.global, args)),
         Command::Status => ask(status::run(&cli.global)),
         Command::Members => ask(members::run(&cli.global)),
         Command::Pools(args) => ask(pools::run(&cli.global, args)),
@@ -137,6 +151,7 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => ask(drain::drain(&cli.global, args)),
         Command::Undrain(args) => ask(drain::undrain(&cli.global, args)),
         Command::Backend(command) => ask(backend::run(&cli.global, command)),
+        Command::RunChild(args) => run::child(args),
         Command::Run(args) => run_to_end(run::run(&cli.global, args)),
         Command::Scale(args) => ask(scale::run(&cli.global, args)),
         Command::Sources => ask(sources::run(&cli.global)),

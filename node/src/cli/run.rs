@@ -8,14 +8,15 @@
 //! ```
 //!
 //! The child has a process group of its own, so that Ctrl-C reaches this command alone, and drains before the child hears
-//! of it.
+//! of it. Between the two stands a moment of this program itself, which asks the kernel to end the child when its keeper
+//! dies, and then becomes it.
 
 use std::net::IpAddr;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use clap::Args;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
@@ -63,15 +64,16 @@ pub(super) async fn run(global: &Global, args: RunArgs) -> Result<ExitCode, CliE
     let address = own_address(args.address, args.port);
     let asked = args.place.registration();
     let mut lease = Lease { client: &client, pool: args.pool.clone(), address, asked };
-    let Some((program, arguments)) = args.command.split_first() else { return Err(usage("run what?")) };
-    let mut child = Command::new(program)
-        .args(arguments)
+    let program = std::env::current_exe()?;
+    let mut child = Command::new(&program)
+        .args(["run-child", "--parent", &std::process::id().to_string(), "--"])
+        .args(&args.command)
         .env("PORT", args.port.to_string())
         .stdin(Stdio::null())
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| CliError::new(Exit::Failure, format!("{program} cannot be run: {error}")))?;
+        .map_err(|error| CliError::new(Exit::Failure, format!("{} cannot be run: {error}", program.display())))?;
 
     let asked_to_end = asked_to_end();
     tokio::pin!(asked_to_end);
@@ -112,6 +114,28 @@ pub(super) async fn run(global: &Global, args: RunArgs) -> Result<ExitCode, CliE
     let code = stop(&mut child, args.grace).await;
     lease.remove(true).await?;
     code
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ChildArgs {
+    /// Who keeps it.
+    #[arg(long)]
+    parent: i32,
+    /// What to become.
+    #[arg(required = true, last = true)]
+    command: Vec<String>,
+}
+
+/// Becomes the command, which gets SIGTERM when its keeper dies. Returns only when that fails.
+pub(super) fn child(args: ChildArgs) -> Result<ExitCode, CliError> {
+    use std::os::unix::process::CommandExt;
+    let Some((program, arguments)) = args.command.split_first() else { return Err(usage("run what?")) };
+    set_parent_process_death_signal(Some(Signal::TERM)).map_err(std::io::Error::from)?;
+    if getppid().is_none_or(|parent| parent.as_raw_nonzero().get() != args.parent) {
+        return Err(CliError::new(Exit::Failure, "who was to keep it has died already"));
+    }
+    let error = std::process::Command::new(program).args(arguments).exec();
+    Err(CliError::new(Exit::Failure, format!("{program} cannot be run: {error}")))
 }
 
 /// Waits for the port, then takes the lease.

@@ -20,6 +20,7 @@ use super::listeners::{Listeners, Listening};
 use super::log::AccessLogger;
 use super::outcome::Counters;
 use super::plan::RouteCache;
+use super::source::SourceKeys;
 use super::store::SessionStore;
 use super::thread::{self, Order};
 use super::tunnel::{InboundTunnel, TunnelDial};
@@ -67,9 +68,8 @@ pub struct ProxyConfig<A = TunnelAccept> {
     pub cookies: Cookies,
     /// Which sessions operators have ended.
     pub ends: Ends,
-    /// The key of source-address session ids: the first of `keyring.derive("meridian source address v1")`, the same on
-    /// all nodes.
-    pub source_key: [u8; 32],
+    /// What the ids of source-address sessions are made with, the same on all nodes.
+    pub source_keys: SourceKeys,
     /// Opens streams to other nodes: `Arc::new(tunnels)`.
     pub tunnels: Arc<dyn TunnelDial>,
     /// The streams that other nodes open to this one.
@@ -121,7 +121,7 @@ pub fn start<A: Into<InboundTunnel> + Send + 'static>(
         sessions: config.sessions,
         cookies: config.cookies,
         ends: config.ends,
-        source_key: config.source_key,
+        source_keys: config.source_keys,
         tunnels: config.tunnels,
         evidence: config.evidence,
         tls: config.tls,

@@ -244,7 +244,7 @@ fn answer(
         let upgrade = headers::wanted_upgrade(&request, fields);
         let on_client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let forced = forced(service, request.headers());
-        let keys = Keys::new(&plan, service, &worker.shared.source_key, client, Some(request.headers()));
+        let keys = Keys::new(&plan, service, &worker.shared.source_keys, client, Some(request.headers()));
         let usher = Usher { worker, plan: &plan, service, forced, hops: Hops::One, bound: false, keys };
         let mut seat = match (&service.sticky_cookie, service.sticky_source_ip) {
             (Some(sticky), _) => {

@@ -7,6 +7,7 @@ use http::HeaderMap;
 use http::header::COOKIE;
 
 use super::plan::Plan;
+use super::source::SourceKeys;
 use crate::backend::PoolView;
 use crate::config::model::{BalancePolicy, HashOn, Pool, Service};
 
@@ -19,13 +20,14 @@ impl<'a> Keys<'a> {
     pub(super) fn new(
         plan: &'a Plan,
         service: &Service,
-        secret: &[u8; 32],
+        secrets: &SourceKeys,
         client: IpAddr,
         headers: Option<&HeaderMap>,
     ) -> Self {
         if !plan.hashes {
             return Self::default();
         }
+        let secret = &secrets.in_use();
         let forced = service.force.iter().map(|rule| &rule.pool);
         let names: Vec<&PoolName> = service.split.iter().map(|(name, _)| name).chain(forced).collect();
         let key = |name: &PoolName| {

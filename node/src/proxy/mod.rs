@@ -67,6 +67,7 @@ mod session;
 mod settings;
 mod sni;
 mod sockets;
+mod source;
 mod store;
 mod tcp;
 #[cfg(test)]
@@ -85,5 +86,6 @@ pub use bind::{BindError, BindProblem, check as check_ports};
 pub use handle::{ProxyConfig, ProxyHandle, StartError, start};
 pub use outcome::{Affinity, Counters, Cut, End};
 pub use route::RouteTable;
+pub use source::SourceKeys;
 pub use store::SessionStore;
 pub use tunnel::{InboundTunnel, TunnelDial, TunnelIo};

@@ -1,5 +1,4 @@
 //! A session on its way through one request: from where it was found to the cookie that the answer carries.
-use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -124,18 +123,4 @@ impl Session {
         };
         Pin { id: self.id, assignment, expires: self.expires(clock.wall()) }
     }
-}
-
-/// The session of an address: a keyed hash, so that the store does not hold addresses.
-pub(super) fn source_session(key: &[u8; 32], service: &ServiceName, client: IpAddr) -> SessionId {
-    let mut hash = blake3::Hasher::new_keyed(key);
-    hash.update(service.as_str().as_bytes());
-    hash.update(&[0]);
-    match client {
-        IpAddr::V4(client) => hash.update(&client.octets()),
-        IpAddr::V6(client) => hash.update(&client.octets()),
-    };
-    let mut id = [0; 16];
-    id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
-    SessionId(id)
 }

@@ -78,7 +78,7 @@ pub(super) async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream,
     if worker.limit(&plan, service, client.ip()).is_err() {
         return record.end(End::RateLimited);
     }
-    let keys = Keys::new(&plan, service, &worker.shared.source_key, client.ip(), None);
+    let keys = Keys::new(&plan, service, &worker.shared.source_keys, client.ip(), None);
     let usher =
         Usher { worker: &worker, plan: &plan, service, forced: None, hops: Hops::One, bound: false, keys };
     let crossing = Crossing { kind: Kind::Tcp, client, local, request_id: None };
@@ -244,7 +244,7 @@ async fn tunnel(
 pub(super) async fn far(worker: Rc<Worker>, plan: Rc<Plan>, guest: Guest, mut stream: Box<dyn TunnelIo>) {
     let mut record = Record::far(&worker);
     let service = guest.service();
-    let keys = Keys::new(&plan, &service, &worker.shared.source_key, guest.preface.client.ip(), None);
+    let keys = Keys::new(&plan, &service, &worker.shared.source_keys, guest.preface.client.ip(), None);
     let usher = Usher {
         worker: &worker,
         plan: &plan,

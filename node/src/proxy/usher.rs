@@ -26,7 +26,7 @@ use super::choose::{Hops, Place, Tried, arm_for, arms, place_of, successor};
 use super::keys::Keys;
 use super::outcome::{Affinity, End};
 use super::plan::{Plan, position};
-use super::session::{Carrier, Session, source_session};
+use super::session::{Carrier, Session};
 use super::worker::Worker;
 use crate::backend::{BackendView, PoolView};
 use crate::config::model::{OnDown, Service, StickyCookie};
@@ -101,11 +101,22 @@ impl Usher<'_> {
     /// A seat for whoever comes from `client`, for a service that is sticky by address.
     pub(super) async fn by_source(&self, ttl: Duration, client: IpAddr) -> Result<Seat, End> {
         let shared = &self.worker.shared;
-        let id = source_session(&shared.source_key, &self.service.name, client);
+        let (id, under_other_keys) = shared.source_keys.sessions(&self.service.name, client);
         let home = self.plan.snapshot.region.clone();
         let now = shared.clock.wall();
-        let pin = shared.sessions.find(&home, id).await;
-        let pin = pin.filter(|pin| u64::from(pin.expires) > now.seconds());
+        let lives = |pin: &Pin| u64::from(pin.expires) > now.seconds();
+        let mut pin = shared.sessions.find(&home, id).await.filter(lives);
+        for other in under_other_keys {
+            if pin.is_some() {
+                break;
+            }
+            let found = shared.sessions.find(&home, other).await.filter(lives);
+            pin = found.filter(|pin| pin.assignment.backend.is_some()).map(|pin| Pin { id, ..pin });
+            if let Some(pin) = pin {
+                // The key changed since it began. Whoever else meets its user stores the same.
+                drop(shared.sessions.commit_patiently(&home, pin));
+            }
+        }
         if let Some(pin) = pin {
             // A new assignment must be later than the one, or the end, that it takes the place of.
             let _ = shared.clock.observe(pin.assignment.hlc);

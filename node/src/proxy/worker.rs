@@ -23,6 +23,7 @@ use super::outcome::Counters;
 use super::pick::{Dice, Turns, millis};
 use super::plan::{Plan, RouteCache};
 use super::retry::Budget;
+use super::source::SourceKeys;
 use super::store::SessionStore;
 use super::tunnel::TunnelDial;
 use super::upstream::Upstreams;
@@ -38,7 +39,7 @@ pub(super) struct Shared {
     pub(super) sessions: Arc<dyn SessionStore>,
     pub(super) cookies: Cookies,
     pub(super) ends: Ends,
-    pub(super) source_key: [u8; 32],
+    pub(super) source_keys: SourceKeys,
     pub(super) tunnels: Arc<dyn TunnelDial>,
     pub(super) evidence: mpsc::Sender<(BackendId, Evidence)>,
     pub(super) tls: Tls,

@@ -86,6 +86,8 @@ pub(crate) fn member(name: &str, at: &str) -> Member {
             started: Wall(1),
             draining: false,
             revision: None,
+            keys: Vec::new(),
+            key_since: Wall(0),
         },
         state: MemberState::Alive,
         since: Clock::simulated(Wall(0)).now(),

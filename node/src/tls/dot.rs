@@ -46,11 +46,11 @@ impl Dot {
 /// Reads the certificates, then goes on by itself; the task runs until it is aborted.
 pub(crate) fn start(
     certificates: Vec<CertificateFiles>,
-    config: &TlsConfig<'_>,
+    config: &TlsConfig,
 ) -> (Dot, impl Future<Output = ()> + Send + use<>) {
     let mut keeper = Keeper {
         files: certificates.into_iter().map(|files| (files, Tracked::default())).collect(),
-        tickets: TicketKeys::new(config.keyring, config.clock.clone()),
+        tickets: config.tickets.clone(),
         provider: Arc::new(aws_lc_rs::default_provider()),
         shown: None,
     };
@@ -149,11 +149,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [cert, key] = ["dns.pem", "dns.key"].map(|name| folder.path().join(name));
         let keyring = Keyring::generate();
-        let config = TlsConfig { keyring: &keyring, clock: Clock::system() };
+        let tickets = TicketKeys::new(&keyring, Clock::system());
+        let config = TlsConfig { tickets, clock: Clock::system() };
         let files = CertificateFiles { cert: cert.clone(), key: key.clone() };
         let mut keeper = Keeper {
             files: vec![(files, Tracked::default())],
-            tickets: TicketKeys::new(config.keyring, config.clock.clone()),
+            tickets: config.tickets.clone(),
             provider: Arc::new(aws_lc_rs::default_provider()),
             shown: None,
         };

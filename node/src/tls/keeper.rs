@@ -11,7 +11,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use gossip::clock::{Clock, Wall};
 use gossip::id::{ListenerName, PoolName};
-use gossip::keyring::Keyring;
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio::sync::watch;
@@ -28,21 +27,22 @@ use crate::config::model::{BackendTls, CertificateFiles, Listener, ListenerProto
 pub(super) const LOOK: Duration = Duration::from_secs(2);
 
 /// What the keeper needs.
-pub struct TlsConfig<'a> {
-    /// Its keys make the tickets' keys.
-    pub keyring: &'a Keyring,
+#[derive(Debug, Clone)]
+pub struct TlsConfig {
+    /// What tickets are sealed with.
+    pub tickets: TicketKeys,
     /// The clock.
     pub clock: Clock,
 }
 
 /// Reads all that the present services name, then goes on by itself. `services` finds them in what `changes` carries.
 /// Must be called in a tokio runtime. The task ends when the sender of the changes is gone.
-pub fn start<T, F>(config: &TlsConfig<'_>, changes: watch::Receiver<T>, services: F) -> (Tls, JoinHandle<()>)
+pub fn start<T, F>(config: &TlsConfig, changes: watch::Receiver<T>, services: F) -> (Tls, JoinHandle<()>)
 where
     T: Send + Sync + 'static,
     F: Fn(&T) -> Arc<Services> + Send + 'static,
 {
-    let mut keeper = Keeper::new(TicketKeys::new(config.keyring, config.clock.clone()));
+    let mut keeper = Keeper::new(config.tickets.clone());
     let present = services(&changes.borrow());
     let table = Arc::new(ArcSwap::from_pointee(keeper.look(&present, config.clock.wall())));
     let (sender, changed) = watch::channel(());

@@ -34,6 +34,7 @@ use tokio::sync::watch;
 
 pub use client::Upstream;
 pub use keeper::{TlsConfig, start};
+pub use tickets::TicketKeys;
 
 /// The protocols that https listeners speak, the preferred first (ALPN, RFC 7301).
 pub(crate) const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];

@@ -16,6 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, Nonce, UnboundKey};
 use gossip::clock::Clock;
 use gossip::keyring::{DerivedKey, Keyring};
@@ -30,17 +31,23 @@ const WINDOW: Duration = Duration::from_secs(8 * 3600);
 /// A session with a chain of client certificates fits; more is not sealed, and not opened.
 const MAX_BYTES: usize = 16 * 1024;
 
-/// What tickets are sealed with, the same on every node.
+/// What tickets are sealed with, the same on every node. Clones share it.
 #[derive(Clone)]
-pub(super) struct TicketKeys {
+pub struct TicketKeys {
     /// The key in use first.
-    keys: Arc<[DerivedKey]>,
+    keys: Arc<ArcSwap<Vec<DerivedKey>>>,
     clock: Clock,
 }
 
 impl TicketKeys {
-    pub(super) fn new(keyring: &Keyring, clock: Clock) -> Self {
-        Self { keys: keyring.derive(PURPOSE).into(), clock }
+    /// From the mesh's keyring.
+    pub fn new(keyring: &Keyring, clock: Clock) -> Self {
+        Self { keys: Arc::new(ArcSwap::from_pointee(keyring.derive(PURPOSE))), clock }
+    }
+
+    /// Takes another keyring into use, for all tickets from now on.
+    pub fn rekey(&self, keyring: &Keyring) {
+        self.keys.store(Arc::new(keyring.derive(PURPOSE)));
     }
 
     /// The tickets of one context.
@@ -53,6 +60,12 @@ impl TicketKeys {
 pub(super) struct Tickets {
     keys: TicketKeys,
     context: [u8; 32],
+}
+
+impl fmt::Debug for TicketKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TicketKeys").finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Tickets {
@@ -78,7 +91,8 @@ impl Tickets {
         if plain.len() > MAX_BYTES {
             return None;
         }
-        let derived = self.keys.keys.first()?;
+        let keys = self.keys.keys.load();
+        let derived = keys.first()?;
         let mut ticket = Vec::with_capacity(HEADER + NONCE + plain.len() + AES_256_GCM_SIV.tag_len());
         ticket.push(VERSION);
         ticket.extend_from_slice(&derived.key_id.to_be_bytes());
@@ -105,7 +119,8 @@ impl Tickets {
             return None;
         }
         let key_id = u32::from_be_bytes([k0, k1, k2, k3]);
-        let derived = self.keys.keys.iter().find(|key| key.key_id == key_id)?;
+        let keys = self.keys.keys.load();
+        let derived = keys.iter().find(|key| key.key_id == key_id)?;
         let mut plain = sealed.to_vec();
         let nonce = Nonce::assume_unique_for_key(*nonce);
         let length =
@@ -143,7 +158,8 @@ mod tests {
 
     fn tickets(secret: u8, context: u8) -> Tickets {
         let keys = vec![DerivedKey { key_id: 0x0102_0304, secret: [secret; 32] }];
-        TicketKeys { keys: keys.into(), clock: Clock::system() }.tickets([context; 32])
+        TicketKeys { keys: Arc::new(ArcSwap::from_pointee(keys)), clock: Clock::system() }
+            .tickets([context; 32])
     }
 
     #[test]
@@ -165,8 +181,14 @@ mod tests {
         keyring.use_key(new).unwrap();
         let rotated = TicketKeys::new(&keyring, clock.clone()).tickets([1; 32]);
         assert_eq!(rotated.decrypt(&ticket).unwrap(), b"before");
+        // The same while it runs: what was made before the change follows it.
+        let running = TicketKeys::new(&Keyring::generate(), clock);
+        let made = running.tickets([1; 32]);
+        running.rekey(&keyring);
+        assert_eq!(made.decrypt(&ticket).unwrap(), b"before");
         keyring.remove(old).unwrap();
-        assert_eq!(TicketKeys::new(&keyring, clock).tickets([1; 32]).decrypt(&ticket), None);
+        running.rekey(&keyring);
+        assert_eq!(made.decrypt(&ticket), None);
     }
 
     #[test]

@@ -124,13 +124,15 @@ fn write<'a>(out: &mut BytesMut, entries: impl Iterator<Item = &'a Entry>) {
 }
 
 pub(crate) fn read(mut bytes: &[u8]) -> Option<Vec<Entry>> {
-    let mut entries = Vec::new();
+    let (mut entries, mut seen) = (Vec::new(), 0);
     while !bytes.is_empty() {
         let length = bytes.try_get_u32_le().ok()? as usize;
         let (entry, rest) = bytes.split_at_checked(length)?;
         bytes = rest;
-        entries.push(Entry::decode(entry).ok()?);
-        if entries.len() > ENTRIES_MAX {
+        // What a newer version orders is left out: the nodes that understand it exchange it among themselves.
+        entries.extend(Entry::decode(entry));
+        seen += 1;
+        if seen > ENTRIES_MAX {
             return None;
         }
     }
@@ -154,6 +156,9 @@ mod tests {
         assert_eq!(put(std::slice::from_ref(&entry))[..], golden);
         assert_eq!(read(&golden[2..]), Some(vec![entry]));
         assert_eq!(read(&golden[2..golden.len() - 1]), None);
+        // An entry of a later version hides none of the others.
+        let newer = [&3u32.to_le_bytes()[..], &[1, 99, 99]].concat();
+        assert_eq!(read(&[&newer, &golden[2..], &newer].concat()).map(|read| read.len()), Some(1));
     }
 
     proptest! {

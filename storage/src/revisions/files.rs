@@ -4,18 +4,29 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gossip::id::RevisionId;
+
 use super::Revision;
 use crate::Validate;
 use crate::revision::{History, shelf_key};
 
 const WHOLE: &str = "services.revision";
 const BODY: &str = "services.toml";
+/// The one before, for a start that does without the current one: the store may not have it on the medium yet.
+const BEFORE: &str = "services.before";
 
 /// Writes and syncs the revision and, for people, its body. Both are whole on the medium before either is put in place, so
 /// that a full disk changes nothing.
 pub(crate) fn write(data: &Path, revision: &Revision) -> io::Result<()> {
     stage(data, BODY, revision.body.as_bytes())?;
     stage(data, WHOLE, &revision.encode())?;
+    let before = fs::read(data.join(WHOLE)).ok().and_then(|bytes| Revision::decode(&bytes).ok());
+    if before.is_some_and(|before| before.id != revision.id) {
+        let linked = staged(data, BEFORE);
+        let _ = fs::remove_file(&linked);
+        fs::hard_link(data.join(WHOLE), &linked)?;
+        fs::rename(linked, data.join(BEFORE))?;
+    }
     for name in [WHOLE, BODY] {
         fs::rename(staged(data, name), data.join(name))?;
     }
@@ -23,8 +34,14 @@ pub(crate) fn write(data: &Path, revision: &Revision) -> io::Result<()> {
 }
 
 /// The history from the store's shelf and the current revision's file. What cannot be read is left out and reported;
-/// what this version of the program finds invalid does not become current.
-pub(crate) fn load(data: &Path, shelf: &[(Vec<u8>, Vec<u8>)], validate: &Validate) -> History {
+/// what this version of the program finds invalid does not become current, nor what the last life died of: that one is
+/// given apart.
+pub(crate) fn load(
+    data: &Path,
+    shelf: &[(Vec<u8>, Vec<u8>)],
+    validate: &Validate,
+    died_of: Option<RevisionId>,
+) -> (History, Option<Arc<Revision>>) {
     let mut history = History::default();
     let file = match fs::read(data.join(WHOLE)) {
         Ok(bytes) => Some(bytes),
@@ -46,6 +63,10 @@ pub(crate) fn load(data: &Path, shelf: &[(Vec<u8>, Vec<u8>)], validate: &Validat
         Some(Err(error)) => tracing::error!(file = WHOLE, %error, "the current revision cannot be read"),
         None => {}
     }
+    let before = fs::read(data.join(BEFORE)).ok().and_then(|bytes| Revision::decode(&bytes).ok());
+    revisions.extend(before.map(Arc::new));
+    let left_out = revisions.iter().find(|revision| Some(revision.id) == died_of).cloned();
+    revisions.retain(|revision| Some(revision.id) != died_of);
     revisions.sort_by_key(|revision| revision.id);
     while let Some(newest) = revisions.last()
         && let Err(reason) = validate(&newest.body)
@@ -62,7 +83,7 @@ pub(crate) fn load(data: &Path, shelf: &[(Vec<u8>, Vec<u8>)], validate: &Validat
             Err(error) => tracing::error!(file = WHOLE, %error, "cannot write the current revision"),
         }
     }
-    history
+    (history, left_out)
 }
 
 fn stage(data: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {

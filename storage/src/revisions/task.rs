@@ -4,6 +4,7 @@
 //!   exchange  version 1 │ 1 get  │ epoch 8 │ hash 32     ─▶ the encoded revision, or nothing when it is not here
 //!             version 1 │ 2 list                         ─▶ (epoch 8 │ hash 32)*, newest first
 //!   message   version 1 │ 3 have │ epoch 8 │ hash 32
+//!   message   version 1 │ 4 lost │ epoch 8 │ hash 32    a losing sibling, for everybody's history
 //! ```
 //!
 //! It may be stopped at any point: what is current is on disk, or could not be written there, and then peers have it. One
@@ -21,7 +22,7 @@ use gossip::state::ClusterView;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::{APPLIES_MAX, Apply, ApplyError, Expected, Revision, Revisions, files};
+use super::{APPLIES_MAX, Apply, ApplyError, Expected, Revision, Revisions, Trial, files};
 use crate::Validate;
 use crate::disk::Shelf;
 use crate::revision::{HISTORY_MAX, History, shelf_key};
@@ -32,12 +33,15 @@ const VERSION: u8 = 1;
 const GET: u8 = 1;
 const LIST: u8 = 2;
 const HAVE: u8 = 3;
+const LOST: u8 = 4;
 const ID_BYTES: usize = 40;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a file that could not be written is tried again.
 const REWRITE_EVERY: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(500);
 const REFUSED_MAX: usize = 1000;
+/// Losing siblings that may wait to be fetched; beyond it they are left to the next exchange of histories.
+const MISSING_MAX: usize = 256;
 
 /// What the task needs.
 pub(crate) struct RevisionTaskConfig {
@@ -48,6 +52,9 @@ pub(crate) struct RevisionTaskConfig {
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     pub(crate) writer: Arc<Writer>,
     pub(crate) validate: Validate,
+    pub(crate) trial: Arc<Trial>,
+    /// The revision that the last life died of.
+    pub(crate) left_out: Option<Arc<Revision>>,
 }
 
 pub(crate) struct RevisionTask {
@@ -67,6 +74,8 @@ pub(crate) struct RevisionTask {
     failures: usize,
     /// The current revision is in force, but its file could not be written.
     unwritten: bool,
+    /// The revision that took the last life of this node down, and until when it is not tried again.
+    distrusted: Option<(RevisionId, std::time::Instant)>,
 }
 
 enum Fetched {
@@ -84,7 +93,12 @@ impl RevisionTask {
         }
         let lacks_past = history.current().is_some_and(|current| lacks_parent(&history, current));
         let history = Arc::new(RwLock::new(history));
-        let face = Revisions { history: history.clone(), current: current_rx, applies: applies_tx };
+        let face = Revisions {
+            history: history.clone(),
+            current: current_rx,
+            applies: applies_tx,
+            trial: config.trial.clone(),
+        };
         let task = Self {
             config,
             history,
@@ -97,8 +111,36 @@ impl RevisionTask {
             fetches: JoinSet::new(),
             failures: 0,
             unwritten: false,
+            distrusted: None,
         };
+        let task = task.distrust();
         (task, face)
+    }
+
+    /// Leaves the revision alone for a while that the last life died of.
+    fn distrust(mut self) -> Self {
+        if let Some((id, deaths)) = self.config.trial.died_of() {
+            self.distrusted = Some((id, self.config.clock.now() + Trial::distrust(deaths)));
+            self.refused.insert(id);
+            tracing::error!(revision = %id, deaths, "this node ended while it put a revision in force: it starts on the one before");
+        }
+        self
+    }
+
+    /// Tries the distrusted revision again when its time has come.
+    fn forgive(&mut self) {
+        if let Some((id, until)) = self.distrusted
+            && self.config.clock.now() >= until
+        {
+            tracing::warn!(revision = %id, "a revision that this node ended with is tried again");
+            self.distrusted = None;
+            self.refused.remove(&id);
+            let current = self.current.borrow().as_ref().map(|current| current.id);
+            if let Some(revision) = self.config.left_out.take().filter(|it| Some(it.id) > current) {
+                // Its file is there already.
+                self.publish(revision);
+            }
+        }
     }
 
     /// Until `stop` changes or its sender is gone.
@@ -121,7 +163,12 @@ impl RevisionTask {
                     paused = !good;
                 }
                 () = tokio::time::sleep(PAUSE), if paused => paused = false,
-                _ = rewrite.tick(), if self.unwritten => self.write_again().await,
+                _ = rewrite.tick() => {
+                    self.forgive();
+                    if self.unwritten {
+                        self.write_again().await;
+                    }
+                }
             }
         }
     }
@@ -181,6 +228,13 @@ impl RevisionTask {
         Ok(())
     }
 
+    /// Notes that this one is being put in force. A full disk is no reason not to.
+    fn put_on_trial(&self, id: RevisionId) {
+        if let Err(error) = self.config.trial.begin(id) {
+            tracing::warn!(revision = %id, %error, "it cannot be written down that this revision is on trial");
+        }
+    }
+
     async fn write(&mut self, revision: &Arc<Revision>) -> std::io::Result<()> {
         let (data, written) = (self.config.data.clone(), revision.clone());
         tokio::task::spawn_blocking(move || files::write(&data, &written))
@@ -200,6 +254,7 @@ impl RevisionTask {
     }
 
     fn publish(&mut self, revision: Arc<Revision>) {
+        self.put_on_trial(revision.id);
         self.keep(revision.clone());
         {
             let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
@@ -243,6 +298,15 @@ impl RevisionTask {
                 let known = self.config.view.borrow().members.contains_key(&from);
                 if let (Some(id), true) = (read_id(id), known) {
                     self.announced.insert(from, id);
+                }
+            }
+            (Some([LOST, id @ ..]), None) => {
+                let known = self.config.view.borrow().members.contains_key(&from);
+                if let (Some(id), true) = (read_id(id), known)
+                    && self.missing.len() < MISSING_MAX
+                    && self.find(&id).is_none()
+                {
+                    self.missing.push_back((from, id));
                 }
             }
             _ => tracing::warn!(peer = %from, "a message about revisions cannot be read"),
@@ -346,6 +410,10 @@ impl RevisionTask {
         match current {
             Some(old) if old.id.epoch == id.epoch => {
                 tracing::warn!(revision = %id, lost = %old.id, peer = %from, "two revisions were applied at once; the lesser one lost and is in the history");
+                let message = with_id(LOST, &old.id);
+                for name in self.config.view.borrow().members.keys().filter(|name| **name != self.config.me) {
+                    self.config.network.tell(name, REVISIONS, message.clone());
+                }
             }
             _ => tracing::info!(revision = %id, peer = %from, "revision adopted"),
         }
@@ -376,6 +444,7 @@ mod tests {
         let id = RevisionId { epoch: 0x0102, hash: [7; 32] };
         let golden = [&[1, 3, 0, 0, 0, 0, 0, 0, 1, 2][..], &[7; 32]].concat();
         assert_eq!(with_id(HAVE, &id)[..], golden);
+        assert_eq!(with_id(LOST, &id)[..2], [1, 4]);
         assert_eq!(read_id(&golden[2..]), Some(id));
         assert_eq!(read_id(&golden[1..]), None);
         assert_eq!(read_id(&golden[3..]), None);

@@ -93,6 +93,8 @@ impl Nodes {
                 started: Wall(1),
                 draining: false,
                 revision: current.map(|current| current.id),
+                keys: Vec::new(),
+                key_since: Wall(0),
             };
             let member = Member {
                 record,
@@ -111,6 +113,10 @@ impl Nodes {
     fn agree(&self) {
         let living: Vec<_> =
             (0..self.nodes.len()).filter(|node| self.nodes[*node].storage.is_some()).collect();
+        // What is current is served at once here.
+        for revisions in self.nodes.iter().filter_map(|node| node.storage.as_ref()).map(Storage::revisions) {
+            revisions.current().iter().for_each(|current| revisions.served(current.id));
+        }
         for (node, view) in self.nodes.iter().zip(&self.views) {
             view.send_replace(Arc::new(self.view(&node.name, &living)));
         }
@@ -183,7 +189,9 @@ async fn wait_for<F: Future<Output = bool>>(what: &str, mut condition: impl FnMu
 }
 
 async fn apply(nodes: &Nodes, node: usize, body: &str) -> Arc<Revision> {
-    nodes.at(node).revisions().apply(body.into(), "alice".into(), Expected::Any).await.unwrap()
+    let applied = nodes.at(node).revisions().apply(body.into(), "alice".into(), Expected::Any).await.unwrap();
+    nodes.at(node).revisions().served(applied.id);
+    applied
 }
 
 #[tokio::test]
@@ -334,9 +342,41 @@ async fn a_losing_sibling_stays_in_the_history() {
     nodes.wires.mend(&lonely);
     let winner = a.id.max(b.id);
     wait_for("the winner", || async { nodes.all_have(winner) }).await;
-    let (maker, loser) = if winner == a.id { (2, b.id) } else { (0, a.id) };
-    let history = nodes.at(maker).revisions().history();
-    assert!(history.iter().any(|revision| revision.id == loser));
+    let loser = if winner == a.id { b.id } else { a.id };
+    // Every node hears of it, not only the one that had taken it.
+    for node in 0..3 {
+        wait_for("the loser", || async {
+            let lost = nodes.at(node).revisions().lost();
+            lost.iter().map(|lost| lost.id).collect::<Vec<_>>() == [loser]
+        })
+        .await;
+        let found = nodes.at(node).revisions().find(&loser).unwrap();
+        assert!(["left", "right"].contains(&found.body.as_str()));
+    }
+}
+
+#[tokio::test]
+async fn what_a_node_died_of_it_does_not_put_in_force_again() {
+    let mut nodes = Nodes::start(&["eu-1", "eu-2"]).await;
+    let good = apply(&nodes, 0, "good").await;
+    wait_for("the revision", || async { nodes.all_have(good.id) }).await;
+    // It dies before it serves this one.
+    let poison = nodes.at(0).revisions().apply("poison".into(), "alice".into(), Expected::Any).await.unwrap();
+    nodes.kill(0);
+    wait_for("the other has it", || async { nodes.all_have(poison.id) }).await;
+    nodes.restart(0).await;
+    let revisions = nodes.at(0).revisions();
+    assert_eq!(revisions.current(), Some(good.clone()));
+    assert_eq!(revisions.distrusted(), Some(poison.id));
+    // Nor does it take it from the other, which serves it; but it takes the next one.
+    nodes.agree();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(revisions.current(), Some(good));
+    let next = apply(&nodes, 1, "next").await;
+    assert_eq!(next.id.epoch, poison.id.epoch + 1);
+    wait_for("the next", || async { nodes.all_have(next.id) }).await;
+    nodes.agree();
+    assert_eq!(revisions.distrusted(), None);
 }
 
 #[tokio::test]

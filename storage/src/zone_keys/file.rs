@@ -12,7 +12,10 @@ use crate::zone_key::{KEYS_MAX, SEALED_MAX_BYTES, Sealer, UnsealError, ZoneKey};
 
 /// In the data folder.
 pub(crate) const NAME: &str = "zone.keys";
-const HEADER: &str = "# The keys that zones are signed with, sealed with the mesh's key. Keep this file: the parent zones name what is in it.\n";
+/// The first line. A file that does not begin so was emptied or cut, and a zone's key with it.
+const HEADER: &str = "# The keys that zones are signed with, sealed with the mesh's key. Keep this file whole: the parent zones name what is in it.\n";
+/// The last line, with the count of the lines between.
+const FOOTER: &str = "# end: ";
 /// All keys twice over, as text.
 const MAX_BYTES: u64 = 2 * (KEYS_MAX * SEALED_MAX_BYTES * 4 / 3) as u64;
 
@@ -41,6 +44,9 @@ impl Line {
 }
 
 /// Reads the file; no lines when there is none.
+///
+/// # Errors
+/// When it cannot be read, or is not whole: what is missing may be the key that a parent zone names.
 pub(crate) fn read(data: &Path) -> io::Result<Vec<Line>> {
     let path = data.join(NAME);
     match fs::metadata(&path) {
@@ -52,18 +58,27 @@ pub(crate) fn read(data: &Path) -> io::Result<Vec<Line>> {
     }
     let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
     let lines = (1..).zip(text.lines()).map(|(number, text)| Line { number, text: text.trim().to_owned() });
-    Ok(lines.filter(|line| !line.text.is_empty() && !line.text.starts_with('#')).collect())
+    let lines: Vec<Line> =
+        lines.filter(|line| !line.text.is_empty() && !line.text.starts_with('#')).collect();
+    let count = text.lines().rev().find_map(|line| line.strip_prefix(FOOTER)?.trim().parse::<usize>().ok());
+    if !text.starts_with(HEADER) || count != Some(lines.len()) {
+        let error = "it is not whole: its first or last line is missing, or a line between";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+    }
+    Ok(lines)
 }
 
 /// Writes and syncs all keys, and the lines that could not be read behind them.
 pub(crate) fn write(data: &Path, sealed: &[Vec<u8>], unreadable: &[Unreadable]) -> io::Result<()> {
     let next = data.join(format!(".{NAME}.new"));
     let mut text = HEADER.to_owned();
+    let count = sealed.len() + unreadable.len();
     let sealed = sealed.iter().map(|sealed| STANDARD.encode(sealed));
     for line in sealed.chain(unreadable.iter().map(|line| line.text.clone())) {
         text.push_str(&line);
         text.push('\n');
     }
+    text.push_str(&format!("{FOOTER}{count}\n"));
     // A file of that name that lies there already keeps its mode, so it must not lie there.
     match fs::remove_file(&next) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -101,6 +116,16 @@ mod tests {
         assert_eq!(unreadable.iter().map(|line| line.number).collect::<Vec<_>>(), [3, 4]);
         assert!(matches!(unreadable[0].error, UnsealError::Unknown(_)));
         write(folder.path(), &sealed[..1], &unreadable).unwrap();
+        let path = folder.path().join(NAME);
+        let whole = fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = whole.lines().collect();
+        for left in 0..lines.len() {
+            fs::write(&path, lines[..left].join("\n")).unwrap();
+            assert!(read(folder.path()).is_err(), "{left} lines are left");
+        }
+        fs::write(&path, lines[1..].join("\n")).unwrap();
+        assert!(read(folder.path()).is_err());
+        fs::write(&path, whole).unwrap();
         let kept: Vec<_> = read(folder.path()).unwrap().into_iter().map(|line| line.open(&theirs)).collect();
         assert!(matches!(&kept[1], Ok((found, _)) if *found == key(2)));
     }

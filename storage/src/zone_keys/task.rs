@@ -124,7 +124,8 @@ impl Search {
     /// Makes what nobody has, when it is this node's turn.
     fn make(&self, inner: &Inner) -> Vec<ZoneKey> {
         // What cannot be read here may be the very key.
-        if self.lacking.is_empty() || !inner.lock().unreadable.is_empty() {
+        let unread = |state: &super::State| state.unusable.is_some() || !state.unreadable.is_empty();
+        if self.lacking.is_empty() || unread(&inner.lock()) {
             return Vec::new();
         }
         let (now, living) = (inner.config.clock.now(), living(inner));
@@ -164,7 +165,7 @@ fn living(inner: &Inner) -> BTreeSet<NodeName> {
 async fn write(inner: &Arc<Inner>) {
     let (sealed, unreadable) = {
         let mut state = inner.lock();
-        if !std::mem::take(&mut state.unwritten) {
+        if state.unusable.is_some() || !std::mem::take(&mut state.unwritten) {
             return;
         }
         let sealed: Vec<Vec<u8>> = state.keys.all().filter_map(|key| state.sealer.seal(key)).collect();

@@ -37,9 +37,18 @@ fn put_list(stage: &Stage, addresses: &[SocketAddr]) -> Result<()> {
 
 /// All nodes see exactly these backends up, each named by this source.
 async fn each_has(mesh: &Cluster<'_>, source: &str, addresses: &[SocketAddr]) -> Result<()> {
+    each_has_within(mesh, source, addresses, SPREADS).await
+}
+
+async fn each_has_within(
+    mesh: &Cluster<'_>,
+    source: &str,
+    addresses: &[SocketAddr],
+    within: Duration,
+) -> Result<()> {
     let mut wanted: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     wanted.sort();
-    mesh.each_sees(&format!("the pool has {wanted:?} by {source}"), SPREADS, |status| {
+    mesh.each_sees(&format!("the pool has {wanted:?} by {source}"), within, |status| {
         let backends = status.pools.first().context("no pool")?.backends.iter();
         let mut up: Vec<String> = backends.clone().map(|backend| backend.address.clone()).collect();
         up.sort();
@@ -206,7 +215,7 @@ fn processes_hold_leases_that_outlive_a_node() {
 
         // The node that holds a lease dies; others adopt it, and the process goes on. Who is not renewed expires.
         mesh.node_mut("eu-1").kill().await?;
-        each_has(&mesh, "lease", &[c]).await?;
+        each_has_within(&mesh, "lease", &[c], secs(40)).await?;
         first.must_run()?;
         mesh.node_mut("eu-1").start().await?;
         each_has(&mesh, "lease", &[a, c]).await?;

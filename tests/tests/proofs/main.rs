@@ -38,6 +38,8 @@ mod policies;
 mod proxy_protocol;
 mod rescue;
 mod resolvers;
+mod revisions;
+mod rotation;
 mod seed_list;
 mod sessions_end;
 mod shed;

@@ -59,7 +59,7 @@ async fn mesh<'s>(stage: &'s Stage, authority: &Authority) -> Result<Cluster<'s>
 #[test]
 fn a_zone_file_is_served_by_all_nodes_and_over_tls() {
     prove!(Light, secs(120), async |stage| {
-        let Some([kdig]) = all(["kdig"]) else { return Ok(()) };
+        let Some([kdig, dig]) = all(["kdig", "dig"]) else { return Ok(()) };
         let backends = http_backends(&stage.net, &[("eu", 1), ("us", 1)]).await?;
         let authority = Authority::new()?;
         let ca = stage.folder().join("ca.pem");
@@ -115,6 +115,12 @@ fn a_zone_file_is_served_by_all_nodes_and_over_tls() {
             resolve(eu.dns(), NAME, users).await?.only(&[us.address])
         })
         .await?;
+        let dns = DNS.to_string();
+        let asked = [&at, "-p", &dns, "+nsid", "+cookie", "+subnet=198.51.100.0/24", "A", NAME];
+        let answer = said(text(&dig)?, &asked).await?;
+        for part in ["(\"eu-1\")", "(good)", "CLIENT-SUBNET: 198.51.100.0/24/24", &us.address.to_string()] {
+            ensure!(answer.contains(part), "{part}: {answer}");
+        }
         let explain = ["dns", "explain", NAME, "--from", "198.51.100.7", "--resolver", "10.1.2.3"];
         let explained = eu.cli().expect(code::OK, &explain).await?;
         explained.must_say("the GeoIP file (Test-City) knows it")?;
@@ -153,6 +159,92 @@ fn a_zone_file_is_served_by_all_nodes_and_over_tls() {
             .expect(code::FAILURE, &["dns", "check", "other.example"])
             .await?
             .must_say("there is lb.example.com")?;
+        Ok(())
+    });
+}
+
+#[test]
+fn no_query_is_lost_while_configuration_and_health_change() {
+    prove!(Heavy, secs(120), async |stage| {
+        let Some([dnsperf]) = all(["dnsperf"]) else { return Ok(()) };
+        let dnsperf = text(&dnsperf)?;
+        let backends = http_backends(&stage.net, &[("eu", 1), ("us", 1)]).await?;
+        let authority = Authority::new()?;
+        let mut mesh = Cluster::empty(stage).await?;
+        let shown = authority.sign(&["ns1.lb.example.com"])?.write(stage.folder(), "dns")?;
+        let node = mesh.place("eu");
+        let command = node.command()?;
+        let tls =
+            format!("tls = {{ listen = [\"{}:{TLS_PORT}\"], certificate = [{shown}] }}\n", node.address);
+        let file = std::fs::read_to_string(node.file())?;
+        std::fs::write(
+            node.file(),
+            file.replace(
+                "[dns]\n",
+                &format!("[dns]\n{tls}rate_limit = {{ per_network = 1000000, slip = 2 }}\n"),
+            ),
+        )?;
+        node.launch_as(command)?;
+        node.ready().await?;
+        let services =
+            |number: usize| Services::shop(&stage.net, &backends).record("n", "TXT", &number.to_string());
+        let revisions: Vec<Services> = (0..6).map(services).collect();
+        mesh.apply("eu-1", &revisions[0]).await?;
+
+        let queries =
+            stage.write("queries", &format!("{NAME} A\nn.{ZONE} TXT\nmissing.{ZONE} A\n{ZONE} SOA\n"))?;
+        let (server, dns, dot) =
+            (mesh.node("eu-1").address.to_string(), DNS.to_string(), TLS_PORT.to_string());
+        let asks = |mode: &'static str| {
+            let port = if mode == "dot" { &dot } else { &dns };
+            let common = [
+                "-s",
+                &server,
+                "-d",
+                text(&queries)?,
+                "-m",
+                mode,
+                "-p",
+                port,
+                "-c",
+                "4",
+                "-l",
+                "8",
+                "-Q",
+                "400",
+            ];
+            anyhow::Ok(common.map(str::to_owned))
+        };
+        let perf = async |mode: &'static str| {
+            let arguments = asks(mode)?;
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            said(dnsperf, &arguments).await
+        };
+        let changes = async {
+            for services in &revisions[1..] {
+                mesh.apply("eu-1", services).await?;
+            }
+            backends[1].set_healthy(false);
+            mesh.each_sees("one is down", secs(15), |status| {
+                let state = &status.backend(backends[1].address())?.state;
+                ensure!(state == "down", "it is {state}");
+                Ok(())
+            })
+            .await?;
+            backends[1].set_healthy(true);
+            mesh.healthy().await
+        };
+        let (udp, tcp, dot, changed) = tokio::join!(perf("udp"), perf("tcp"), perf("dot"), changes);
+        changed?;
+        for (mode, said) in [("udp", udp?), ("tcp", tcp?), ("dot", dot?)] {
+            let count = |what: &str| {
+                let line = said.lines().find_map(|line| line.trim().strip_prefix(what));
+                line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
+            };
+            ensure!(count("Queries sent:") > 500, "{mode}: {said}");
+            ensure!(count("Queries lost:") == 0, "{mode}: {said}");
+            ensure!(!said.contains("SERVFAIL") && !said.contains("REFUSED"), "{mode}: {said}");
+        }
         Ok(())
     });
 }

@@ -118,6 +118,13 @@ fn resolvers_follow_the_delegation_validate_remember_and_ask_the_next_server() {
             resolves(resolver, &mesh).await?;
         }
 
+        // The registrar's view: name servers, glue and DS record agree with the zone.
+        let (port, from) = (PORT.to_string(), format!("{}:{PORT}", Parent::address(stage)));
+        let check = ["dns", "check", ZONE, "--port", &port, "--parent", &from];
+        let checked = mesh.node("us-1").cli().expect(code::OK, &check).await?;
+        checked.must_say("is well delegated")?;
+        ensure!(!checked.stdout.contains("DS record"), "{}", checked.stdout);
+
         // One name server is killed: names that nobody remembers come from the other.
         mesh.node_mut("eu-1").kill().await?;
         for resolver in &resolvers {

@@ -80,6 +80,8 @@ mod tests {
                 started: Wall(0),
                 draining: false,
                 revision: None,
+                keys: Vec::new(),
+                key_since: Wall(0),
             };
             let member = Member {
                 record,

@@ -10,7 +10,7 @@ use clap::Args;
 use dns::check::{Finding, Gravity, NameServer, Observed, Probed, Seen, judge};
 use dns::name::Name;
 use dns::zone::Kind;
-use dns::{Inquiry, Transport, ask_server};
+use dns::{Inquiry, Rcode, Transport, ask_server};
 use futures_util::future::join_all;
 use http::Method;
 use serde::Serialize;
@@ -73,15 +73,21 @@ pub(super) async fn run(global: &Global, args: CheckArgs) -> Result<(), CliError
         server.addresses = resolved(&server.name).await;
     }
     let parent = async {
-        let answer = ask(args.parent?, Transport::Udp, inquiry(&origin, Kind::NS)).await;
-        Some(answer.map(|seen| seen.name_servers(&origin)))
+        let parent = args.parent?;
+        let (servers, ds) = tokio::join!(
+            ask(parent, Transport::Udp, inquiry(&origin, Kind::NS)),
+            ask(parent, Transport::Udp, inquiry(&origin, Kind::DS)),
+        );
+        let ds = ds.ok().filter(|seen| seen.authoritative && seen.rcode == Rcode::NOERROR);
+        Some((servers.map(|seen| seen.name_servers(&origin)), ds.map(|seen| seen.data_of(&origin, Kind::DS))))
     };
     let pairs =
         servers.iter().flat_map(|server| server.addresses.iter().map(move |address| (server, *address)));
     let probes = join_all(pairs.map(|(server, address)| probe(&origin, server, address, args.port)));
     let (parent, probes) = tokio::join!(parent, probes);
     let asked_parent = parent.is_some();
-    let observed = Observed { zone: origin, servers, parent, probes };
+    let (parent, parent_ds) = parent.map_or((None, None), |(servers, ds)| (Some(servers), ds));
+    let observed = Observed { zone: origin, servers, parent, parent_ds, signed: zone.dnssec, probes };
     let findings = judge(&observed);
     let sound = findings.iter().all(|finding| finding.gravity != Gravity::Error);
     report(global, &observed, &findings, sound)?;
@@ -147,15 +153,16 @@ async fn probe(zone: &Name, server: &NameServer, address: IpAddr, port: u16) -> 
     };
     let next = Inquiry { edns: Some(1), ..inquiry(zone, Kind::SOA) };
     let recursion = Inquiry { recursion: true, ..inquiry(&root, Kind::NS) };
-    let (udp, tcp, servers, own, version, recursion) = tokio::join!(
+    let (udp, tcp, servers, keys, own, version, recursion) = tokio::join!(
         ask(at, Transport::Udp, inquiry(zone, Kind::SOA)),
         ask(at, Transport::Tcp, inquiry(zone, Kind::SOA)),
         ask(at, Transport::Udp, inquiry(zone, Kind::NS)),
+        ask(at, Transport::Udp, inquiry(zone, Kind::DNSKEY)),
         own,
         ask(at, Transport::Udp, next),
         ask(at, Transport::Udp, recursion),
     );
-    Probed { server: server.name.clone(), address, udp, tcp, servers, own, version, recursion }
+    Probed { server: server.name.clone(), address, udp, tcp, servers, keys, own, version, recursion }
 }
 
 fn report(global: &Global, observed: &Observed, findings: &[Finding], sound: bool) -> Result<(), CliError> {

@@ -195,7 +195,9 @@ fn tls_of(ca: Option<std::path::PathBuf>) -> Tls {
     services.pools.insert(pool.name.clone(), std::sync::Arc::new(pool));
     let (_changes, changed) = tokio::sync::watch::channel(std::sync::Arc::new(services));
     let keyring = gossip::keyring::Keyring::generate();
-    let config = crate::tls::TlsConfig { keyring: &keyring, clock: gossip::clock::Clock::system() };
+    let clock = gossip::clock::Clock::system();
+    let tickets = crate::tls::TicketKeys::new(&keyring, clock.clone());
+    let config = crate::tls::TlsConfig { tickets, clock };
     crate::tls::start(&config, changed, Clone::clone).0
 }
 

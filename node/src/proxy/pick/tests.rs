@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gossip::clock::Hlc;
 use gossip::id::RackName;
+use gossip::keyring::Keyring;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -13,6 +14,7 @@ use crate::backend::InFlight;
 use crate::config::model::{Backend, HashOn, Pool};
 use crate::proxy::fixture;
 use crate::proxy::plan::{Plan, RouteCache};
+use crate::proxy::source::SourceKeys;
 
 /// A pool of backends given as (zone, rack), all in region eu.
 fn pool(balance: BalancePolicy, places: &[(&str, &str)]) -> PoolView {
@@ -169,9 +171,10 @@ fn the_same_client_goes_to_the_same_backend() {
     let snapshot = fixture::snapshot("eu", vec![], vec![service.clone()], vec![config]);
     let plan = Plan::new(Arc::new(snapshot), &RouteCache::default());
     let pool = plan.pool(&fixture::pool_name("web")).unwrap();
+    let secrets = SourceKeys::new(&Keyring::generate());
     let mut hand = Hand::new();
     let mut pick = |last: u8| {
-        let keys = Keys::new(&plan, &service, &[1; 32], [192, 0, 2, last].into(), None);
+        let keys = Keys::new(&plan, &service, &secrets, [192, 0, 2, last].into(), None);
         let origin = hand.clock.now();
         let mut dice = Dice { turns: &mut hand.turns, rng: &mut hand.rng, clock: &hand.clock, origin };
         in_region(pool, &fixture::region("eu"), None, &Tried::default(), &keys, &mut dice).unwrap()

@@ -43,7 +43,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
-use super::{InboundTunnel, ProxyConfig, ProxyHandle, SessionStore, TunnelDial, TunnelIo, start};
+use super::{InboundTunnel, ProxyConfig, ProxyHandle, SessionStore, SourceKeys, TunnelDial, TunnelIo, start};
 use crate::backend::{Evidence, Snapshot};
 use crate::config::model::{AccessLog, LogFormat};
 
@@ -174,7 +174,8 @@ impl World {
         let (changes, changed) = watch::channel(snapshot);
         let (tunnel, tunnel_accepts) = mpsc::channel(64);
         let (evidence, seen) = mpsc::channel(64);
-        let tls = crate::tls::TlsConfig { keyring: &self.keyring, clock: self.clock.clone() };
+        let tickets = crate::tls::TicketKeys::new(&self.keyring, self.clock.clone());
+        let tls = crate::tls::TlsConfig { tickets, clock: self.clock.clone() };
         let (tls, _) =
             crate::tls::start(&tls, changed.clone(), |snapshot: &Arc<Snapshot>| snapshot.services.clone());
         let handle = start(ProxyConfig {
@@ -186,7 +187,7 @@ impl World {
             sessions: self.store.clone(),
             cookies: Cookies::new(&self.keyring),
             ends: self.ends.clone(),
-            source_key: [7; 32],
+            source_keys: SourceKeys::new(&self.keyring),
             tunnels: self.tunnels.clone(),
             tunnel_accepts,
             evidence,

@@ -105,7 +105,7 @@ fn admit(worker: &Worker, plan: &Plan, preface: Preface) -> (Verdict, Option<Gue
     };
     let place = match preface.wanted {
         None => {
-            let keys = Keys::new(plan, service, &worker.shared.source_key, preface.client.ip(), None);
+            let keys = Keys::new(plan, service, &worker.shared.source_keys, preface.client.ip(), None);
             worker.place(plan, pool, &Tried::default(), Hops::None, &keys)
         }
         Some(wanted) => position(pool, wanted)
@@ -170,7 +170,7 @@ async fn answer(
     let on_client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     headers::for_backend(request.headers_mut(), fields, upgrade.as_ref());
     let service = guest.service();
-    let keys = Keys::new(plan, &service, &worker.shared.source_key, guest.preface.client.ip(), None);
+    let keys = Keys::new(plan, &service, &worker.shared.source_keys, guest.preface.client.ip(), None);
     let usher = Usher {
         worker,
         plan,

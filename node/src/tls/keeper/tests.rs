@@ -2,6 +2,8 @@ use std::fs;
 
 use tempfile::TempDir;
 
+use gossip::keyring::Keyring;
+
 use super::*;
 use crate::proxy::fixture::{http_listener, pool};
 use crate::tls::testing::Authority;

@@ -115,3 +115,33 @@ async fn a_key_that_cannot_be_read_is_neither_lost_nor_replaced() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_file_that_is_not_whole_stops_no_node_and_no_key_is_made_in_its_place() {
+    let mut nodes = Nodes::start(&["eu-1"]).await;
+    nodes.at(0).zone_keys().want(zones(&["a.example"]));
+    let made = all_have(&nodes, &[0], "a.example", 1).await;
+    // Every life has a folder of its own.
+    let path = |nodes: &Nodes| nodes.data(0).join(file::NAME);
+    wait_for("the disk", || async { path(&nodes).exists() }).await;
+    let whole = std::fs::read(path(&nodes)).unwrap();
+    nodes.kill(0);
+    std::fs::write(path(&nodes), "").unwrap();
+    nodes.restart(0).await;
+    nodes.at(0).zone_keys().want(zones(&["a.example"]));
+    let problems = nodes.at(0).zone_keys().problems().join("\n");
+    assert!(problems.contains("it is not whole"), "{problems}");
+    // That none is made can only be seen once the time for it has passed.
+    tokio::time::sleep(crate::zone_key::PATIENCE + Duration::from_secs(2)).await;
+    assert!(keys(&nodes, 0, "a.example").is_empty());
+    assert_eq!(std::fs::read(path(&nodes)).unwrap(), b"", "it stays as it is");
+    nodes.kill(0);
+    std::fs::remove_file(path(&nodes)).unwrap();
+    std::fs::create_dir(path(&nodes)).unwrap();
+    nodes.restart(0).await;
+    nodes.kill(0);
+    let _ = std::fs::remove_dir(path(&nodes));
+    std::fs::write(path(&nodes), whole).unwrap();
+    nodes.restart(0).await;
+    assert_eq!(keys(&nodes, 0, "a.example"), made);
+}
