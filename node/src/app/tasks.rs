@@ -42,6 +42,7 @@ pub(super) fn scale(
         me: config.name.clone(),
         region: config.region.clone(),
         zone: config.zone.clone(),
+        programs: config.scale_exec.clone(),
         snapshot: registry.changes(),
         view: gossip.view(),
         mesh: gossip.mesh(),

@@ -73,7 +73,9 @@ pub(super) async fn run(global: &Global, args: RunArgs) -> Result<ExitCode, CliE
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| CliError::new(Exit::Failure, format!("{} cannot be run: {error}", program.display())))?;
+        .map_err(|error| {
+            CliError::new(Exit::Failure, format!("{} cannot be run: {error}", program.display()))
+        })?;
 
     let asked_to_end = asked_to_end();
     tokio::pin!(asked_to_end);

@@ -30,7 +30,7 @@ use crate::config::model::{Services, SourceSpec};
 use crate::registry::Current;
 
 /// Version 1: see [`super::wire`].
-const CHANNEL: Channel = Channel { id: 33, name: "backends", max_bytes: MESSAGE_MAX_BYTES, queue: 256 };
+const CHANNEL: Channel = Channel { id: 48, name: "backends", max_bytes: MESSAGE_MAX_BYTES, queue: 256 };
 /// Changes that come within this time make one list of pools.
 const COLLECT: Duration = Duration::from_millis(50);
 /// Claims that are written within this time go in one message.
@@ -287,9 +287,12 @@ impl Driver {
 
     /// When there is something to do without anything new.
     fn due(&self) -> Option<Instant> {
-        let settle = self.collected.map(|since| since + COLLECT);
+        if let Some(since) = self.collected {
+            // What else is due is looked at then.
+            return Some(since + COLLECT);
+        }
         let tell = (!self.outbox.is_empty()).then(|| self.told.map(|told| told + TELL_EVERY)).flatten();
-        [settle, tell, self.core.next_deadline()].into_iter().flatten().min()
+        [tell, self.core.next_deadline()].into_iter().flatten().min()
     }
 
     /// Does what is due.

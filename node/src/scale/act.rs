@@ -72,10 +72,15 @@ pub(super) struct Why {
 }
 
 /// Does it. `Err`: why not, in words.
-pub(super) async fn act(pool: &Pool, via: &ScaleVia, decision: &Decision) -> Result<(), String> {
+pub(super) async fn act(
+    pool: &Pool,
+    via: &ScaleVia,
+    allowed: &[PathBuf],
+    decision: &Decision,
+) -> Result<(), String> {
     let acting = async {
         match via {
-            ScaleVia::Exec(words) => exec(words, decision).await,
+            ScaleVia::Exec(words) => exec(words, allowed, decision).await,
             ScaleVia::Webhook(url) => webhook(url, decision).await,
             ScaleVia::Docker(template) => docker(pool, template, decision).await,
         }
@@ -89,9 +94,16 @@ fn json(decision: &Decision) -> Result<Vec<u8>, String> {
     serde_json::to_vec(decision).map_err(|error| error.to_string())
 }
 
-/// Exit code 0: it is done. The program is killed when it takes too long.
-async fn exec(words: &[String], decision: &Decision) -> Result<(), String> {
+/// Exit code 0: it is done. The program is killed when it takes too long. Only what this node's own file allows is run: the
+/// mesh's configuration comes from whoever may apply it.
+async fn exec(words: &[String], allowed: &[PathBuf], decision: &Decision) -> Result<(), String> {
     let (program, arguments) = words.split_first().ok_or("there is no program")?;
+    if !allowed.iter().any(|path| path.as_os_str() == program.as_str()) {
+        return Err(format!(
+            "{} may not run {program}: allow it with scale_exec = [\"{program}\"] in [node] of its node.toml",
+            decision.by
+        ));
+    }
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
@@ -242,13 +254,15 @@ mod tests {
         let pool = pool("web", &[]);
         let run = async |script: &str| {
             let via = ScaleVia::Exec(["/bin/sh", "-c", script].map(String::from).into());
-            act(&pool, &via, &decision()).await
+            act(&pool, &via, &["/bin/sh".into()], &decision()).await
         };
         assert_eq!(run("grep -q '\"number\":7'").await, Ok(()));
         let error = run("echo no room >&2; exit 3").await.unwrap_err();
         assert!(error.contains("no room") && error.contains('3'), "{error}");
         let missing = ScaleVia::Exec(vec!["/nowhere/at/all".into()]);
-        assert!(act(&pool, &missing, &decision()).await.is_err());
+        let error = act(&pool, &missing, &["/bin/sh".into()], &decision()).await.unwrap_err();
+        assert!(error.contains("scale_exec"), "{error}");
+        assert!(act(&pool, &missing, &["/nowhere/at/all".into()], &decision()).await.is_err());
     }
 
     #[tokio::test]
@@ -266,7 +280,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
             String::from_utf8(seen).unwrap()
         });
-        act(&pool("web", &[]), &via, &decision()).await.unwrap();
+        act(&pool("web", &[]), &via, &[], &decision()).await.unwrap();
         let seen = server.await.unwrap();
         assert!(
             seen.starts_with("POST /scale?x=1 HTTP/1.1\r\n") && seen.contains("\"action\":\"remove\""),

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use crate::config::model::{Pool, Scale, ScaleTarget, ScaleVia};
 use crate::discovery::Discovery;
 
 /// Version 1: see [`super::wire`].
-const CHANNEL: Channel = Channel { id: 34, name: "scale", max_bytes: MESSAGE_MAX_BYTES, queue: 256 };
+const CHANNEL: Channel = Channel { id: 49, name: "scale", max_bytes: MESSAGE_MAX_BYTES, queue: 256 };
 /// How often load is told and looked at.
 const BEAT: Duration = Duration::from_secs(1);
 /// How often a backend that drains is looked at.
@@ -43,6 +44,8 @@ pub(crate) struct ScaleConfig {
     pub(crate) me: NodeName,
     pub(crate) region: RegionName,
     pub(crate) zone: Option<ZoneName>,
+    /// The programs that this node may run.
+    pub(crate) programs: Vec<PathBuf>,
     pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     pub(crate) mesh: Mesh,
@@ -282,6 +285,7 @@ impl Driver {
             pool: view.config.clone(),
             scale,
             decision,
+            programs: self.config.programs.clone(),
             discovery: self.config.discovery.clone(),
             snapshot: self.config.snapshot.clone(),
             region: self.config.region.clone(),
@@ -392,6 +396,7 @@ struct Doing {
     pool: Arc<Pool>,
     scale: Scale,
     decision: Decision,
+    programs: Vec<PathBuf>,
     discovery: Discovery,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     region: RegionName,
@@ -407,7 +412,7 @@ impl Doing {
             self.retire(true).await;
             self.drain().await;
         }
-        let done = act(&self.pool, &self.scale.via, &self.decision).await;
+        let done = act(&self.pool, &self.scale.via, &self.programs, &self.decision).await;
         if is_removal {
             if done.is_ok() {
                 self.gone().await;

@@ -13,6 +13,7 @@ mod containers;
 mod cookies;
 mod demo;
 mod discovery;
+mod discovery_figures;
 mod dnssec;
 mod drain;
 mod ejection;
