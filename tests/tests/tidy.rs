@@ -292,6 +292,27 @@ fn no_path_of_one_machine_is_written_down() {
     report("works here only", &complaints);
 }
 
+/// A second reader of a channel silently takes it from the first.
+#[test]
+fn every_channel_of_the_mesh_has_a_number_of_its_own() {
+    let mut seen = std::collections::BTreeMap::new();
+    let mut complaints = Vec::new();
+    let program = |source: &&Source| source.path.contains("/src/") && !source.path.contains("test");
+    for source in sources().iter().filter(|source| source.is_rust()).filter(program) {
+        let test = source.text.find("#[cfg(test)]\nmod ").unwrap_or(source.text.len());
+        for (at, _) in source.text[..test].match_indices("Channel { id: ") {
+            let rest = &source.text[at + "Channel { id: ".len()..];
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            let Ok(number) = digits.parse::<u8>() else { continue };
+            if let Some(other) = seen.insert(number, source.path.clone()) {
+                complaints.push(format!("{number}: {other} and {}", source.path));
+            }
+        }
+    }
+    assert!(seen.len() > 8, "the channels are found: {seen:?}");
+    report("one reader a channel", &complaints);
+}
+
 #[test]
 fn a_word_inside_a_longer_name_is_not_that_word() {
     assert!(says("use sled::Db;", "sled"));

@@ -90,7 +90,11 @@ fn the_first_request_after_the_first_health() {
             let new = HttpBackend::start(&format!("new-{round}"), "eu", at(round)).await?;
             let listed = clock.now();
             put_list(stage, [first.address(), new.address()].into_iter())?;
-            eventually("it is probed", secs(10), async || Ok(ensure!(new.probes() > 0))).await?;
+            eventually("it is probed", secs(10), async || {
+                ensure!(new.probes() > 0, "not yet");
+                Ok(())
+            })
+            .await?;
             let probed = clock.now();
             let mut waits = Vec::new();
             for node in mesh.running() {
