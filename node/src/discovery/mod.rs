@@ -14,6 +14,7 @@
 mod claims;
 mod core;
 mod found;
+mod handle;
 mod leases;
 mod roster;
 mod sources;
@@ -23,4 +24,5 @@ pub(crate) mod wire;
 
 pub(crate) use self::core::{OrderError, SourceState, TTL};
 pub(crate) use self::found::{Found, Standing, is_reachable};
-pub(crate) use self::task::{Discovery, DiscoveryConfig, start};
+pub(crate) use self::handle::Discovery;
+pub(crate) use self::task::{DiscoveryConfig, start};

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,13 +16,13 @@ use gossip::id::{NodeName, PoolName, RegionName, ZoneName};
 use gossip::mesh::{Channel, Inbound, Mesh};
 use gossip::state::ClusterView;
 use rand::seq::IteratorRandom;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use super::claims::{Claim, ClaimKey};
-use super::core::{Core, Moment, Note, OrderError, SourceState};
-use super::found::Found;
+use super::core::{Core, Moment, Note, SourceState};
+use super::handle::{Discovery, Engines, Order};
 use super::sources::{self, Here, Report, Reporter};
 use super::wire::{self, MESSAGE_MAX_BYTES, Message};
 use super::{store, wire::pieces};
@@ -78,90 +78,6 @@ impl fmt::Debug for DiscoveryConfig {
             .field("me", &self.me)
             .field("region", &self.region)
             .finish_non_exhaustive()
-    }
-}
-
-/// A handle to discovery. Clones are the same.
-#[derive(Debug, Clone)]
-pub(crate) struct Discovery {
-    orders: mpsc::Sender<Order>,
-    problems: watch::Receiver<Arc<Vec<String>>>,
-    engines: watch::Receiver<Arc<Engines>>,
-}
-
-/// The living nodes whose Docker Engine answers, by pool.
-type Engines = BTreeMap<PoolName, BTreeSet<NodeName>>;
-
-#[derive(Debug)]
-enum Order {
-    Put(PoolName, Found, Option<Duration>, oneshot::Sender<Result<(), OrderError>>),
-    Remove(PoolName, SocketAddr, bool, oneshot::Sender<Result<(), OrderError>>),
-    Retire(PoolName, SocketAddr, bool, oneshot::Sender<Result<(), OrderError>>),
-    Sources(oneshot::Sender<Vec<SourceState>>),
-}
-
-impl Discovery {
-    /// A backend asks for a lease of `ttl`, or renews it; without one an operator adds it until it is removed.
-    ///
-    /// # Errors
-    /// See [`OrderError`]; nothing has changed then.
-    pub(crate) async fn put(
-        &self,
-        pool: PoolName,
-        found: Found,
-        ttl: Option<Duration>,
-    ) -> Result<(), OrderError> {
-        self.ask(|answer| Order::Put(pool, found, ttl, answer)).await?
-    }
-
-    /// Takes back a lease or an added backend; with `gone` it has ended already and there is nothing to drain.
-    ///
-    /// # Errors
-    /// See [`OrderError`]; nothing has changed then.
-    pub(crate) async fn remove(
-        &self,
-        pool: PoolName,
-        address: SocketAddr,
-        gone: bool,
-    ) -> Result<(), OrderError> {
-        self.ask(|answer| Order::Remove(pool, address, gone, answer)).await?
-    }
-
-    /// Scaling is about to stop a backend, which gets no new sessions then, or does not any more.
-    ///
-    /// # Errors
-    /// See [`OrderError`]; nothing has changed then.
-    pub(crate) async fn retire(
-        &self,
-        pool: PoolName,
-        address: SocketAddr,
-        on: bool,
-    ) -> Result<(), OrderError> {
-        self.ask(|answer| Order::Retire(pool, address, on, answer)).await?
-    }
-
-    /// The living nodes whose Docker Engine answers, by pool that looks at it.
-    pub(crate) fn engines(&self, pool: &PoolName) -> BTreeSet<NodeName> {
-        self.engines.borrow().get(pool).cloned().unwrap_or_default()
-    }
-
-    /// Every source that the configuration names, over the mesh.
-    ///
-    /// # Errors
-    /// When the node shuts down.
-    pub(crate) async fn sources(&self) -> Result<Vec<SourceState>, OrderError> {
-        self.ask(Order::Sources).await
-    }
-
-    /// What troubles this node's own sources.
-    pub(crate) fn problems(&self) -> Arc<Vec<String>> {
-        self.problems.borrow().clone()
-    }
-
-    async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Result<T, OrderError> {
-        let (answer, answered) = oneshot::channel();
-        self.orders.send(order(answer)).await.map_err(|_| OrderError::Stopped)?;
-        answered.await.map_err(|_| OrderError::Stopped)
     }
 }
 
