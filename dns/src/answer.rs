@@ -14,7 +14,7 @@ use crate::moment::Moment;
 use crate::name::{Folded, Name};
 use crate::sign::{CanonicalSet, Deny, Pen, Signer, Stopped, few};
 use crate::steer::{Decision, Family, Scene, Steer, Step, decide};
-use crate::wire::{Owner, Question, Rcode, Reply, Section};
+use crate::wire::{Owner, Question, Rcode, Reply, Section, Written};
 use crate::zone::{Found, Kind, Node, Set, Zone};
 
 /// What answers ANY (RFC 8482 §4.2), for so long.
@@ -50,7 +50,8 @@ impl Outcome<'_> {
         if self.truncated {
             tally.truncate();
         }
-        if self.decision.as_ref().is_some_and(|decision| decision.choice.step >= Step::FailOpen) {
+        let opens = |step| matches!(step, Step::FailOpen | Step::LastResort | Step::Nobody);
+        if self.decision.as_ref().is_some_and(|decision| opens(decision.choice.step)) {
             tally.fail_open();
         }
     }
@@ -104,7 +105,7 @@ pub(crate) fn answer<'a>(
     let outcome = Outcome { zone: Some(zone), ..Outcome::default() };
     let mut walk = Walk { scene, zone, asker, pen, reply, outcome };
     match walk.pen {
-        Some(_) => walk.run(name.as_slice(), question.kind, &mut few(rng, asker.now.unix)),
+        Some(_) => walk.run(name.as_slice(), question.kind, &mut few(rng, asker.now.unix, name.as_slice())),
         None => walk.run(name.as_slice(), question.kind, rng),
     }
     walk.outcome
@@ -133,6 +134,7 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
         'a: 'n,
     {
         let mut spot = Spot { owner: Owner::Question, name };
+        let mut passed: [&[u8]; MAX_CHAIN + 1] = [&[]; MAX_CHAIN + 1];
         for step in 0..=MAX_CHAIN {
             let node = match self.zone.find(spot.name, kind) {
                 Found::Here(node) => node,
@@ -140,7 +142,7 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
                 Found::Missing => {
                     let compact = self.pen.is_some() && self.asker.dnssec_ok && !self.asker.compact_ok;
                     self.outcome.rcode = if compact { Rcode::NOERROR } else { Rcode::NXDOMAIN };
-                    return self.deny(spot, Deny::Name);
+                    return self.deny(spot, Deny::Name, self.zone.denial_ttl);
                 }
             };
             // What proves an alias stands beside it, and is asked for at it (RFC 4035 §2.5).
@@ -150,13 +152,19 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
                 return self.at(node, spot, kind, rng);
             };
             // The alias alone answers ANY; a target elsewhere is for the resolver to ask.
-            let Some(place) = self.put(Section::Answer, spot, set) else { return };
+            let Some(written) = self.put(Section::Answer, spot, set) else { return };
             let here = self.scene.table.zone_of(target, kind);
             if kind == Kind::ANY || here.is_none_or(|zone| !std::ptr::eq(zone, self.zone)) {
                 return;
             }
-            // The alias's data is the name that the next records belong to.
-            spot = Spot { owner: Owner::At(place), name: target };
+            // A circle is refused where the zone is built; whatever it is made of, none is walked twice.
+            passed[step] = spot.name;
+            if passed[..=step].contains(&target) {
+                return;
+            }
+            // The alias's data is the name that the next records belong to; behind 16 KiB it is written once more.
+            let labels = &target[..target.len() - self.zone.origin.wire().len()];
+            spot = Spot { owner: written.target().unwrap_or(Owner::Below(labels)), name: target };
         }
     }
 
@@ -185,8 +193,31 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
             let (fragment, canonical) = &*ANY_HINFO;
             self.write(Section::Answer, spot, fragment, ANY_TTL, Some(canonical));
         } else {
-            self.deny(spot, Deny::Data(kind, &node.types));
+            self.deny_data(node, spot, kind);
         }
+    }
+
+    /// The name is there without such data.
+    fn deny_data(&mut self, node: &Node, spot: Spot<'_>, kind: Kind) {
+        let ttl = self.denial_ttl(node);
+        if !node.is_authoritative() {
+            // At a delegation, what lies below it is not denied.
+            return self.deny(spot, Deny::Delegation(&node.types), ttl);
+        }
+        self.deny(spot, Deny::Data { asked: kind, absent: self.absent(node), there: &node.types }, ttl);
+    }
+
+    /// What a steered name does not have for the moment: the addresses of a family that no node of the mesh has.
+    fn absent(&self, node: &Node) -> Option<Kind> {
+        node.steer.as_ref().and(self.scene.board.absent()).map(Family::kind)
+    }
+
+    /// How long a resolver may remember what a name does not have, in seconds: at a steered one no longer than addresses.
+    fn denial_ttl(&self, node: &Node) -> u32 {
+        let board = &self.scene.board;
+        let steered =
+            node.steer.as_ref().map(|steer| board.ttl(steer.service, steer.ttl, self.asker.now.monotonic));
+        steered.map_or(self.zone.denial_ttl, |ttl| ttl.min(self.zone.denial_ttl))
     }
 
     fn steer(
@@ -200,11 +231,12 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
         let (client, now) = (self.asker.client, self.asker.now.monotonic);
         let decision = decide(self.scene, steer, family, client, now, rng);
         let addresses = decision.deck(self.scene).addresses(&decision.drawn);
-        if decision.choice.region.is_none() {
+        if decision.choice.step == Step::NoFamily {
+            // Wherever the client is, so the scope stays 0.
+            self.deny_data(node, spot, family.kind());
+        } else if decision.choice.region.is_none() {
             // No node is known, not even an unhealthy one: another server may know more, so this is not "no data".
             self.outcome.rcode = Rcode::SERVFAIL;
-        } else if addresses.len() == 0 {
-            self.deny(spot, Deny::Data(family.kind(), &node.types));
         } else {
             self.outcome.scope = decision.place.scope;
             let start = self.reply.length();
@@ -220,13 +252,18 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
     /// The records of the name, with its steered addresses as hints.
     fn hint(&mut self, steer: &'a Steer, set: &Hinted, spot: Spot<'_>, rng: &mut impl Rng) {
         let (client, now) = (self.asker.client, self.asker.now.monotonic);
-        let decision = decide(self.scene, steer, Family::V4, client, now, rng);
-        let v4 = decision.deck(self.scene);
-        // The same region, so that the families agree.
-        let v6 = Decision { family: Family::V6, ..decision }.deck(self.scene);
-        let drawn = v6.draw(steer.answers, rng);
+        let absent = self.scene.board.absent();
+        let family = if absent == Some(Family::V4) { Family::V6 } else { Family::V4 };
+        let decision = decide(self.scene, steer, family, client, now, rng);
         self.outcome.scope = decision.place.scope;
-        let hints = [v4.addresses(&decision.drawn), v6.addresses(&drawn)];
+        // Of the same region, so that one record does not name two.
+        let [v4, v6] =
+            [Family::V4, Family::V6].map(|family| Decision { family, ..decision }.deck(self.scene));
+        let drawn = match decision.family {
+            Family::V4 => [decision.drawn, v6.draw(steer.answers, rng)],
+            Family::V6 => [v4.draw(steer.answers, rng), decision.drawn],
+        };
+        let hints = [v4.addresses(&drawn[0]), v6.addresses(&drawn[1])];
         let (start, ttl) = (self.reply.length(), set.ttl.min(decision.ttl));
         if self.reply.hinted(spot.owner, set, ttl, hints) {
             self.sign_written(spot, start, set.kind, (ttl, set.ttl));
@@ -238,37 +275,40 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
 
     /// What is said of a name in a signed zone, when just that is asked for. Of the signatures one is enough (RFC 8482 §4.1).
     fn prove(&mut self, node: &Node, spot: Spot<'_>, kind: Kind) {
-        let Some(pen) = &mut self.pen else { return };
+        let ttls = (self.denial_ttl(node), self.zone.denial_ttl);
         // All types, for none is denied.
-        let there = Deny::Data(Kind::ANY, &node.types);
-        let (place, ttl) = ((Section::Answer, spot.owner, spot.name), self.zone.denial_ttl);
+        let there = Deny::Data { asked: Kind::ANY, absent: self.absent(node), there: &node.types };
+        let Some(pen) = &mut self.pen else { return };
+        let place = (Section::Answer, spot.owner, spot.name);
         let written = match kind {
             Kind::RRSIG => Ok(()),
-            _ => pen.write_denial(self.reply, place, ttl, there),
+            _ => pen.write_denial(self.reply, place, ttls.0, there),
         };
         let signed = match kind {
             Kind::NSEC if !self.asker.dnssec_ok => written,
-            _ => written.and_then(|()| pen.sign_denial(self.reply, place, ttl, there)),
+            _ => written.and_then(|()| pen.sign_denial(self.reply, place, ttls, there)),
         };
         self.settle(signed);
     }
 
-    /// No such name or no such data: the SOA says for how long (RFC 2308 §3), and in a signed zone NSEC proves it.
-    fn deny(&mut self, spot: Spot<'_>, deny: Deny<'_>) {
+    /// No such name or no such data: the SOA says for how long (RFC 2308 §3), at most the zone's negative TTL, and in a signed
+    /// zone NSEC proves it.
+    fn deny(&mut self, spot: Spot<'_>, deny: Deny<'_>, ttl: u32) {
         let zone = self.zone;
         let name = zone.keys.as_ref().map_or([].as_slice(), |keys| keys.signer());
-        let (apex, ttl) = (Spot { owner: Owner::Below(&[]), name }, zone.denial_ttl);
+        let apex = Spot { owner: Owner::Below(&[]), name };
         let soa = zone.nodes().first().and_then(|apex| apex.set(Kind::SOA));
         let canonical = soa.and_then(|set| set.canonical.as_ref());
-        if self.write(Section::Authority, apex, &zone.denial, ttl, canonical).is_some() {
-            self.put_denial(spot, deny);
+        if let Some(soa) = self.write(Section::Authority, apex, &zone.denial, ttl, canonical) {
+            self.reply.lower_ttl(soa, ttl);
+            self.put_denial(spot, deny, ttl);
         }
     }
 
-    fn put_denial(&mut self, spot: Spot<'_>, deny: Deny<'_>) {
+    fn put_denial(&mut self, spot: Spot<'_>, deny: Deny<'_>, ttl: u32) {
         if let Some(pen) = self.pen.as_mut().filter(|_| self.asker.dnssec_ok) {
             let place = (Section::Authority, spot.owner, spot.name);
-            let signed = pen.deny(self.reply, place, self.zone.denial_ttl, deny);
+            let signed = pen.deny(self.reply, place, (ttl, self.zone.denial_ttl), deny);
             self.settle(signed);
         }
     }
@@ -288,7 +328,7 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
         if self.pen.is_some() && self.asker.dnssec_ok {
             match cut.set(Kind::DS) {
                 Some(signers) => drop(self.put(Section::Authority, spot, signers)),
-                None => self.put_denial(spot, Deny::Delegation(&cut.types)),
+                None => self.put_denial(spot, Deny::Delegation(&cut.types), self.zone.denial_ttl),
             }
         }
         // A referral is useless without its glue (RFC 9471).
@@ -319,14 +359,14 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
         }
     }
 
-    /// Writes and signs a set of the zone that is needed. Says where its last data begins.
-    fn put(&mut self, section: Section, spot: Spot<'_>, set: &Set) -> Option<u16> {
+    /// Writes and signs a set of the zone that is needed. `None`: something of it is missing.
+    fn put(&mut self, section: Section, spot: Spot<'_>, set: &Set) -> Option<Written> {
         let ttl = set.canonical.as_ref().map_or(0, |canonical| canonical.ttl);
         self.write(section, spot, &set.fragment, ttl, set.canonical.as_ref())
     }
 
     /// Writes a set that is needed, and signs it where there is a canonical form of it; behind one that did not fit comes
-    /// nothing more. Says where its last data begins.
+    /// nothing more. `None`: something of it is missing.
     fn write(
         &mut self,
         section: Section,
@@ -334,15 +374,15 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
         set: &Fragment,
         ttl: u32,
         canonical: Option<&CanonicalSet>,
-    ) -> Option<u16> {
+    ) -> Option<Written> {
         if self.reply.is_truncated() || self.outcome.put_off {
             return None;
         }
-        let place = self.reply.set(section, spot.owner, set);
-        if place.is_none() {
+        let Some(written) = self.reply.set(section, spot.owner, set) else {
             self.reply.truncate();
-        }
-        if let (Some(pen), Some(canonical), Some(_)) = (&mut self.pen, canonical, place)
+            return None;
+        };
+        if let Some((pen, canonical)) = self.pen.as_mut().zip(canonical)
             && self.asker.dnssec_ok
         {
             let signed = pen.sign_set(self.reply, (section, spot.owner, spot.name), ttl, canonical);
@@ -350,7 +390,7 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
                 return None;
             }
         }
-        place
+        Some(written)
     }
 
     /// Signs what was written behind `start`. `ttls` are the one it was sent with and the one it has at rest.

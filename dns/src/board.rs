@@ -23,7 +23,7 @@ pub(crate) enum Standing {
     /// No backend of the service is healthy there.
     #[default]
     Unhealthy,
-    /// It has no node that users may be sent to.
+    /// It has no node with an address of the family asked for that users may be sent to.
     NoNodes,
     /// Its backends have no free capacity.
     Full,
@@ -41,6 +41,8 @@ pub(crate) struct Board {
     fallback: Vec<RegionId>,
     /// How many of `fallback` are declared.
     declared: usize,
+    /// See [`Board::absent`].
+    absent: Option<Family>,
     /// The region of this node.
     own: Option<RegionId>,
     /// By service and region.
@@ -55,7 +57,8 @@ pub(crate) struct Board {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Offer {
-    standing: Standing,
+    /// By family.
+    standing: [Standing; 2],
     free: u32,
     load_permille: u16,
 }
@@ -76,6 +79,7 @@ impl Board {
         let mut board = Self {
             fallback: Vec::new(),
             declared: table.regions.len(),
+            absent: None,
             own: None,
             offers: vec![Offer::default(); table.services() * (known + unknown.len())],
             rosters: std::iter::repeat_with(Roster::default).take(known + unknown.len()).collect(),
@@ -93,6 +97,17 @@ impl Board {
             }
             board.place(table, id, region);
         }
+        let known = |family: Family| {
+            let decks = |roster: &'_ Roster| {
+                !roster.nodes[family as usize].is_empty() || !roster.last_resort[family as usize].is_empty()
+            };
+            board.rosters.iter().any(decks)
+        };
+        board.absent = match (known(Family::V4), known(Family::V6)) {
+            (true, false) => Some(Family::V6),
+            (false, true) => Some(Family::V4),
+            _ => None,
+        };
         for (service, at) in &state.change_expected {
             if let Some(service) = table.service(service) {
                 board.change_expected[service as usize] = Some(*at);
@@ -112,16 +127,17 @@ impl Board {
     fn place(&mut self, table: &Table, id: RegionId, region: &RegionState) {
         let decks = |nodes: &[NodeState]| [Deck::new(nodes, Family::V4), Deck::new(nodes, Family::V6)];
         let roster = Roster { nodes: decks(&region.nodes), last_resort: decks(&region.last_resort) };
-        let has_nodes = roster.nodes.iter().any(|deck| !deck.is_empty());
         let regions = self.rosters.len();
         for (service, ServiceState { healthy, free, load_permille }) in &region.services {
             let Some(service) = table.service(service) else { continue };
-            let standing = match (healthy, has_nodes, free) {
-                (false, ..) => Standing::Unhealthy,
-                (_, false, _) => Standing::NoNodes,
-                (.., 0) => Standing::Full,
-                _ => Standing::Ready,
-            };
+            let standing = [Family::V4, Family::V6].map(|family| {
+                match (healthy, roster.nodes[family as usize].is_empty(), free) {
+                    (false, ..) => Standing::Unhealthy,
+                    (_, true, _) => Standing::NoNodes,
+                    (.., 0) => Standing::Full,
+                    _ => Standing::Ready,
+                }
+            });
             self.offers[service as usize * regions + usize::from(id)] =
                 Offer { standing, free: *free, load_permille: *load_permille };
         }
@@ -165,9 +181,9 @@ impl Board {
         names.get(at).or_else(|| self.unknown.get(at - names.len())).map_or("", String::as_str)
     }
 
-    /// What a region can do for a service.
-    pub(crate) fn standing(&self, service: ServiceId, region: RegionId) -> Standing {
-        self.offer(service, region).standing
+    /// What a region can do for a service, for who asks for addresses of a family.
+    pub(crate) fn standing(&self, service: ServiceId, region: RegionId, family: Family) -> Standing {
+        self.offer(service, region).standing[family as usize]
     }
 
     fn offer(&self, service: ServiceId, region: RegionId) -> Offer {
@@ -189,11 +205,12 @@ impl Board {
     pub(crate) fn weighted(
         &self,
         service: ServiceId,
+        family: Family,
         wanted: Standing,
         rng: &mut impl Rng,
     ) -> Option<RegionId> {
-        let able =
-            || self.fallback.iter().copied().filter(|region| self.standing(service, *region) == wanted);
+        let stands = |region: &RegionId| self.standing(service, *region, family) == wanted;
+        let able = || self.fallback.iter().copied().filter(stands);
         let share = |region| match wanted {
             Standing::Ready => u64::from(self.free(service, region)),
             _ => 1,
@@ -225,12 +242,14 @@ impl Board {
         Some(&decks[family as usize])
     }
 
-    /// True when a region has such nodes, of whichever family.
-    pub(crate) fn has_nodes(&self, region: RegionId, last_resort: bool) -> bool {
-        [Family::V4, Family::V6]
-            .into_iter()
-            .filter_map(|family| self.deck(region, family, last_resort))
-            .any(|deck| !deck.is_empty())
+    /// True when a region has such nodes of a family.
+    pub(crate) fn has_nodes(&self, region: RegionId, family: Family, last_resort: bool) -> bool {
+        self.deck(region, family, last_resort).is_some_and(|deck| !deck.is_empty())
+    }
+
+    /// The family that no known node has an address of, while there are nodes with one of the other.
+    pub(crate) fn absent(&self) -> Option<Family> {
+        self.absent
     }
 
     /// A node's name, by its place among its region's.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::hinted::has_own_hints;
+use crate::hinted::{Hinted, has_own_hints};
 use crate::name::{Name, suffixes};
 use crate::sign::ZoneKeys;
 use crate::spec::{
@@ -26,12 +26,17 @@ pub(crate) const MAX_TTL: u64 = (1 << 31) - 1;
 pub(crate) const MAX_ANSWERS: usize = 8;
 /// Aliases followed in one answer, and so the longest chain that can be configured.
 pub(crate) const MAX_CHAIN: usize = 8;
-/// The bytes of one set that fit a message of 64 KiB with room for everything else.
+/// The bytes of one set that fit a message of 64 KiB with room for everything else, such as the aliases that lead to it.
 const MAX_SET_BYTES: usize = 60_000;
+/// The same where up to eight keys sign the set and each of the aliases, with 350 bytes a signature at most.
+const MAX_SIGNED_SET_BYTES: usize = 36_000;
+/// What eight addresses of each family add to a record as hints.
+const MAX_HINT_BYTES: usize = 8 + MAX_ANSWERS * (4 + 16);
 
-/// SOA timers for secondaries, which a mesh does not have; values as RIPE-203 advises.
-const SOA_REFRESH: u32 = 86_400;
-const SOA_RETRY: u32 = 7_200;
+/// SOA timers for secondaries outside of the mesh, which nobody tells of a revision (RFC 1996): they look once an hour. As often as
+/// registries like it at most. The last as RIPE-203 advises.
+const SOA_REFRESH: u32 = 3_600;
+const SOA_RETRY: u32 = 900;
 const SOA_EXPIRE: u32 = 3_600_000;
 
 /// Builds one zone. `None` when its name is none; `errors` holds what is wrong with it otherwise.
@@ -127,6 +132,10 @@ impl Builder<'_> {
         })
     }
 
+    fn max_set_bytes(&self) -> usize {
+        if self.spec.signed.is_some() { MAX_SIGNED_SET_BYTES } else { MAX_SET_BYTES }
+    }
+
     fn file_place(&self, span: &Range<usize>) -> Place {
         Place::File { zone: self.spec.name.clone(), span: span.clone() }
     }
@@ -136,8 +145,13 @@ impl Builder<'_> {
             return;
         }
         let mut overflows = false;
+        let limit = self.max_set_bytes();
         let sets = &mut self.ensure(name).sets;
         let problem = match sets.iter_mut().find(|set| set.kind == kind) {
+            None if data.len() + 12 > limit => {
+                overflows = true;
+                Some(format!("is {} bytes long; at most {} fit in a signed answer", data.len(), limit - 12))
+            }
             None => {
                 sets.push(DraftSet { kind, ttl, data: vec![data] });
                 None
@@ -150,7 +164,7 @@ impl Builder<'_> {
             )),
             Some(set) => {
                 let bytes: usize = set.data.iter().chain([&data]).map(|data| data.len() + 12).sum();
-                if bytes <= MAX_SET_BYTES {
+                if bytes <= limit {
                     set.data.push(data);
                     None
                 } else {
@@ -184,7 +198,13 @@ impl Builder<'_> {
             }
             Some(first) => return Name::from_wire(&first.record.data),
             None if self.spec.nameservers.is_empty() => {
-                self.wrong(self.zone_place("nameserver"), "needs at least one: ns1 = [\"198.51.100.10\"]");
+                let file = if self.spec.file.is_some() {
+                    ", or NS records of the zone itself in its file"
+                } else {
+                    ""
+                };
+                let message = format!("needs at least one: ns1 = [\"198.51.100.10\"]{file}");
+                self.wrong(self.zone_place("nameserver"), message);
             }
             None => {}
         }
@@ -290,15 +310,15 @@ impl Builder<'_> {
             let node = self.nodes.get(server.folded().as_slice());
             let has = |kind| node.is_some_and(|node| node.set(kind).is_some());
             let problem = if has(Kind::CNAME) {
-                "is an alias (CNAME), which a name server cannot be; give it addresses"
+                "which is an alias (CNAME); a name server needs addresses of its own"
             } else if node.is_some_and(|node| node.steer.is_some()) {
-                "is steered, which the address of a name server cannot be; give it a name of its own"
+                "which is steered; a name server needs a name of its own, with addresses that stay"
             } else if !has(Kind::A) && !has(Kind::AAAA) {
-                "has no address in this zone; add an A or AAAA record"
+                "which has no address in this zone; add an A or AAAA record of it"
             } else {
                 continue;
             };
-            self.wrong(self.file_place(span), format!("the name server {server} {problem}"));
+            self.wrong(self.file_place(span), format!("names the name server {server}, {problem}"));
         }
     }
 
@@ -343,10 +363,28 @@ impl Builder<'_> {
                 None
             };
             node.steer = Some(made);
-            if let Some(problem) = problem {
+            let Some(problem) = problem else { continue };
+            let clashes = self.in_file_beside(&name);
+            if clashes.is_empty() {
                 self.wrong(label_place, problem);
             }
+            for place in clashes {
+                let message = format!(
+                    "stands beside steer.\"{}\": a steered name has no A, AAAA or CNAME of its own; take one of the two out",
+                    steer.label
+                );
+                self.wrong(place, message);
+            }
         }
+    }
+
+    /// Where the zone file has what a steered name cannot have.
+    fn in_file_beside(&self, steered: &Name) -> Vec<Place> {
+        let exclusive = |kind| matches!(kind, Kind::A | Kind::AAAA | Kind::CNAME);
+        let here = self.placed.iter().filter(|(place, owner, kind)| {
+            matches!(place, Place::File { .. }) && owner == steered && exclusive(*kind)
+        });
+        here.map(|(place, ..)| place.clone()).collect()
     }
 
     fn order(&mut self, steer: &SteerSpec, place: Place) -> Order {
@@ -391,11 +429,20 @@ impl Builder<'_> {
         }
     }
 
+    /// What answers for a folded name: it itself, or the wildcard below its closest encloser (RFC 4592 §3.3.1).
+    fn find(&self, folded: &[u8]) -> Option<&Draft> {
+        let encloser = suffixes(folded).find(|suffix| self.nodes.contains_key(*suffix))?;
+        if encloser.len() == folded.len() {
+            return self.nodes.get(folded);
+        }
+        self.nodes.get([b"\x01*", encloser].concat().as_slice())
+    }
+
     fn chain_is_too_long(&self, first: &DraftSet) -> bool {
         let mut set = first;
         for _ in 0..MAX_CHAIN {
             let Some(target) = set.data.first() else { return false };
-            let next = self.nodes.get(target.to_ascii_lowercase().as_slice());
+            let next = self.find(&target.to_ascii_lowercase());
             match next.and_then(|node| node.set(Kind::CNAME)) {
                 None => return false,
                 Some(next) => set = next,
@@ -404,8 +451,9 @@ impl Builder<'_> {
         true
     }
 
-    /// At a steered name hints are those of its addresses.
+    /// At a steered name hints are those of its addresses, and the records fit an answer with them.
     fn check_hints(&mut self) {
+        let mut overflowing = FxHashSet::default();
         for (place, name, kind) in self.placed.clone() {
             let Some(node) = self.nodes.get(name.folded().as_slice()).filter(|node| node.steer.is_some())
             else {
@@ -416,6 +464,16 @@ impl Builder<'_> {
                 self.wrong(
                     place,
                     "has ipv4hint or ipv6hint, but the name is steered, which makes them; leave them out",
+                );
+                continue;
+            }
+            let set = node.set(kind).filter(|set| Hinted::new(kind, set.ttl, &set.data).is_some());
+            let bytes: usize =
+                set.map_or(0, |set| set.data.iter().map(|data| data.len() + 12 + MAX_HINT_BYTES).sum());
+            if bytes > self.max_set_bytes() && overflowing.insert((name, kind)) {
+                self.wrong(
+                    place,
+                    "is one of too many records of this name and type for one answer with the hints of the steered name",
                 );
             }
         }

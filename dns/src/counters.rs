@@ -24,6 +24,7 @@ pub(crate) struct Tally {
     truncated: AtomicU64,
     fail_open: AtomicU64,
     tcp_refused: AtomicU64,
+    tcp_evicted: AtomicU64,
     limited: AtomicU64,
     transfers: AtomicU64,
     signed: AtomicU64,
@@ -49,8 +50,10 @@ pub struct CountersSnapshot {
     pub truncated: u64,
     /// Steered answers given although no region was healthy (I6).
     pub fail_open: u64,
-    /// TCP connections closed because too many were open.
+    /// TCP connections closed at once because too many were open and none of them idle.
     pub tcp_refused: u64,
+    /// Idle TCP connections closed because others needed their places.
+    pub tcp_evicted: u64,
     /// Answers over UDP held back or cut because their network got too many.
     pub limited: u64,
     /// Zones given away whole.
@@ -81,6 +84,7 @@ impl Counters {
             truncated: sum(&|tally| &tally.truncated),
             fail_open: sum(&|tally| &tally.fail_open),
             tcp_refused: sum(&|tally| &tally.tcp_refused),
+            tcp_evicted: sum(&|tally| &tally.tcp_evicted),
             limited: sum(&|tally| &tally.limited),
             transfers: sum(&|tally| &tally.transfers),
             signed: sum(&|tally| &tally.signed),
@@ -137,6 +141,10 @@ impl Tally {
 
     pub(crate) fn tcp_refuse(&self) {
         add(&self.tcp_refused);
+    }
+
+    pub(crate) fn tcp_evict(&self) {
+        add(&self.tcp_evicted);
     }
 
     pub(crate) fn limit(&self) {

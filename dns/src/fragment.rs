@@ -59,9 +59,9 @@ impl Fragment {
         self.ends.len() as u16
     }
 
-    /// Bytes in a message, with an owner of `owner` bytes before each record.
-    pub(crate) fn length(&self, owner: usize) -> usize {
-        self.bytes.len() + owner * self.ends.len()
+    /// Bytes in a message, with an owner of `first` bytes before the first record and of `other` bytes before each other.
+    pub(crate) fn length(&self, first: usize, other: usize) -> usize {
+        self.bytes.len() + first + other * self.ends.len().saturating_sub(1)
     }
 
     /// Appends all records. `origin` is where the origin stands in the message.
@@ -124,7 +124,7 @@ mod tests {
         let fragment = Fragment::new(kind, 30, &data, &name("example.com"));
         let mut out = vec![0; 5];
         fragment.copy(&mut out, 0x0123, |out| out.push(0xee));
-        assert_eq!(out.len(), 5 + fragment.length(1));
+        assert_eq!(out.len(), 5 + fragment.length(1, 1));
         out.split_off(5)
     }
 

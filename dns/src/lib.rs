@@ -27,6 +27,7 @@ mod answer;
 mod board;
 mod build;
 pub mod check;
+mod connections;
 mod cookie;
 mod counters;
 mod deck;
@@ -60,22 +61,23 @@ mod zonefile;
 
 pub use counters::{Counters, CountersSnapshot};
 pub use dot::{DOT_ALPN, TlsListen};
-pub use explain::{ExplainError, Explanation, Skip, Steering};
+pub use explain::{ExplainError, Explanation, Measured, PolicyKind, Skip, Steering};
 pub use geo::{GeoError, GeoIp};
 pub use limit::ResponseRate;
 pub use moment::{Clock, Moment};
 pub use responder::{Clerk, Responder, Transport, Verdict};
-pub use server::{BindError, DnsServer, ServerConfig, TcpLimits};
+pub use server::{BindError, DnsServer, Inherited, ServerConfig, TcpLimits};
 pub use sign::{KeyError, SigningKey};
 pub use spec::{
-    Place, Policy, RecordError, RecordSpec, RegionSpec, Shed, Signing, SpecError, SteerSpec, TableSpec,
-    ZoneSpec, check_contact, check_label, check_record, check_zone_name, parse_record,
+    Place, Policy, RecordError, RecordSpec, RecordTypeError, RegionSpec, Shed, Signing, SpecError, SteerSpec,
+    TableSpec, ZoneSpec, check_contact, check_label, check_record, check_record_type, check_zone_name,
+    parse_record,
 };
 pub use state::{NodeState, RegionState, ServiceState, State};
 pub use steer::{Family, MIN_SHRUNK_TTL, Source, Step};
 pub use table::Table;
 pub use terms::{CookieSecret, MAX_NSID_BYTES, Terms};
-pub use wire::{Inquiry, Rcode, addresses, ask_server};
+pub use wire::{Inquiry, Rcode, addresses, ask_server, record_types};
 pub use zonefile::{
     FileRecord, FileSoa, MAX_FILE_BYTES, MAX_FILE_RECORDS, ParsedZoneFile, ZoneFile, ZoneFileFault,
 };

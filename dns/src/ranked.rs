@@ -12,7 +12,8 @@ pub(crate) struct Ranked<'a> {
     scene: &'a Scene,
     home: Option<RegionId>,
     point: Option<Point>,
-    /// Round-trip times from the client's nearest region, in microseconds.
+    /// The client's nearest region, and round-trip times from there by region, in microseconds.
+    closest: Option<RegionId>,
     rtt: Option<&'a [u32]>,
 }
 
@@ -24,18 +25,23 @@ impl<'a> Ranked<'a> {
     /// The client's own region, then by distance, then those without a location in the configured order.
     pub(crate) fn by_distance(scene: &'a Scene, place: &Place) -> Self {
         let point = place.location.map(|location| location.point());
-        Self { scene, home: place.home, point, rtt: None }
+        Self { scene, home: place.home, point, closest: None, rtt: None }
     }
 
     /// By round-trip time from the client's nearest region; by distance where none is known.
     pub(crate) fn by_latency(scene: &'a Scene, place: &Place) -> Self {
         let mut ranked = Self::by_distance(scene, place);
-        let closest = match place.home {
+        ranked.closest = match place.home {
             Some(home) => nearest(scene, Some(home)).next(),
             None => ranked.least(|_| true, None).map(|(_, region)| region),
         };
-        ranked.rtt = closest.and_then(|closest| scene.board.rtt(closest));
+        ranked.rtt = ranked.closest.and_then(|closest| scene.board.rtt(closest));
         ranked
+    }
+
+    /// The round-trip times that order, and from where they were measured.
+    pub(crate) fn measured(&self) -> Option<(RegionId, &'a [u32])> {
+        self.closest.zip(self.rtt)
     }
 
     /// The regions that are wanted, the best first; each costs one look at all.

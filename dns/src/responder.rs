@@ -30,7 +30,7 @@ use crate::state::State;
 use crate::steer::Scene;
 use crate::table::Table;
 use crate::terms::Terms;
-use crate::transfer::Transfer;
+use crate::transfer::{self, Transfer};
 use crate::wire::{Extras, Rcode, Reply, Request, UDP_PAYLOAD_BYTES, decode};
 
 /// Signatures that one network may have made in a second, and at once: an IPv4 /24 or an IPv6 /56. A resolver that serves
@@ -61,8 +61,6 @@ pub struct Responder {
     /// What the next scene is made of. Only those who change it wait here, never a query.
     parts: Mutex<Parts>,
     counters: Counters,
-    /// Where clerks sign that have no thread of their own, one after the other.
-    desk: Arc<Mutex<Desk>>,
     seed: u64,
     /// How many clerks there were so far.
     clerks: AtomicU64,
@@ -97,7 +95,6 @@ impl Responder {
             scene: Arc::new(ArcSwap::from_pointee(parts.scene())),
             parts: Mutex::new(parts),
             counters: Counters::default(),
-            desk: Arc::default(),
             seed,
             clerks: AtomicU64::new(0),
         }
@@ -145,9 +142,9 @@ impl Responder {
         self.clerk_at(self.counters.tally(), Hand::Own(Box::default()))
     }
 
-    /// One who answers, and counts and signs together with others.
-    pub(crate) fn clerk_with(&self, tally: Arc<Tally>) -> Clerk {
-        self.clerk_at(tally, Hand::Shared(Arc::clone(&self.desk)))
+    /// One of those who answer on one thread, and count and sign together.
+    pub(crate) fn clerk_with(&self, tally: Arc<Tally>, desk: &SharedDesk) -> Clerk {
+        self.clerk_at(tally, Hand::Shared(Arc::clone(desk)))
     }
 
     fn clerk_at(&self, tally: Arc<Tally>, hand: Hand) -> Clerk {
@@ -170,7 +167,7 @@ impl Responder {
         now: Instant,
     ) -> Result<Explanation, ExplainError> {
         let query = Explanation::query(name, kind, client)?;
-        let mut rng = self.clerk_with(Arc::default()).rng;
+        let mut rng = self.clerk_at(Arc::default(), Hand::Own(Box::default())).rng;
         let (scene, mut out) = (self.scene.load(), Vec::new());
         let now = Moment { monotonic: now, unix: 0 };
         let outcome = decode(&query).map(|request| {
@@ -208,12 +205,15 @@ pub struct Clerk {
     hand: Hand,
 }
 
+/// Where all clerks of one thread sign, so that nobody ever waits for it.
+pub(crate) type SharedDesk = Arc<Mutex<Desk>>;
+
 /// Where a clerk signs.
 enum Hand {
     /// At a desk of its own, without waiting for anybody.
     Own(Box<Desk>),
-    /// Where others sign too. Held for one answer.
-    Shared(Arc<Mutex<Desk>>),
+    /// Where others of its thread sign too. Held for one answer.
+    Shared(SharedDesk),
 }
 
 impl Clerk {
@@ -344,7 +344,11 @@ impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
                     dnssec_ok: edns.is_some_and(|edns| edns.dnssec_ok),
                     compact_ok: edns.is_some_and(|edns| edns.compact_ok),
                 };
-                answer(self.scene, question, asker, signer, rng, &mut reply)
+                let outcome = answer(self.scene, question, asker, signer, rng, &mut reply);
+                if let Some(why) = transfer::refusal(self.scene, question, self.from, transport) {
+                    reply.say_why(why);
+                }
+                outcome
             }
             // A query for a cookie alone (RFC 7873 §5.4).
             (None, None) => Outcome::default(),

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::task::AbortHandle;
+use tokio::sync::oneshot;
 
 use crate::dot::TlsListen;
 use crate::moment::Clock;
-use crate::responder::Responder;
+use crate::responder::{Responder, SharedDesk};
+use crate::tcp::Serving;
 use crate::{tcp, udp};
 
 /// How often a free port of UDP may turn out to be taken in TCP.
@@ -25,7 +26,6 @@ const TCP_BACKLOG: i32 = 1024;
 const UDP_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// What to bind and how much to bear.
-#[derive(Clone)]
 pub struct ServerConfig {
     /// UDP and TCP addresses; port 0 takes one free port for both.
     pub listen: Vec<SocketAddr>,
@@ -35,20 +35,33 @@ pub struct ServerConfig {
     pub tcp: TcpLimits,
     /// DNS over TLS; `None`: off.
     pub tls: Option<TlsListen>,
-    /// Where TCP connections run.
-    pub runtime: tokio::runtime::Handle,
     /// The clock.
     pub clock: Clock,
+    /// Sockets of the process before this one; empty: there was none.
+    pub inherited: Vec<Inherited>,
+}
+
+/// The sockets of one address, from one process to the next.
+#[derive(Debug)]
+pub struct Inherited {
+    /// As the configuration asks for it.
+    pub listen: SocketAddr,
+    /// One a UDP thread; empty for DNS over TLS.
+    pub udp: Vec<UdpSocket>,
+    /// The listening socket.
+    pub tcp: TcpListener,
 }
 
 /// Bounds of DNS over TCP (RFC 7766 §6).
 #[derive(Debug, Clone, Copy)]
 pub struct TcpLimits {
-    /// Connections at once on one address; further ones are closed at once. Default 1,024.
+    /// Connections at once on one address; for a further one the one that has been idle longest is closed. Default 1,024.
     pub connections: usize,
-    /// Of these, how many one client may hold: an IPv4 address or an IPv6 /64. Default 128.
+    /// Of these, how many one client may hold: an IPv4 address or an IPv6 /64. Default 64.
     pub per_client: usize,
-    /// A connection that asks nothing for so long is closed. Default 10 s.
+    /// And one network: an IPv4 /24 or an IPv6 /56. Default 256.
+    pub per_network: usize,
+    /// A connection that asks nothing for so long is closed; down to a tenth of it as the places fill. Default 10 s.
     pub idle: Duration,
     /// The longest time a query may take to arrive or an answer to leave. Default 5 s.
     pub transfer: Duration,
@@ -58,7 +71,8 @@ impl Default for TcpLimits {
     fn default() -> Self {
         Self {
             connections: 1024,
-            per_client: 128,
+            per_client: 64,
+            per_network: 256,
             idle: Duration::from_secs(10),
             transfer: Duration::from_secs(5),
         }
@@ -98,7 +112,10 @@ pub struct DnsServer {
     /// Readable once the server stops; every UDP thread waits for it beside its socket.
     stop: Arc<OwnedFd>,
     threads: Vec<JoinHandle<()>>,
-    tasks: Vec<AbortHandle>,
+    /// Copies of all sockets, for the process that comes after this one.
+    kept: Vec<Inherited>,
+    /// The threads of connections end when these are gone.
+    connections: Vec<oneshot::Sender<()>>,
 }
 
 impl fmt::Debug for DnsServer {
@@ -114,13 +131,32 @@ impl DnsServer {
     /// When one cannot be bound; none stays bound then.
     pub fn bind(config: ServerConfig, responder: Arc<Responder>) -> Result<Self, BindError> {
         let threads = config.udp_threads.max(1);
-        let bound = config
-            .listen
-            .iter()
-            .map(|address| bind_both(*address, threads))
-            .collect::<Result<Vec<_>, _>>()?;
-        let tls = config.tls.as_ref().map_or([].as_slice(), |tls| &tls.listen);
-        let tls = tls.iter().map(|address| bind_tls(*address)).collect::<Result<Vec<_>, _>>()?;
+        let mut config = config;
+        let mut inherited = std::mem::take(&mut config.inherited);
+        let mut bound = Vec::new();
+        for address in &config.listen {
+            bound.push(match take(&mut inherited, *address, false) {
+                Some(inherited) => {
+                    adopt(*address, inherited).map_err(|error| failed("UDP", *address, error))?
+                }
+                None => bind_both(*address, threads)?,
+            });
+        }
+        let mut tls = Vec::new();
+        for address in config.tls.as_ref().map_or([].as_slice(), |tls| &tls.listen) {
+            tls.push(match take(&mut inherited, *address, true) {
+                Some(Inherited { tcp, .. }) => (*address, tcp),
+                None => bind_tls(*address)?,
+            });
+        }
+        drop(inherited);
+        let mut kept = Vec::new();
+        for (listen, bound) in config.listen.iter().zip(&bound) {
+            kept.push(copy(*listen, &bound.udp, &bound.tcp).map_err(BindError::Threads)?);
+        }
+        for (listen, (_, tcp)) in config.tls.iter().flat_map(|tls| &tls.listen).zip(&tls) {
+            kept.push(copy(*listen, &[], tcp).map_err(BindError::Threads)?);
+        }
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| BindError::Threads(error.into()))?;
         let mut server = Self {
@@ -128,8 +164,10 @@ impl DnsServer {
             tls_addresses: tls.iter().map(|(address, _)| *address).collect(),
             stop: Arc::new(stop),
             threads: Vec::new(),
-            tasks: Vec::new(),
+            kept,
+            connections: Vec::new(),
         };
+        let mut plain = Vec::new();
         for bound in bound {
             for socket in bound.udp {
                 let (clock, stop) = (Arc::clone(&config.clock), Arc::clone(&server.stop));
@@ -141,29 +179,49 @@ impl DnsServer {
                     .map_err(BindError::Threads)?;
                 server.threads.push(thread);
             }
-            server.accept(bound.tcp, &config, &responder, None)?;
+            plain.push(bound.tcp);
         }
-        let shown = config.tls.clone().map(Arc::new);
-        for (_, socket) in tls {
-            server.accept(socket, &config, &responder, shown.clone())?;
-        }
+        server.accept("dns-tcp", plain, &config, &responder, None)?;
+        let encrypted = tls.into_iter().map(|(_, socket)| socket).collect();
+        server.accept("dns-tls", encrypted, &config, &responder, config.tls.clone().map(Arc::new))?;
         Ok(server)
     }
 
-    /// Begins to accept connections.
+    /// Begins to accept connections, on a thread of its own: neither handshakes nor transfers hold up anything else.
     fn accept(
         &mut self,
-        socket: TcpListener,
+        thread: &str,
+        sockets: Vec<TcpListener>,
         config: &ServerConfig,
         responder: &Arc<Responder>,
         tls: Option<Arc<TlsListen>>,
     ) -> Result<(), BindError> {
-        let _entered = config.runtime.enter();
-        let socket = tokio::net::TcpListener::from_std(socket).map_err(BindError::Threads)?;
-        let clock = Arc::clone(&config.clock);
-        let listener = tcp::Listener::new(socket, Arc::clone(responder), clock, config.tcp, tls);
-        self.tasks.push(config.runtime.spawn(listener.run()).abort_handle());
+        if sockets.is_empty() {
+            return Ok(());
+        }
+        let serving = Serving {
+            responder: Arc::clone(responder),
+            tally: responder.counters().tally(),
+            desk: SharedDesk::default(),
+            clock: Arc::clone(&config.clock),
+            limits: config.tcp,
+            tls,
+        };
+        let (stop, stopped) = oneshot::channel();
+        let serve = tcp::prepare(sockets, serving, stopped).map_err(BindError::Threads)?;
+        let thread = std::thread::Builder::new().name(thread.to_owned()).spawn(serve);
+        self.threads.push(thread.map_err(BindError::Threads)?);
+        self.connections.push(stop);
         Ok(())
+    }
+
+    /// Copies of all sockets, for the process that comes after this one. Queries that it does not read are read here, until
+    /// [`DnsServer::shutdown`].
+    ///
+    /// # Errors
+    /// When this process has no descriptors left.
+    pub fn hand_over(&self) -> io::Result<Vec<Inherited>> {
+        self.kept.iter().map(|kept| copy(kept.listen, &kept.udp, &kept.tcp)).collect()
     }
 
     /// The addresses of DNS over TLS, in the order of the configuration, with their real ports.
@@ -176,15 +234,14 @@ impl DnsServer {
         &self.addresses
     }
 
-    /// Stops all threads and connections; returns when the UDP threads have ended. Calling it again does nothing.
+    /// Stops all threads and connections; returns when the threads have ended. Calling it again does nothing.
     pub fn shutdown(&mut self) {
-        for task in self.tasks.drain(..) {
-            task.abort();
-        }
+        self.connections.clear();
         if rustix::io::write(&*self.stop, &1u64.to_ne_bytes()).is_err() {
             tracing::error!("cannot wake the DNS threads");
             return;
         }
+        self.kept.clear();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a DNS thread panicked");
@@ -203,6 +260,22 @@ struct Bound {
     address: SocketAddr,
     udp: Vec<UdpSocket>,
     tcp: TcpListener,
+}
+
+/// What is inherited for an address: over UDP and TCP, or for TLS.
+fn take(inherited: &mut Vec<Inherited>, listen: SocketAddr, tls: bool) -> Option<Inherited> {
+    let at = inherited.iter().position(|one| one.listen == listen && one.udp.is_empty() == tls)?;
+    Some(inherited.swap_remove(at))
+}
+
+fn adopt(listen: SocketAddr, inherited: Inherited) -> io::Result<Bound> {
+    let address = inherited.udp.first().map_or(Ok(listen), UdpSocket::local_addr)?;
+    Ok(Bound { address, udp: inherited.udp, tcp: inherited.tcp })
+}
+
+fn copy(listen: SocketAddr, udp: &[UdpSocket], tcp: &TcpListener) -> io::Result<Inherited> {
+    let udp = udp.iter().map(UdpSocket::try_clone).collect::<io::Result<Vec<_>>>()?;
+    Ok(Inherited { listen, udp, tcp: tcp.try_clone()? })
 }
 
 /// Binds one address in both transports. With port 0 the port is UDP's choice, drawn again when TCP's is taken.

@@ -270,12 +270,33 @@ pub(crate) fn parse_record_in(
 ) -> Result<(Name, Record), RecordError> {
     let at = |key: &'static str| move |message: String| RecordError { key, message };
     let owner = parse_label(zone, name).map_err(at("name"))?;
-    let kind = kind_from_text(kind)
-        .ok_or_else(|| "is no record type; unlisted types are written TYPE65280".to_owned())
-        .and_then(|kind| refuse_kind(kind).map_or(Ok(kind), |reason| Err(reason.to_owned())))
-        .map_err(at("type"))?;
+    let kind = record_type(kind).map_err(|error| at("type")(error.to_string()))?;
     let data = parse_value(kind, value, zone).map_err(at("value"))?;
     Ok((owner, Record { kind, data: data.into() }))
+}
+
+/// Why a type is none of a static record's, to be read after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RecordTypeError {
+    /// Nobody knows it.
+    #[error("is no record type; unlisted types are written TYPE65280")]
+    Unknown,
+    /// It is made by the zone itself, or stands in no zone.
+    #[error("{0}")]
+    Refused(&'static str),
+}
+
+/// Checks the type of a static record: one of [`record_types`](crate::record_types), or such as `TYPE65280`; in any case.
+///
+/// # Errors
+/// Why it is none.
+pub fn check_record_type(text: &str) -> Result<(), RecordTypeError> {
+    record_type(text).map(drop)
+}
+
+pub(crate) fn record_type(text: &str) -> Result<Kind, RecordTypeError> {
+    let kind = kind_from_text(text).ok_or(RecordTypeError::Unknown)?;
+    refuse_kind(kind).map_or(Ok(kind), |reason| Err(RecordTypeError::Refused(reason)))
 }
 
 /// Types that cannot be written as static records.

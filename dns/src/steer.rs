@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A region that is filling up passes a growing share of its users on to the next one, where its steer says so ([`Shed`]).
-//! Region first, then family: a region without addresses of the family asked for still answers, with nothing.
+//! A region is chosen for the family that is asked for: one whose only node with IPv6 is suspect or draining is no region for
+//! AAAA at that moment, and is for A. So health never makes an answer empty; it is when no node of the mesh has the family.
 //!
 //! Everything here runs once a query, on a [`Scene`] that does not change: it allocates nothing and waits for nobody.
 
@@ -115,7 +116,7 @@ pub enum Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
-    /// The first region in order that is healthy, has room and nodes.
+    /// The first region in order that is healthy, has room, and nodes with an address of the family asked for.
     Healthy,
     /// All healthy regions are full: the first of them.
     NoRoom,
@@ -123,6 +124,8 @@ pub enum Step {
     FailOpen,
     /// No region has usable nodes: the first with any known node, suspect or draining.
     LastResort,
+    /// No known node has an address of the family asked for, but of the other: there is no such data.
+    NoFamily,
     /// The mesh has no node with an address.
     Nobody,
 }
@@ -167,7 +170,7 @@ pub(crate) fn decide<'a>(
     rng: &mut impl Rng,
 ) -> Decision<'a> {
     let place = locate(scene, client.to_canonical());
-    let choice = choose(scene, steer, &place, rng);
+    let choice = choose(scene, steer, family, &place, rng);
     let ttl = scene.board.ttl(steer.service, steer.ttl, now);
     let mut decision = Decision { steer, family, place, choice, drawn: Drawn::default(), ttl };
     decision.drawn = decision.deck(scene).draw(steer.answers, rng);
@@ -207,12 +210,15 @@ pub(crate) fn locate(scene: &Scene, client: IpAddr) -> Place {
     Place { source: Source::OwnRegion, home, location, scope }
 }
 
-fn choose(scene: &Scene, steer: &Steer, place: &Place, rng: &mut impl Rng) -> Choice {
+fn choose(scene: &Scene, steer: &Steer, family: Family, place: &Place, rng: &mut impl Rng) -> Choice {
+    if scene.board.absent() == Some(family) {
+        return Choice { step: Step::NoFamily, region: None };
+    }
     for (wanted, step) in [(Standing::Ready, Step::Healthy), (Standing::Full, Step::NoRoom)] {
-        let stands = |region: &RegionId| scene.board.standing(steer.service, *region) == wanted;
+        let stands = |region: &RegionId| scene.board.standing(steer.service, *region, family) == wanted;
         let shed = steer.shed.filter(|_| wanted == Standing::Ready);
         let region = match &steer.order {
-            Order::Weighted => scene.board.weighted(steer.service, wanted, rng),
+            Order::Weighted => scene.board.weighted(steer.service, family, wanted, rng),
             Order::Failover(order) => settle(scene, steer, shed, order.iter().copied().filter(stands), rng),
             Order::Nearest if place.source != Source::GeoIp => {
                 settle(scene, steer, shed, nearest(scene, place.home).filter(stands), rng)
@@ -224,7 +230,7 @@ fn choose(scene: &Scene, steer: &Steer, place: &Place, rng: &mut impl Rng) -> Ch
             return Choice { step, region };
         }
     }
-    fail_open(&scene.board, &steer.order)
+    fail_open(&scene.board, &steer.order, family)
 }
 
 /// The first of the regions that does not pass the user on; when all do, the first.
@@ -257,14 +263,14 @@ pub(crate) fn nearest(scene: &Scene, home: Option<RegionId>) -> impl Iterator<It
 }
 
 /// In the configured order, which for failover is the policy's, and then everyone else.
-fn fail_open(board: &Board, order: &Order) -> Choice {
+fn fail_open(board: &Board, order: &Order, family: Family) -> Choice {
     let named = match order {
         Order::Failover(order) => order.as_ref(),
         _ => [].as_slice(),
     };
     let find = |last_resort| {
         let mut configured = named.iter().chain(board.regions()).copied();
-        configured.find(|region| board.has_nodes(*region, last_resort))
+        configured.find(|region| board.has_nodes(*region, family, last_resort))
     };
     if let Some(region) = find(false) {
         return Choice { step: Step::FailOpen, region: Some(region) };

@@ -133,6 +133,12 @@ impl Table {
         self.numbers.services.get(name).copied()
     }
 
+    /// Its name.
+    pub(crate) fn service_name(&self, service: ServiceId) -> &str {
+        let named = self.numbers.services.iter().find(|(_, number)| **number == service);
+        named.map_or("", |(name, _)| name)
+    }
+
     /// How many services are steered to.
     pub(crate) fn services(&self) -> usize {
         self.numbers.services.len()

@@ -10,12 +10,22 @@ use rand::rngs::SmallRng;
 
 use crate::moment::Moment;
 use crate::name::Folded;
+use crate::responder::Transport;
 use crate::steer::{Family, Scene, decide};
-use crate::wire::{Extras, HEADER_BYTES, Owner, Rcode, Reply, Request, Section, decode};
+use crate::wire::{
+    ExtendedError, Extras, HEADER_BYTES, Owner, Question, Rcode, Reply, Request, Section, decode,
+};
 use crate::zone::{Kind, Node, Zone};
 
 /// A message is sent when it has reached so many bytes (RFC 5936 §2.2: compression reaches no farther).
 const MESSAGE_BYTES: usize = 16 * 1024;
+
+/// Extended errors of RFC 8914 §4.
+const PROHIBITED: u16 = 18;
+const NOT_AUTHORITATIVE: u16 = 20;
+const NOT_SUPPORTED: u16 = 21;
+/// In which order the addresses of a steered name come.
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// A transfer under way.
 pub(crate) struct Transfer {
@@ -24,11 +34,22 @@ pub(crate) struct Transfer {
     client: IpAddr,
     now: Moment,
     rng: SmallRng,
-    /// The next name, and the next of its sets.
+    /// The next name, and what of it is next: its sets, then its steered addresses by family.
     node: usize,
-    set: usize,
+    part: usize,
     begun: bool,
     done: bool,
+}
+
+/// What became of a transfer's next message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It is there, and another one may follow.
+    Message,
+    /// It says that the rest cannot be given; the connection ends behind it (RFC 5936 §2.2).
+    Failure,
+    /// There was none left.
+    End,
 }
 
 impl Transfer {
@@ -54,14 +75,14 @@ impl Transfer {
             now,
             rng,
             node: 0,
-            set: 0,
+            part: 0,
             begun: false,
             done: false,
         })
     }
 
-    /// Writes the next message; false when there is none left.
-    pub(crate) fn next(&mut self, out: &mut Vec<u8>) -> bool {
+    /// Writes the next message.
+    pub(crate) fn next(&mut self, out: &mut Vec<u8>) -> Next {
         let scene = Arc::clone(&self.scene);
         let query = std::mem::take(&mut self.query);
         let written = match decode(&query).as_ref().map(|request| (request, wanted(&scene, request))) {
@@ -69,10 +90,13 @@ impl Transfer {
                 let mut reply = Reply::begin(request, Extras::default(), u16::MAX, out);
                 reply.answer_from(zone.origin.wire().len());
                 self.fill(&scene, zone, &mut reply);
-                reply.finish(Rcode::NOERROR, 0);
-                true
+                // What a message of its own does not hold no later one will.
+                let stuck = reply.is_empty();
+                self.done |= stuck;
+                reply.finish(if stuck { Rcode::SERVFAIL } else { Rcode::NOERROR }, 0);
+                if stuck { Next::Failure } else { Next::Message }
             }
-            _ => false,
+            _ => Next::End,
         };
         self.query = query;
         written
@@ -85,37 +109,64 @@ impl Transfer {
         };
         if !self.begun {
             self.begun = soa(reply);
-        }
-        while let Some(node) = zone.nodes().get(self.node) {
-            while let Some(set) = node.sets.get(self.set) {
-                if reply.length() > MESSAGE_BYTES {
-                    return;
-                }
-                let owner = Owner::Below(&node.labels);
-                if set.fragment.kind() != Kind::SOA
-                    && reply.set(Section::Answer, owner, &set.fragment).is_none()
-                {
-                    return;
-                }
-                self.set += 1;
-            }
-            if !self.steered(scene, node, reply) {
+            if !self.begun {
                 return;
             }
-            (self.node, self.set) = (self.node + 1, 0);
+        }
+        while let Some(node) = zone.nodes().get(self.node) {
+            while self.part < node.sets.len() + FAMILIES.len() {
+                if reply.length() >= MESSAGE_BYTES || !self.write(scene, node, reply) {
+                    return;
+                }
+                self.part += 1;
+            }
+            (self.node, self.part) = (self.node + 1, 0);
         }
         self.done = soa(reply);
     }
 
-    /// Writes the addresses of a steered name; false when they do not fit.
-    fn steered(&mut self, scene: &Scene, node: &Node, reply: &mut Reply<'_, '_>) -> bool {
-        let Some(steer) = &node.steer else { return true };
-        [Family::V4, Family::V6].into_iter().all(|family| {
-            let decision = decide(scene, steer, family, self.client, self.now.monotonic, &mut self.rng);
-            let addresses = decision.deck(scene).addresses(&decision.drawn);
-            reply.addresses(Owner::Below(&node.labels), family, decision.ttl, addresses)
-        })
+    /// Writes the next part of a name; false when it does not fit.
+    fn write(&mut self, scene: &Scene, node: &Node, reply: &mut Reply<'_, '_>) -> bool {
+        let owner = Owner::Below(&node.labels);
+        if let Some(set) = node.sets.get(self.part) {
+            // The SOA stands first and last.
+            return set.fragment.kind() == Kind::SOA
+                || reply.set(Section::Answer, owner, &set.fragment).is_some();
+        }
+        let family = FAMILIES.get(self.part - node.sets.len());
+        let Some((steer, family)) = node.steer.as_ref().zip(family) else { return true };
+        let decision = decide(scene, steer, *family, self.client, self.now.monotonic, &mut self.rng);
+        let addresses = decision.deck(scene).addresses(&decision.drawn);
+        reply.addresses(owner, *family, decision.ttl, addresses)
     }
+}
+
+/// Why a request for a whole zone is refused (RFC 8914); `None`: it asks for none. Who may not have zones is not told which
+/// ones there are.
+pub(crate) fn refusal(
+    scene: &Scene,
+    question: &Question<'_>,
+    client: IpAddr,
+    transport: Transport,
+) -> Option<ExtendedError> {
+    if !matches!(question.kind, Kind::AXFR | Kind::IXFR) {
+        return None;
+    }
+    let name = Folded::new(question.name);
+    let zone = scene.table.zone_of(name.as_slice(), question.kind);
+    let zone = zone.filter(|zone| zone.origin.wire().len() == question.name.len());
+    Some(match zone {
+        _ if !scene.terms.may_transfer(client) => ExtendedError { code: PROHIBITED, text: "" },
+        None => ExtendedError { code: NOT_AUTHORITATIVE, text: "" },
+        Some(zone) if zone.keys.is_some() => ExtendedError {
+            code: NOT_SUPPORTED,
+            text: "the zone is signed while it is asked (dnssec = true), so it cannot be given away whole",
+        },
+        Some(_) if transport == Transport::Udp => {
+            ExtendedError { code: NOT_SUPPORTED, text: "zones are given over TCP" }
+        }
+        Some(_) => return None,
+    })
 }
 
 /// The zone that a request asks for as a whole. One that asks for the changes gets all of it (RFC 1995 §4).

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use crate::fragment::{Fragment, within};
 use crate::hinted::Hinted;
 use crate::name::{Folded, MAX_NAME_BYTES, Name, suffixes};
-use crate::sign::{CanonicalSet, ZoneKeys, types_at};
+use crate::sign::{CanonicalSet, MAX_SIGNED_TTL, ZoneKeys, types_at};
 use crate::steer::Steer;
 
 /// A record type (RFC 6895 §3.1).
@@ -55,6 +55,32 @@ impl Kind {
     pub const ANY: Self = Self(255);
     pub const URI: Self = Self(256);
     pub const CAA: Self = Self(257);
+}
+
+impl Kind {
+    /// Where names stand in data of this type: behind how many bytes, and how many of them one after the other. Of all types
+    /// whose names the standards let anybody compress or fold (RFC 1035 §3.3, RFC 4034 §6.2, RFC 6840 §5.1), and of SVCB
+    /// and HTTPS, whose they do not.
+    pub(crate) fn names_in(self, data: &[u8]) -> (usize, usize) {
+        match self.0 {
+            // NS, MD, MF, CNAME, MB, MG, MR, PTR, DNAME.
+            2..=5 | 7..=9 | 12 | 39 => (0, 1),
+            // SOA, MINFO, RP.
+            6 | 14 | 17 => (0, 2),
+            // MX, AFSDB, RT, KX, SVCB, HTTPS.
+            15 | 18 | 21 | 36 | 64 | 65 => (2, 1),
+            // PX.
+            26 => (2, 2),
+            // SRV.
+            33 => (6, 1),
+            // NAPTR: two numbers and three strings before the name.
+            35 => {
+                let after = |at: usize| at + 1 + usize::from(data.get(at).copied().unwrap_or(0));
+                (after(after(after(4))), 1)
+            }
+            _ => (0, 0),
+        }
+    }
 }
 
 /// A record without its owner and TTL.
@@ -163,6 +189,9 @@ impl Zone {
         keys: Option<ZoneKeys>,
     ) -> Self {
         let signed = keys.is_some();
+        // What is remembered of a signed zone is never older than its signatures (RFC 4035 §5.3.3).
+        let at_most = if signed { MAX_SIGNED_TTL } else { u32::MAX };
+        let negative_ttl = negative_ttl.min(at_most);
         let mut drafts: Vec<(Box<[u8]>, Draft)> = drafts.into_iter().collect();
         // Ancestors first, and equal specifications make equal zones.
         drafts.sort_unstable_by(|(left, _), (right, _)| (left.len(), left).cmp(&(right.len(), right)));
@@ -186,6 +215,7 @@ impl Zone {
                 .sets
                 .iter()
                 .map(|set| {
+                    let set = &DraftSet { ttl: set.ttl.min(at_most), data: set.data.clone(), ..*set };
                     let canonical = signed.then(|| CanonicalSet::new(set.kind, set.ttl, &set.data));
                     Set { canonical, ..prepare(set, draft.steer.is_some(), &origin, &index) }
                 })
@@ -196,7 +226,7 @@ impl Zone {
                 labels: within(draft.name.wire(), &origin).unwrap_or_default().into(),
                 types: types.unwrap_or_default(),
                 sets,
-                steer: draft.steer.clone(),
+                steer: draft.steer.clone().map(|steer| Steer { ttl: steer.ttl.min(at_most), ..steer }),
                 alias: draft
                     .set(Kind::CNAME)
                     .and_then(|set| set.data.first())

@@ -20,14 +20,16 @@ use std::time::Duration;
 use self::lexer::{Complaint, Entry, Lexer, Word};
 use crate::build::MAX_TTL;
 use crate::name::Name;
-use crate::spec::{parse_owner, refuse_kind};
-use crate::wire::{kind_from_text, kind_to_text, parse_value};
+use crate::spec::{RecordTypeError, parse_owner};
+use crate::wire::{kind_to_text, parse_value};
 use crate::zone::{Kind, Record};
 
 /// The longest text that is read.
 pub const MAX_FILE_BYTES: usize = 4 << 20;
 /// The most records of one file.
 pub const MAX_FILE_RECORDS: usize = 100_000;
+/// For how long resolvers keep a record at most, in seconds: a week.
+const LONGEST_KEPT: u32 = 604_800;
 /// Faults that are told; a file with more is no zone file.
 const MAX_FAULTS: usize = 1_000;
 
@@ -147,6 +149,7 @@ struct Reader<'t> {
     seen: HashSet<(Box<[u8]>, Record)>,
     /// A place and its line, from which the next one's is counted.
     counted: (usize, usize),
+    long_ttl_told: bool,
 }
 
 /// What an entry is wrong with; a fault beyond reading it.
@@ -154,7 +157,13 @@ type Fault = (Range<usize>, String);
 
 impl<'t> Reader<'t> {
     fn new(text: &'t str) -> Self {
-        Self { text, parsed: ParsedZoneFile::default(), seen: HashSet::new(), counted: (0, 1) }
+        Self {
+            text,
+            parsed: ParsedZoneFile::default(),
+            seen: HashSet::new(),
+            counted: (0, 1),
+            long_ttl_told: false,
+        }
     }
 
     fn run(&mut self, zone: &Name, ttl: u32) {
@@ -211,7 +220,14 @@ impl<'t> Reader<'t> {
         let mut words = entry.words.as_slice();
         if let (false, Some((first, rest))) = (entry.blank, words.split_first()) {
             if first.text.starts_with('$') {
-                return if entry.broken { Ok(()) } else { directive(*first, rest, context) };
+                if entry.broken {
+                    return Ok(());
+                }
+                directive(*first, rest, context)?;
+                if let (Some(ttl), Some(word)) = (context.default_ttl, rest.first()) {
+                    self.weigh_ttl(ttl, *word);
+                }
+                return Ok(());
             }
             words = rest;
             // Known even where the rest is not, since it may be the owner of the entries below.
@@ -233,6 +249,7 @@ impl<'t> Reader<'t> {
 
     fn record(&mut self, words: &[Word<'t>], context: &mut Context) -> Result<(), Fault> {
         let Some(first) = words.first() else { return Ok(()) };
+        let written = words.iter().find(|word| word.text.starts_with(|first: char| first.is_ascii_digit()));
         let (ttl, words) = ttl_and_class(words)?;
         let Some((kind_word, value)) = words.split_first() else {
             return Err((first.span(), "the type is missing, such as A or MX".to_owned()));
@@ -241,8 +258,9 @@ impl<'t> Reader<'t> {
         let value_start = value.first().map_or(kind_word.span().end, |word| word.start);
         let end = words.last().map_or(value_start, |word| word.span().end);
         let (value_span, span) = (value_start..end, first.start..end);
-        if let Some(ttl) = ttl {
+        if let (Some(ttl), Some(word)) = (ttl, written) {
             context.last_ttl = ttl;
+            self.weigh_ttl(ttl, *word);
         }
         let ttl = ttl.or(context.default_ttl).unwrap_or(context.last_ttl);
         if let (Kind::SOA, Owner::Known(owner)) = (kind, &context.owner) {
@@ -271,6 +289,19 @@ impl<'t> Reader<'t> {
         }
         self.parsed.file.records.push(FileRecord { owner, ttl, record, span });
         Ok(())
+    }
+
+    /// Tells once of a time that no resolver keeps to. The file may come from a server that took it, so it is served as
+    /// it stands.
+    fn weigh_ttl(&mut self, ttl: u32, word: Word<'_>) {
+        if ttl > LONGEST_KEPT && !std::mem::replace(&mut self.long_ttl_told, true) {
+            let what = format!(
+                "a TTL of {ttl} s is served as it stands, but resolvers keep nothing for longer than {LONGEST_KEPT} s (RFC 8767 \
+                 §4); this is said once"
+            );
+            let fault = self.fault(word.span(), what);
+            self.parsed.warnings.push(fault);
+        }
     }
 
     fn soa(
@@ -350,12 +381,10 @@ fn is_class(text: &str) -> bool {
 }
 
 fn record_type(word: Word<'_>) -> Result<Kind, Fault> {
-    let wrong = |message: &str| (word.span(), format!("`{}` {message}", word.text));
-    let kind = kind_from_text(word.text)
-        .ok_or_else(|| wrong("is no record type; unlisted types are written TYPE65280"))?;
-    match refuse_kind(kind) {
-        Some(reason) if kind != Kind::SOA => Err(wrong(reason)),
-        _ => Ok(kind),
+    match crate::spec::record_type(word.text) {
+        // A file has one, unlike the records beside it.
+        Err(RecordTypeError::Refused(_)) if word.text.eq_ignore_ascii_case("SOA") => Ok(Kind::SOA),
+        kind => kind.map_err(|error| (word.span(), format!("`{}` {error}", word.text))),
     }
 }
 

@@ -181,7 +181,7 @@ fn zone_of_file() -> ZoneSpec {
     ZoneSpec { name: ZONE.into(), ttl, file: Some(Arc::new(parsed.file)), ..ZoneSpec::default() }
 }
 
-fn meridian(runtime: &tokio::runtime::Runtime, zone: ZoneSpec) -> DnsServer {
+fn meridian(zone: ZoneSpec) -> DnsServer {
     let table = Table::build(&TableSpec { serial: 7, zones: vec![zone], regions: Vec::new() }).unwrap();
     let clock: Clock = Arc::new(moment);
     let config = ServerConfig {
@@ -189,8 +189,8 @@ fn meridian(runtime: &tokio::runtime::Runtime, zone: ZoneSpec) -> DnsServer {
         udp_threads: 1,
         tcp: TcpLimits::default(),
         tls: None,
-        runtime: runtime.handle().clone(),
         clock,
+        inherited: Vec::new(),
     };
     DnsServer::bind(config, Arc::new(Responder::new(table, 1))).unwrap()
 }
@@ -383,8 +383,7 @@ fn compare(ours: &Message, theirs: &Message, peer: &str) -> Option<&'static str>
 }
 
 fn differ(peer: &Peer, zone: ZoneSpec, name: &str) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let server = meridian(&runtime, zone);
+    let server = meridian(zone);
     let patience = Duration::from_secs(10);
     let mut us = Asker::new(server.local_addrs()[0], patience);
     let mut them = Asker::new(peer.address, patience);

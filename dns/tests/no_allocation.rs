@@ -173,13 +173,11 @@ fn queries_allocate_nothing() {
 
     signed_queries_allocate_nothing();
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let config = ServerConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()],
         udp_threads: 1,
         tcp: TcpLimits::default(),
         tls: None,
-        runtime: runtime.handle().clone(),
         clock: Arc::new(moment),
     };
     let server = DnsServer::bind(config, Arc::new(responder)).unwrap();

@@ -12,7 +12,7 @@ use dns::{
 };
 use gossip::clock::{Clock, Wall};
 
-use crate::admin::reports;
+use crate::admin::{reports, traffic};
 use crate::config::node_file::{self, Machine, NodeOverrides};
 use crate::config::{Report, services};
 use crate::proxy::fuzzing as proxy;
@@ -22,7 +22,7 @@ pub use proxy::{client_hello, proxy_header, tunnel_preface};
 pub type Decoder = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
 
 /// All of them.
-pub const DECODERS: [Decoder; 11] = [
+pub const DECODERS: [Decoder; 12] = [
     ("tunnel-preface", tunnel_preface, proxy::tunnel_preface_golden),
     ("proxy-header", proxy_header, proxy::proxy_header_golden),
     ("client-hello", client_hello, proxy::client_hello_golden),
@@ -34,6 +34,7 @@ pub const DECODERS: [Decoder; 11] = [
     ("report", report, report_golden),
     ("scale", scale, crate::scale::wire::golden),
     ("claims", claims, crate::discovery::wire::golden),
+    ("traffic", traffic, traffic_golden),
 ];
 
 const SERVICES: &str = include_str!("../../deploy/examples/services.toml");
@@ -149,6 +150,13 @@ pub fn node_file(bytes: &[u8]) {
 pub fn report(bytes: &[u8]) {
     if let Some(report) = reports::decode(bytes) {
         assert_eq!(reports::decode(&reports::encode(&report)), Some(report));
+    }
+}
+
+/// What a node tells another of its traffic.
+pub fn traffic(bytes: &[u8]) {
+    if let Some(account) = traffic::decode(bytes) {
+        assert_eq!(traffic::decode(&traffic::encode(&account)), Some(account));
     }
 }
 
@@ -269,6 +277,17 @@ fn signed_dns_golden() -> Vec<Vec<u8>> {
     flagged.collect()
 }
 
+fn traffic_golden() -> Vec<Vec<u8>> {
+    let full = [
+        &[1, 1, b'n', 2, b'e', b'u'][..],
+        &[1, 3, 1, 251, 44, 1, 2, 0, 2],
+        &[1, 3, b'w', b'e', b'b', 9, 1, 2, 252, 112, 17, 1, 0],
+        &[1, 253, 2, 0, 192, 0, 0, 0, 0, 64, 5, 1, 10, 0],
+        &[4, 0],
+    ];
+    vec![full.concat(), vec![1, 0, 0, 0, 0, 0, 0, 0]]
+}
+
 fn report_golden() -> Vec<Vec<u8>> {
     vec![vec![2, 1, 7, 3, 251, 44, 1, 1, 2, b'n', b'o'], vec![2, 0, 0]]
 }
@@ -291,6 +310,7 @@ mod tests {
         let rcodes: Vec<_> = dns_golden().iter().map(answered).collect();
         assert_eq!(rcodes, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 4, 5]);
         assert!(report_golden().iter().all(|bytes| reports::decode(bytes).is_some()));
+        assert!(traffic_golden().iter().all(|bytes| traffic::decode(bytes).is_some()));
     }
 
     #[test]
@@ -299,7 +319,7 @@ mod tests {
             // The tree of a file, every value with its place, and a report that quotes it.
             "services" | "node" => mutate::Room { bytes: 4 << 20, times: 400 },
             // serde makes room for up to a megabyte of announced items before it reads the first.
-            "report" => mutate::Room { bytes: 3 << 20, times: 64 },
+            "report" | "traffic" => mutate::Room { bytes: 3 << 20, times: 64 },
             // An answer may be as long as a message can be.
             "dns" => mutate::Room { bytes: 512 << 10, times: 64 },
             // And the table of signatures is made with the first.

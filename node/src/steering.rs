@@ -209,6 +209,30 @@ fn rtt(snapshot: &Snapshot, view: &ClusterView) -> HashMap<(String, String), Dur
     shortest
 }
 
+/// Hands the responder what there is now, before its sockets are bound: whoever asks first is answered.
+pub(crate) fn prime(
+    responder: &Responder,
+    present: &Snapshot,
+    members: &ClusterView,
+    ordered: &Orders,
+    known: &Known,
+    clock: &Clock,
+) {
+    lay(responder, present, known);
+    responder.set_state(Arc::new(state(present, members, ordered, clock.now())));
+}
+
+fn lay(responder: &Responder, present: &Snapshot, known: &Known) {
+    match Table::build(&table_spec(&present.services, present.revision, known)) {
+        Ok(table) => responder.set_table(Arc::new(table)),
+        // The validator asked the same crate; only a node of another version can come here.
+        Err(errors) => {
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            tracing::error!(errors = errors.join("; "), "the zones cannot be served; the old ones stay");
+        }
+    }
+}
+
 /// Hands tables and states to the responder whenever they change. A change of health swaps the state only.
 pub(crate) async fn follow(
     responder: Arc<Responder>,
@@ -230,17 +254,7 @@ pub(crate) async fn follow(
             Arc::ptr_eq(services, &present.services) && Arc::ptr_eq(keys, &known)
         });
         if !is_built {
-            match Table::build(&table_spec(&present.services, present.revision, &known)) {
-                Ok(table) => responder.set_table(Arc::new(table)),
-                // The validator asked the same crate; only a node of another version can come here.
-                Err(errors) => {
-                    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-                    tracing::error!(
-                        errors = errors.join("; "),
-                        "the zones cannot be served; the old ones stay"
-                    );
-                }
-            }
+            lay(&responder, &present, &known);
             built = Some((present.services.clone(), known));
         }
         responder.set_state(Arc::new(state(&present, &members, &ordered, clock.now())));
@@ -280,6 +294,7 @@ pub(crate) fn counters(responder: &Responder) -> BTreeMap<String, u64> {
         ("truncated".to_owned(), counted.truncated),
         ("fail_open".to_owned(), counted.fail_open),
         ("tcp_refused".to_owned(), counted.tcp_refused),
+        ("tcp_evicted".to_owned(), counted.tcp_evicted),
         ("limited".to_owned(), counted.limited),
         ("transfers".to_owned(), counted.transfers),
         ("signed".to_owned(), counted.signed),

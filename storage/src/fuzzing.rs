@@ -30,7 +30,15 @@ pub const DECODERS: [Decoder; 11] = [
     ("pin", pin, || vec![pin_of(Some(3)).encode().to_vec(), pin_of(None).encode().to_vec()]),
     ("stored-pin", stored_pin, stored_pin_golden),
     ("intent", intent, || {
-        vec![entry(None).encode(), entry(Some(Order::Drain { deadline: Some(NOW) })).encode()]
+        let denial = Entry {
+            target: Target::Network([192, 0, 2, 0].into(), 24),
+            ..entry(Some(Order::Deny { until: Some(NOW) }))
+        };
+        vec![
+            entry(None).encode(),
+            entry(Some(Order::Drain { deadline: Some(NOW) })).encode(),
+            denial.encode(),
+        ]
     }),
     ("intents", intents_message, intents_golden),
     ("revision", revision, revision_golden),

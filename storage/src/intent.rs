@@ -8,7 +8,7 @@
 //! Entries travel and lie on disk as `version 1 ‖ bincode of the mirror types below`, fixed-width, little endian.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bincode::Options;
@@ -52,6 +52,8 @@ pub enum Target {
     Key(u32),
     /// The mesh as a whole.
     Mesh,
+    /// A network of users: its first address, and how many bits of it count.
+    Network(IpAddr, u8),
 }
 
 /// What is ordered.
@@ -79,6 +81,11 @@ pub enum Order {
     RemoveKey,
     /// Every node is to seal and sign with the mesh key of this id.
     UseKey(u32),
+    /// Users of the target network are refused by every service.
+    Deny {
+        /// When it lapses; `None`: never.
+        until: Option<Wall>,
+    },
 }
 
 /// Which of a target's properties an order sets. One order of each aspect can hold for one target.
@@ -96,6 +103,8 @@ pub enum Aspect {
     Key,
     /// Which mesh key is used.
     KeyInUse,
+    /// Who is refused.
+    Deny,
 }
 
 impl Order {
@@ -108,6 +117,7 @@ impl Order {
             Self::End { .. } => Aspect::End,
             Self::InstallKey | Self::RemoveKey => Aspect::Key,
             Self::UseKey(_) => Aspect::KeyInUse,
+            Self::Deny { .. } => Aspect::Deny,
         }
     }
 }
@@ -235,7 +245,7 @@ impl Entries {
 fn is_stale(entry: &Entry, now: Wall) -> bool {
     match &entry.order {
         None => now.since(entry.at.wall()) > MARK_LIFE,
-        Some(Order::End { until }) => *until <= now,
+        Some(Order::End { until } | Order::Deny { until: Some(until) }) => *until <= now,
         Some(_) => false,
     }
 }
@@ -303,6 +313,7 @@ enum TargetV1 {
     Session(SessionId),
     Key(u32),
     Mesh,
+    Network(IpAddr, u8),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -313,6 +324,7 @@ enum AspectV1 {
     End,
     Key,
     KeyInUse,
+    Deny,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -325,6 +337,7 @@ enum OrderV1 {
     InstallKey,
     RemoveKey,
     UseKey(u32),
+    Deny(Option<u64>),
 }
 
 impl From<&Entry> for EntryV1 {
@@ -338,6 +351,7 @@ impl From<&Entry> for EntryV1 {
             Target::Session(id) => TargetV1::Session(id),
             Target::Key(id) => TargetV1::Key(id),
             Target::Mesh => TargetV1::Mesh,
+            Target::Network(address, bits) => TargetV1::Network(address, bits),
         };
         let aspect = match entry.aspect {
             Aspect::State => AspectV1::State,
@@ -346,6 +360,7 @@ impl From<&Entry> for EntryV1 {
             Aspect::End => AspectV1::End,
             Aspect::Key => AspectV1::Key,
             Aspect::KeyInUse => AspectV1::KeyInUse,
+            Aspect::Deny => AspectV1::Deny,
         };
         let order = entry.order.clone().map(|order| match order {
             Order::Drain { deadline } => OrderV1::Drain(deadline.map(|deadline| deadline.0)),
@@ -356,6 +371,7 @@ impl From<&Entry> for EntryV1 {
             Order::InstallKey => OrderV1::InstallKey,
             Order::RemoveKey => OrderV1::RemoveKey,
             Order::UseKey(id) => OrderV1::UseKey(id),
+            Order::Deny { until } => OrderV1::Deny(until.map(|until| until.0)),
         });
         Self { target, aspect, order, at: entry.at.0, by: entry.by.clone() }
     }
@@ -372,6 +388,7 @@ impl From<EntryV1> for Entry {
             TargetV1::Session(id) => Target::Session(id),
             TargetV1::Key(id) => Target::Key(id),
             TargetV1::Mesh => Target::Mesh,
+            TargetV1::Network(address, bits) => Target::Network(address, bits),
         };
         let aspect = match wire.aspect {
             AspectV1::State => Aspect::State,
@@ -380,6 +397,7 @@ impl From<EntryV1> for Entry {
             AspectV1::End => Aspect::End,
             AspectV1::Key => Aspect::Key,
             AspectV1::KeyInUse => Aspect::KeyInUse,
+            AspectV1::Deny => Aspect::Deny,
         };
         let order = wire.order.map(|order| match order {
             OrderV1::Drain(deadline) => Order::Drain { deadline: deadline.map(Wall) },
@@ -390,6 +408,7 @@ impl From<EntryV1> for Entry {
             OrderV1::InstallKey => Order::InstallKey,
             OrderV1::RemoveKey => Order::RemoveKey,
             OrderV1::UseKey(id) => Order::UseKey(id),
+            OrderV1::Deny(until) => Order::Deny { until: until.map(Wall) },
         });
         Self { target, aspect, order, at: Hlc(wire.at), by: wire.by }
     }
@@ -415,10 +434,12 @@ mod tests {
             (0u32..3).prop_map(|weight| Some(Order::Weight(weight))),
             (1u32..3).prop_map(|share| Some(Order::Split(vec![(PoolName::new("p").unwrap(), share)]))),
             (1u64..3).prop_map(|until| Some(Order::End { until: Wall(NOW.0 + until) })),
+            (1u64..3).prop_map(|until| Some(Order::Deny { until: Some(Wall(NOW.0 + until)) })),
             prop::sample::select(vec![Order::InstallKey, Order::RemoveKey, Order::UseKey(7)]).prop_map(Some),
+            Just(Some(Order::Deny { until: None })),
             Just(None),
         ];
-        (0u8..8, order, 0u64..4, 0u8..2).prop_map(|(target, order, at, by)| {
+        (0u8..9, order, 0u64..4, 0u8..2).prop_map(|(target, order, at, by)| {
             let target = match target {
                 0 => Target::Node(node("x")),
                 1 => Target::Region(RegionName::new("x").unwrap()),
@@ -427,6 +448,7 @@ mod tests {
                 4 => Target::Service(ServiceName::new("x").unwrap()),
                 5 => Target::Session(SessionId([7; 16])),
                 6 => Target::Key(7),
+                7 => Target::Network("2001:db8::".parse().unwrap(), 48),
                 _ => Target::Mesh,
             };
             let aspect = order.as_ref().map_or(Aspect::State, Order::aspect);
@@ -506,6 +528,15 @@ mod tests {
             &[1, 0, 0, 0, 0, 0, 0, 0, b'a'],
         ];
         assert_eq!(entry.encode(), golden.concat());
+        let target = Target::Network([192, 0, 2, 0].into(), 24);
+        let deny = Some(Order::Deny { until: Some(Wall(7)) });
+        let entry = Entry { target, aspect: Aspect::Deny, order: deny, at: Hlc(5), by: node("a") };
+        let golden = [
+            &[1, 8, 0, 0, 0, 0, 0, 0, 0, 192, 0, 2, 0, 24][..],
+            &[6, 0, 0, 0, 1, 8, 0, 0, 0, 1, 7, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0],
+            &[0, 1, 0, 0, 0, 0, 0, 0, 0, b'a'],
+        ];
+        assert_eq!(entry.encode(), golden.concat());
     }
 
     #[test]
@@ -520,6 +551,22 @@ mod tests {
         assert_eq!(entries.merge(end(NOW.0, 60), later), Told::Ignored);
         assert_eq!(entries.merge(end(NOW.0, 500 * 86_400), NOW), Told::Ignored);
         assert_eq!((entries.digest(), entries.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_denial_lapses_where_it_was_given_an_end() {
+        let mut entries = Entries::default();
+        let deny = |bits, until: Option<u64>| Entry {
+            target: Target::Network([192, 0, 2, 0].into(), bits),
+            aspect: Aspect::Deny,
+            order: Some(Order::Deny { until: until.map(|seconds| NOW.plus(Duration::from_secs(seconds))) }),
+            at: Hlc::from_millis(NOW.0),
+            by: node("a"),
+        };
+        assert_eq!(entries.merge(deny(24, Some(60)), NOW), Told::News);
+        assert_eq!(entries.merge(deny(25, None), NOW), Told::News);
+        assert_eq!(entries.sweep(NOW.plus(Duration::from_secs(60))).len(), 1);
+        assert_eq!(entries.in_force().len(), 1);
     }
 
     #[test]

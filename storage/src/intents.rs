@@ -250,7 +250,7 @@ impl Inner {
         let stale = {
             let mut entries = self.lock();
             let stale = entries.sweep(self.clock.mesh_wall());
-            if stale.iter().any(|(_, aspect)| *aspect == Aspect::End) {
+            if stale.iter().any(|(_, aspect)| matches!(aspect, Aspect::End | Aspect::Deny)) {
                 self.publish(&entries);
             }
             stale

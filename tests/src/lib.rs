@@ -16,6 +16,7 @@
 //! child process dies with the test process, however that ends ([`process`]).
 
 pub mod backend;
+pub mod chromium;
 pub mod cli;
 pub mod client;
 pub mod cluster;

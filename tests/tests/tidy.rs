@@ -30,6 +30,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("bollard", &["node/src/docker.rs"]),
     ("trust_dns_resolver", &["node/src/discovery/sources/dns.rs"]),
     ("memmap2", &["dns/src/geo/map.rs"]),
+    ("prometheus_client", &["node/src/admin/metrics/page.rs"]),
+    ("indicatif", &["node/src/cli/progress.rs"]),
+    ("sd_notify", &["node/src/cli/supervisor.rs"]),
+    ("clap_mangen", &["node/src/cli/shell.rs"]),
+    ("fantoccini", &["tests/src/chromium.rs", "tests/tests/proofs/dashboard.rs"]),
     (
         concat!("Instant::", "now"),
         &["gossip/src/clock.rs", "dns/src/fixtures.rs", "dns/tests", "dns/benches"],

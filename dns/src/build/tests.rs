@@ -2,8 +2,8 @@
 
 use crate::fixtures::{record, region, steer, table_spec, zone_spec};
 use crate::spec::{
-    Policy, RecordSpec, Shed, TableSpec, ZoneSpec, check_contact, check_label, check_record, check_zone_name,
-    parse_record,
+    Policy, RecordSpec, Shed, Signing, TableSpec, ZoneSpec, check_contact, check_label, check_record,
+    check_zone_name, parse_record,
 };
 use crate::table::Table;
 use std::time::Duration;
@@ -74,6 +74,14 @@ fn records_are_checked_against_each_other() {
         ("MX", "@", "20 mail.example.com.", "record[1].value: has a TTL of 3600 s, another record of this name and type one of 30 s; they must be equal".into()),
         ("A", "host.deep", "192.0.2.2", "record[9].value: stands here twice".into()),
         ("CNAME", "loop", "loop", "record[0].value: begins a chain of more than 8 aliases, or a circle".into()),
+        (
+            "CNAME",
+            "*.round",
+            "a.round",
+            "record[0].value: begins a chain of more than 8 aliases, or a circle".into(),
+        ),
+        ("CNAME", "*.here", "a.b.here", "record[0].value: begins a chain of more than 8 aliases, or a circle".into()),
+        ("CNAME", "*.ends", "host.deep", String::new()),
         ("A", "child", "192.0.2.1", String::new()),
         ("TXT", "child", "x", "record[0].value: lies in child.lb.example.com., which is delegated by its NS records".into()),
         ("TXT", "a.child", "x", "record[0].value: lies in child.lb.example.com., which is delegated by its NS records".into()),
@@ -98,6 +106,40 @@ fn records_are_checked_against_each_other() {
             .extend((0..9).map(|link| record(&format!("c{link}"), "CNAME", &format!("c{}", link + 1))));
     });
     assert_eq!(chain.len(), 1, "{chain:?}");
+}
+
+#[test]
+fn what_no_message_holds_is_refused() {
+    let texts = |count: usize| {
+        (0..count).map(|index| record("big", "TXT", &format!("\"{index:03}{}\"", "x".repeat(190))))
+    };
+    let too_many = "makes the records of this name and type too many for one answer";
+    // 206 bytes each.
+    assert_eq!(errors(|zone| zone.records.extend(texts(291))), Vec::<String>::new());
+    assert!(errors(|zone| zone.records.extend(texts(292)))[0].ends_with(too_many));
+    let signed = |zone: &mut ZoneSpec| zone.signed = Some(Signing::default());
+    let count = |count: usize| {
+        errors(|zone| {
+            signed(zone);
+            zone.records.extend(texts(count));
+        })
+    };
+    assert_eq!(count(174), Vec::<String>::new());
+    assert!(count(175).len() == 1 && count(175)[0].ends_with(too_many));
+    let one = errors(|zone| {
+        signed(zone);
+        zone.records.push(record("big", "TXT", &"x".repeat(40_000)));
+    });
+    assert!(one[0].contains("at most 35988 fit in a signed answer"), "{one:?}");
+    // Each gets hints of up to sixteen addresses.
+    let hinted = |count: u16| {
+        errors(|zone| {
+            let all = (0..count).map(|port| record("www", "HTTPS", &format!("1 . port={}", port + 1)));
+            zone.records.extend(all);
+        })
+    };
+    assert_eq!(hinted(300), Vec::<String>::new());
+    assert!(hinted(400).len() == 1 && hinted(400)[0].contains("with the hints"), "{:?}", hinted(400));
 }
 
 #[test]

@@ -326,12 +326,6 @@ impl Judge<'_> {
                     format!("it names {} as name servers, the zone has {}", listed(&told), listed(&ours));
                 self.error(subject, what, "does it run the present revision? meridian status");
             }
-            let ttl =
-                seen.answers.iter().filter(|record| record.kind == Kind::NS).map(|record| record.ttl).min();
-            if let Some(ttl) = ttl.filter(|ttl| *ttl < LEAST_NS_TTL) {
-                let what = format!("its NS records live for {ttl} s");
-                self.warn(subject, what, format!("a TTL of {LEAST_NS_TTL} s or more spares resolvers from asking all the time: a zone file can give NS its own"));
-            }
         }
         if let Some(Ok(seen)) = &probed.own
             && seen.answers.iter().any(|record| record.kind == Kind::CNAME)
@@ -351,6 +345,15 @@ impl Judge<'_> {
             let soa = probed.udp.as_ref().or(probed.tcp.as_ref()).ok()?.soa()?;
             Some((format!("{} at {}", probed.server, probed.address), soa))
         });
+        let servers = self.observed.probes.iter().filter_map(|probed| probed.servers.as_ref().ok());
+        let told = servers.filter(|seen| seen.rcode == Rcode::NOERROR).flat_map(|seen| &seen.answers);
+        let ttl = told.filter(|record| record.kind == Kind::NS).map(|record| record.ttl).min();
+        if let Some(ttl) = ttl.filter(|ttl| *ttl < LEAST_NS_TTL) {
+            let hint = format!(
+                "a TTL of {LEAST_NS_TTL} s or more spares resolvers from asking all the time: a zone file can give NS its own"
+            );
+            self.warn(zone, format!("its NS records live for {ttl} s"), hint);
+        }
         let mut serials: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         let mut first: Option<&SeenSoa> = None;
         let mut differ = false;

@@ -210,7 +210,6 @@ fn every_server_answers_with_authority_over_both_transports() {
             "it answers NOERROR to EDNS version 1, where BADVERS belongs",
         ),
         (|probed| probed.version = Err("x".into()), "it does not answer EDNS version 1 at all"),
-        (|probed| probed.servers.as_mut().unwrap().answers[0].ttl = 30, "its NS records live for 30 s"),
     ] {
         assert_eq!(probe(change), [format!("Warning {SECOND}: {what}")]);
     }
@@ -235,6 +234,12 @@ fn all_servers_have_one_soa_that_registries_like() {
         }
     });
     assert_eq!(found, ["Warning example.com.: the SOA's minimum is 30 s; some registries want 180 to 86400"]);
+    let found = after(|observed| {
+        for probed in &mut observed.probes {
+            probed.servers.as_mut().unwrap().answers[0].ttl = 30;
+        }
+    });
+    assert_eq!(found, ["Warning example.com.: its NS records live for 30 s"]);
 }
 
 #[test]

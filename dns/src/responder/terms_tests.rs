@@ -9,6 +9,7 @@ use crate::fixtures::{QueryBytes, Read, record, responder, start, state, table_s
 use crate::limit::ResponseRate;
 use crate::spec::TableSpec;
 use crate::terms::CookieSecret;
+use crate::transfer::Next;
 
 const OUTSIDE: &str = "198.51.100.7:5353";
 
@@ -176,10 +177,25 @@ fn a_zone_is_given_whole_to_those_listed() {
     assert!(begin("www.lb.example.com", 252, OUTSIDE).is_none(), "no zone");
     assert!(begin("example.org", 252, OUTSIDE).is_none(), "not served");
     assert!(begin("lb.example.com", 1, OUTSIDE).is_none(), "no transfer");
+    let why = |name: &str, from, transport| {
+        let query = QueryBytes { kind: 252, ..QueryBytes::new(name, "A") }.edns();
+        let answer = asked(&mut responder.clerk(), &query, from, transport).unwrap();
+        assert_eq!(Read::new(answer.clone()).rcode(), Rcode::REFUSED);
+        option(&answer, 15).map(|why| (why[1], String::from_utf8(why[2..].to_vec()).unwrap()))
+    };
+    let stranger = "203.0.113.1:53";
+    assert_eq!(why("lb.example.com", stranger, Transport::Tcp), Some((18, String::new())));
+    assert_eq!(
+        why("example.org", stranger, Transport::Tcp),
+        Some((18, String::new())),
+        "nothing is given away"
+    );
+    assert_eq!(why("example.org", OUTSIDE, Transport::Tcp), Some((20, String::new())));
+    assert_eq!(why("lb.example.com", OUTSIDE, Transport::Udp), Some((21, "zones are given over TCP".into())));
     for kind in [252, 251] {
         let mut transfer = begin("LB.example.com", kind, OUTSIDE).unwrap();
         let (mut out, mut records, mut messages) = (Vec::new(), Vec::new(), 0);
-        while transfer.next(&mut out) {
+        while transfer.next(&mut out) == Next::Message {
             assert!(out.len() < 17_000);
             let read = Read::new(out.clone());
             assert!(read.message.metadata.authoritative);
@@ -201,6 +217,73 @@ fn a_zone_is_given_whole_to_those_listed() {
             .collect();
         assert!(www.len() == 2 && www.iter().all(|address| address.starts_with("127.2.")), "{www:?}");
     }
+}
+
+/// A TXT value of at least so many bytes in wire form, in strings of 200 and one of its own.
+fn text(bytes: usize, last: usize) -> String {
+    let mut value = ["\"", &"x".repeat(200), "\" "].concat().repeat(bytes / 201);
+    value.push_str(&format!("\"{}\"", "y".repeat(last)));
+    value
+}
+
+/// All records of a transfer to a client that is told of both families, and the length of the longest message.
+fn transferred(zone: &TableSpec) -> (Vec<String>, usize) {
+    let responder = Responder::new(Table::build(zone).unwrap(), 7);
+    responder.set_state(state().into());
+    responder.set_terms(Terms { transfer: vec!["10.1.0.0/16".parse().unwrap()], ..Terms::default() });
+    let query = QueryBytes { kind: 252, ..QueryBytes::new("lb.example.com", "A") }.bytes();
+    let mut transfer = responder.clerk().transfer(&query, "10.1.0.1:53".parse().unwrap(), start()).unwrap();
+    let (mut out, mut records, mut longest) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..100 {
+        longest = longest.max(out.len());
+        match transfer.next(&mut out) {
+            Next::Message => records.extend(Read::new(out.clone()).answers()),
+            Next::Failure => panic!("everything fits"),
+            Next::End => return (records, longest),
+        }
+    }
+    panic!("a transfer that does not end")
+}
+
+#[test]
+fn a_long_set_is_answered_and_transferred_whole() {
+    let mut spec = table_spec();
+    // The data of the last record begins behind 0xC000.
+    for index in 0..280 {
+        let text = format!("\"{index:03}{}\"", "x".repeat(190));
+        spec.zones[0].records.push(record("long", "TXT", &text));
+    }
+    // Each owner would be as long as ten of these records.
+    let deep = ["y".repeat(60), "y".repeat(60), "y".repeat(60)].join(".");
+    for index in 0..2_000 {
+        spec.zones[0].records.push(record(&deep, "A", &format!("192.0.{}.{}", index / 250, index % 250)));
+    }
+    let responder = Responder::new(Table::build(&spec).unwrap(), 7);
+    let whole = asked(&mut responder.clerk(), &query("long", "TXT"), OUTSIDE, Transport::Tcp).unwrap();
+    let whole = Read::new(whole);
+    assert!(!whole.message.metadata.truncation && whole.answers().len() == 280, "{}", whole.answers().len());
+    let (records, _) = transferred(&spec);
+    assert_eq!(records.iter().filter(|record| record.starts_with("long.")).count(), 280);
+    assert_eq!(records.iter().filter(|record| record.starts_with("yyy")).count(), 2_000);
+}
+
+#[test]
+fn no_steered_address_is_transferred_twice() {
+    let mut near = false;
+    for last in 0..200 {
+        let mut spec = table_spec();
+        spec.zones[0].steers.truncate(1);
+        spec.zones[0].records =
+            vec![record("www", "TXT", &text(59_500, last)), record("@", "TXT", &text(5_500, 200))];
+        let (records, longest) = transferred(&spec);
+        let addresses: Vec<&String> =
+            records.iter().filter(|record| record.starts_with("www.") && !record.contains(" TXT ")).collect();
+        let distinct: std::collections::BTreeSet<_> = addresses.iter().collect();
+        assert_eq!((addresses.len(), distinct.len()), (4, 4), "{addresses:?}");
+        // Behind this text there was room for the addresses of one family alone.
+        near |= (65_535 - 90..65_535 - 45).contains(&longest);
+    }
+    assert!(near);
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! The protocol, case by case, and what holds for any bytes.
 
+use std::time::Duration;
+
 use hickory_proto::rr::RecordType;
 use proptest::prelude::*;
 
 use super::*;
 use crate::fixtures::{QueryBytes, Read, ask, ask_bytes, record, responder, start, state, table_spec};
-use crate::spec::TableSpec;
+use crate::spec::{Policy, TableSpec};
+use crate::steer::Step;
 
 const SOA: &str =
-    "lb.example.com. SOA 30 ns1.lb.example.com. host\\.master.example.com. 42 86400 7200 3600000 30";
+    "lb.example.com. SOA 30 ns1.lb.example.com. host\\.master.example.com. 42 3600 900 3600000 30";
 
 fn zone_name(label: &str) -> String {
     if label == "@" { "lb.example.com".into() } else { format!("{label}.lb.example.com") }
@@ -287,13 +290,32 @@ fn a_wrong_subnet_is_a_form_error() {
 }
 
 #[test]
-fn region_first_then_family() {
+fn a_region_is_found_for_the_family() {
     let responder = responder();
     let eu = ask(&responder, &QueryBytes::new("www.lb.example.com", "AAAA").subnet("10.1.0.0/16"));
     assert_eq!(eu.addresses().len(), 2);
-    let us = ask(&responder, &QueryBytes::new("www.lb.example.com", "AAAA").subnet("10.2.0.0/16"));
-    assert_eq!((us.rcode(), us.addresses().len()), (Rcode::NOERROR, 0));
-    assert_eq!(us.authority(), [SOA]);
+    let us = |responder: &Responder| {
+        ask(responder, &QueryBytes::new("www.lb.example.com", "AAAA").subnet("10.2.0.0/16"))
+    };
+    // Its own region has no IPv6, the next one does.
+    assert_eq!(us(&responder).addresses().len(), 2);
+    assert_eq!(us(&responder).subnet().unwrap()[3], 16, "the answer depends on the client");
+    // Suspects are better than nothing.
+    let mut state = state();
+    let eu = state.regions.get_mut("eu").unwrap();
+    eu.last_resort = std::mem::take(&mut eu.nodes);
+    responder.set_state(state.clone().into());
+    assert_eq!(us(&responder).addresses().len(), 2);
+    // No node has it: there is no such data, for nobody, and no longer than addresses live.
+    state.regions.remove("eu");
+    state.ttl_ceiling = Some(Duration::from_secs(7));
+    responder.set_state(state.into());
+    let none = us(&responder);
+    assert_eq!((none.rcode(), none.addresses().len(), none.subnet().unwrap()[3]), (Rcode::NOERROR, 0, 0));
+    assert_eq!(none.authority(), [SOA.replace(" 30 ", " 7 ")]);
+    assert_eq!(responder.counters().snapshot().fail_open, 1, "the suspects");
+    let mail = ask(&responder, &QueryBytes::new("www.lb.example.com", "MX"));
+    assert_eq!(mail.authority(), [SOA.replace(" 30 ", " 7 ")]);
 }
 
 #[test]
@@ -403,6 +425,62 @@ fn explanations_tell_what_answers_did() {
         responder.explain("a", "B", client, start().monotonic).unwrap_err().to_string(),
         "`B` is no record type, such as A or AAAA"
     );
+}
+
+#[test]
+fn explanations_tell_what_a_policy_went_by() {
+    let mut state = state();
+    state.regions.get_mut("eu").unwrap().services.get_mut("web").unwrap().healthy = false;
+    state.regions.get_mut("us").unwrap().services.get_mut("web").unwrap().free = 300;
+    state.rtt.insert(("eu".into(), "us".into()), Duration::from_millis(80));
+    let responder = responder();
+    let explain = |state: &State, name: &str| {
+        responder.set_state(state.clone().into());
+        let client: IpNet = "10.1.2.0/24".parse().unwrap();
+        responder.explain(&format!("{name}.lb.example.com"), "A", client, start().monotonic).unwrap()
+    };
+    let even = explain(&state, "even").steering.unwrap();
+    assert_eq!(even.policy.as_str(), "weighted");
+    assert_eq!(even.shares, [("us".to_owned(), 300), ("ap".to_owned(), 100)]);
+    assert_eq!(even.skipped, [("eu".to_owned(), crate::explain::Skip::Unhealthy)]);
+    assert_eq!((even.looked_up.to_string().as_str(), even.service.as_str()), ("10.1.2.0", "web"));
+    assert_eq!(even.scope_prefix.to_string(), "10.1.0.0/16");
+
+    let fast = explain(&state, "fast").steering.unwrap();
+    let measured = fast.measured.unwrap();
+    assert_eq!(measured.from, "eu");
+    let expected = [("eu", Some(0)), ("us", Some(80)), ("ap", None)]
+        .map(|(region, millis)| (region.to_owned(), millis.map(Duration::from_millis)));
+    assert_eq!(measured.to, expected);
+    assert!(even.measured.is_none() && fast.shares.is_empty());
+
+    // None of the order is healthy, and one beside it is; another one of the order nobody has heard of.
+    for region in ["us", "ap"] {
+        state.regions.get_mut(region).unwrap().services.clear();
+    }
+    state.regions.get_mut("eu").unwrap().services.get_mut("web").unwrap().healthy = true;
+    let pair = explain(&state, "pair").steering.unwrap();
+    assert_eq!((pair.step, pair.unnamed.as_slice()), (Step::FailOpen, ["eu".to_owned()].as_slice()));
+    assert_eq!(pair.unknown, [""; 0]);
+    let mut spec = table_spec();
+    spec.zones[0].steers =
+        vec![crate::fixtures::steer("typo", Policy::Failover(vec!["ue".into(), "eu".into()]), 1)];
+    responder.set_table(Table::build(&spec).unwrap().into());
+    let typo = explain(&state, "typo").steering.unwrap();
+    assert_eq!((typo.unknown, typo.unnamed, typo.region.as_deref()), (vec!["ue".into()], vec![], Some("eu")));
+}
+
+#[test]
+fn explanations_tell_of_a_delegation() {
+    let client: IpNet = "10.1.2.0/24".parse().unwrap();
+    let told = |name| responder().explain(name, "A", client, start().monotonic).unwrap();
+    let below = told("host.child.lb.example.com");
+    assert_eq!((below.answers.len(), below.rcode.as_str()), (0, "NOERROR"));
+    assert_eq!(
+        below.referral,
+        ["child.lb.example.com. NS ns.child.lb.example.com.", "child.lb.example.com. NS ns.example.net."]
+    );
+    assert!(told("www.lb.example.com").referral.is_empty() && told("no.lb.example.com").referral.is_empty());
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::fixtures::{QueryBytes, Read, responder, start};
+use crate::moment::Moment;
 use crate::wire::Rcode;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -12,32 +14,25 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Running {
     pub(super) server: DnsServer,
     pub(super) responder: Arc<Responder>,
-    /// Dropped after the server.
-    _runtime: tokio::runtime::Runtime,
 }
 
-fn config(listen: &[&str], runtime: &tokio::runtime::Runtime) -> ServerConfig {
+fn config(listen: &[&str]) -> ServerConfig {
     ServerConfig {
         listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
         udp_threads: 2,
         tcp: TcpLimits::default(),
         tls: None,
-        runtime: runtime.handle().clone(),
         clock: Arc::new(start),
+        inherited: Vec::new(),
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
-}
-
 pub(super) fn serve(listen: &[&str], change: impl FnOnce(&mut ServerConfig)) -> Running {
-    let runtime = runtime();
     let responder = Arc::new(responder());
-    let mut config = config(listen, &runtime);
+    let mut config = config(listen);
     change(&mut config);
     let server = DnsServer::bind(config, Arc::clone(&responder)).unwrap();
-    Running { server, responder, _runtime: runtime }
+    Running { server, responder }
 }
 
 pub(super) fn query() -> Vec<u8> {
@@ -176,51 +171,74 @@ fn idle_and_slow_connections_are_closed() {
     assert!(closes(&mut idle), "a client that asks nothing");
 }
 
-#[test]
-fn connections_have_a_cap() {
-    let running = serve(&["127.0.0.1:0"], |config| config.tcp.connections = 2);
-    let server = running.server.local_addrs()[0];
-    let mut held: Vec<TcpStream> = (0..2).map(|_| connect(server)).collect();
-    for stream in &mut held {
-        stream.write_all(&frame(&query())).unwrap();
-        read_framed(stream).unwrap();
-    }
-    assert!(closes(&mut connect(server)));
-    assert_eq!(running.responder.counters().snapshot().tcp_refused, 1);
+fn connect_from(client: [u8; 4], server: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+    socket.bind(&SocketAddr::from((client, 0)).into()).unwrap();
+    socket.connect(&server.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn answers(stream: &mut TcpStream) -> bool {
+    stream.write_all(&frame(&query())).and_then(|()| read_framed(stream)).is_ok()
 }
 
 #[test]
-fn one_client_cannot_hold_all_connections() {
-    let running = serve(&["127.0.0.1:0"], |config| config.tcp.per_client = 2);
+fn who_holds_all_connections_keeps_nobody_out() {
+    let running = serve(&["127.0.0.1:0"], |config| {
+        config.tcp.connections = 4;
+        // Each look at the clock takes a millisecond, so that nobody stalls however slow the machine is.
+        let (begin, looks) = (start(), AtomicU64::new(0));
+        config.clock = Arc::new(move || {
+            let passed = Duration::from_millis(looks.fetch_add(1, Ordering::Relaxed));
+            Moment { monotonic: begin.monotonic + passed, ..begin }
+        });
+    });
     let server = running.server.local_addrs()[0];
-    let from = |client: [u8; 4]| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
-        socket.bind(&SocketAddr::from((client, 0)).into()).unwrap();
-        socket.connect(&server.into()).unwrap();
-        let stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-    };
-    let answers = |stream: &mut TcpStream| {
-        stream.write_all(&frame(&query())).and_then(|()| read_framed(stream)).is_ok()
-    };
-    let mut held: Vec<TcpStream> = (0..2).map(|_| from([127, 0, 0, 2])).collect();
+    let mut held: Vec<TcpStream> =
+        (1..=4).map(|network| connect_from([127, 0, network, 1], server)).collect();
     assert!(held.iter_mut().all(answers));
-    assert!(!answers(&mut from([127, 0, 0, 2])), "a third of the same client");
-    assert!(answers(&mut from([127, 0, 0, 3])), "another client");
-    assert_eq!(running.responder.counters().snapshot().tcp_refused, 1);
-    // A place that is given back can be taken again, as soon as the server has noticed.
-    held.clear();
-    while !answers(&mut from([127, 0, 0, 2])) {}
+    let mut user = connect_from([127, 0, 9, 1], server);
+    assert!(answers(&mut user), "one who asks gets the place of one who does not");
+    assert!(closes(&mut held[0]), "of the one that had been idle longest");
+    assert!(held[1..].iter_mut().all(answers) && answers(&mut user));
+    // One in the middle of a message is not idle; the user is, now.
+    for stream in &mut held[1..] {
+        stream.write_all(&frame(&query())[..9]).unwrap();
+    }
+    // What was sent before this question has been read when it is answered.
+    assert!(answers(&mut user) && answers(&mut connect_from([127, 0, 10, 1], server)) && closes(&mut user));
+    for stream in &mut held[1..] {
+        stream.write_all(&frame(&query())[9..]).unwrap();
+        assert_eq!(read_framed(stream).unwrap().addresses().len(), 2);
+    }
+    assert_eq!(running.responder.counters().snapshot().tcp_refused, 0);
+}
+
+#[test]
+fn one_client_or_network_cannot_hold_all_connections() {
+    let running = serve(&["127.0.0.1:0"], |config| {
+        config.tcp.per_client = 2;
+        config.tcp.per_network = 3;
+    });
+    let server = running.server.local_addrs()[0];
+    let mut held: Vec<TcpStream> = (0..2).map(|_| connect_from([127, 0, 0, 2], server)).collect();
+    assert!(held.iter_mut().all(answers));
+    held.push(connect_from([127, 0, 0, 2], server));
+    assert!(answers(&mut held[2]), "a third of the same client takes the place of its first");
+    assert!(closes(&mut held[0]) && answers(&mut held[1]) && answers(&mut held[2]));
+    let mut others = [connect_from([127, 0, 0, 3], server), connect_from([127, 0, 0, 4], server)];
+    assert!(others.iter_mut().all(answers));
+    assert!(closes(&mut held[1]), "the third of its network was one too many");
+    assert!(answers(&mut connect_from([127, 0, 1, 2], server)), "another network");
+    assert_eq!(running.responder.counters().snapshot().tcp_evicted, 2);
 }
 
 #[test]
 fn a_port_in_use_is_named() {
-    let runtime = runtime();
     let try_bind = |address: SocketAddr| {
-        DnsServer::bind(config(&[&address.to_string()], &runtime), Arc::new(responder()))
-            .unwrap_err()
-            .to_string()
+        DnsServer::bind(config(&[&address.to_string()]), Arc::new(responder())).unwrap_err().to_string()
     };
     // Even when the other one would share it.
     let other = udp_socket("127.0.0.1:0".parse().unwrap(), true).unwrap().local_addr().unwrap();

@@ -17,6 +17,9 @@ pub(crate) const PERIOD: u64 = 3600;
 const BEFORE: u64 = 3 * 3600;
 /// How far behind its use it stays valid, for what resolvers remember and for clocks that are ahead, in seconds.
 const AFTER: u64 = 3 * 86_400;
+/// The longest TTL in a signed zone, in seconds: a day less than what is left of a signature at its last use, for clocks that are
+/// ahead. Else caches that do not look at signatures would hold and pass on some that have expired.
+pub(crate) const MAX_SIGNED_TTL: u32 = AFTER as u32 - 86_400;
 /// Where the key's tag stands in the data of an RRSIG record.
 const TAG_AT: usize = 16;
 /// Where the signer's name begins.
@@ -129,23 +132,10 @@ fn phase(owner: &[u8], kind: Kind) -> u64 {
 /// The data with its names in lower case, of the types for which that is the canonical form (RFC 4034 §6.2, RFC 6840
 /// §5.1).
 fn fold_names(kind: Kind, data: &[u8]) -> Box<[u8]> {
-    let (before, names) = match kind.0 {
-        // NS, MD, MF, CNAME, MB, MG, MR, PTR, DNAME.
-        2..=5 | 7..=9 | 12 | 39 => (0, 1),
-        // SOA, MINFO, RP.
-        6 | 14 | 17 => (0, 2),
-        // MX, AFSDB, RT, KX.
-        15 | 18 | 21 | 36 => (2, 1),
-        // PX.
-        26 => (2, 2),
-        // SRV.
-        33 => (6, 1),
-        // NAPTR: two numbers and three strings before the name.
-        35 => {
-            let after = |at: usize| at + 1 + usize::from(data.get(at).copied().unwrap_or(0));
-            (after(after(after(4))), 1)
-        }
-        _ => (0, 0),
+    let (before, names) = match kind {
+        // As they are (RFC 9460 came after RFC 4034 §6.2).
+        Kind::SVCB | Kind::HTTPS => (0, 0),
+        _ => kind.names_in(data),
     };
     let mut folded: Box<[u8]> = data.into();
     let mut at = before;

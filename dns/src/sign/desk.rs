@@ -45,9 +45,10 @@ struct Slot {
 const FREE: Slot = Slot { hash: 0, until: 0, used: false, signature: [0; SIGNATURE_BYTES] };
 
 impl Desk {
-    /// The hash of what is to be signed, by which its signature is kept.
-    pub(crate) fn hash(&self) -> u64 {
-        self.hasher.hash_one(self.data.bytes())
+    /// The hash of what is to be signed and by whom, by which its signature is kept. The key's tag is part of what is signed, but
+    /// two keys may share one.
+    pub(crate) fn hash(&self, key: &SigningKey) -> u64 {
+        self.hasher.hash_one((self.data.bytes(), key.dnskey()))
     }
 
     /// A signature that was made before.
@@ -103,11 +104,22 @@ mod tests {
         SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap()
     }
 
-    fn prepare(desk: &mut Desk, number: u32) -> u64 {
+    fn prepare(desk: &mut Desk, key: &SigningKey, number: u32) -> u64 {
         let owner = [b"\x04".as_slice(), &number.to_be_bytes(), b"\x00"].concat();
         desk.data.begin(&owner, Kind::A, 30, b"\x00", NOW);
         desk.data.push(&owner, [&[192, 0, 2, 1]]);
-        desk.hash()
+        desk.hash(key)
+    }
+
+    #[test]
+    fn two_keys_with_one_tag_sign_each_for_itself() {
+        let (mut desk, one, other) = (Desk::default(), key(), key());
+        let hash = prepare(&mut desk, &one, 1);
+        let made = desk.sign(&one, hash, NOW).unwrap();
+        assert_eq!(desk.find(hash, NOW), Some(made));
+        // All that is signed is the same, the tag included.
+        let theirs = prepare(&mut desk, &other, 1);
+        assert!(theirs != hash && desk.find(theirs, NOW).is_none());
     }
 
     #[test]
@@ -115,21 +127,21 @@ mod tests {
         let (mut desk, key) = (Desk::default(), key());
         let mut popular = Vec::new();
         for number in 0..200 {
-            let hash = prepare(&mut desk, number);
+            let hash = prepare(&mut desk, &key, number);
             assert!(desk.find(hash, NOW).is_none());
             let made = desk.sign(&key, hash, NOW).unwrap();
             assert_eq!(desk.find(hash, NOW), Some(made));
             popular.push((number, made));
         }
         for number in 1000..1000 + 20 * (BUCKETS * WAYS) as u32 {
-            let hash = prepare(&mut desk, number);
+            let hash = prepare(&mut desk, &key, number);
             // A flood's signatures matter to nobody: one key's stands for all.
             let bucket = &mut desk.buckets[hash as usize % BUCKETS];
             let at = bucket.iter().position(|slot| !slot.used).expect("not all are popular");
             bucket[at] = Slot { hash, until: NOW + 9999, used: false, signature: [1; SIGNATURE_BYTES] };
         }
         for (number, made) in popular {
-            let hash = prepare(&mut desk, number);
+            let hash = prepare(&mut desk, &key, number);
             assert_eq!(desk.find(hash, NOW), Some(made));
             assert_eq!(desk.find(hash, NOW + 2 * super::super::canonical::PERIOD), None, "not for ever");
         }

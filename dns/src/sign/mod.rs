@@ -20,7 +20,7 @@ mod keys;
 mod nsec;
 mod pen;
 
-pub(crate) use canonical::CanonicalSet;
+pub(crate) use canonical::{CanonicalSet, MAX_SIGNED_TTL};
 pub(crate) use desk::Desk;
 pub(crate) use hands::few;
 pub(crate) use key::names_key;

@@ -8,14 +8,21 @@ use crate::zone::Kind;
 pub(crate) enum Deny<'a> {
     /// The name itself.
     Name,
-    /// Data of this type, at a name that has these types.
-    Data(Kind, &'a [Kind]),
+    /// Data at a name.
+    Data {
+        /// The type that was asked for.
+        asked: Kind,
+        /// Another one that is not there for the moment.
+        absent: Option<Kind>,
+        /// The types of the name, but for these two.
+        there: &'a [Kind],
+    },
     /// That a delegation with these types is signed.
     Delegation(&'a [Kind]),
 }
 
-/// The types that NSEC says of a name with these records, in order. A steered name may have addresses of either family,
-/// whoever asks; of a delegation only what the parent is asked for counts.
+/// The types that NSEC says of a name with these records, in order. A steered name has addresses of either family, but what
+/// the mesh lacks at the moment; of a delegation only what the parent is asked for counts.
 pub(crate) fn types_at(sets: impl Iterator<Item = Kind>, steered: bool, delegates: bool) -> Box<[Kind]> {
     let own = |kind: &Kind| !delegates || matches!(*kind, Kind::NS | Kind::DS);
     let steered = [Kind::A, Kind::AAAA].into_iter().filter(|_| steered);
@@ -31,14 +38,17 @@ impl Deny<'_> {
         out.clear();
         match self {
             Self::Name => push_types([Kind::RRSIG, Kind::NSEC, Kind::NXNAME].into_iter(), out),
-            Self::Data(denied, there) => push_types(there.iter().copied().filter(|kind| kind != denied), out),
+            Self::Data { asked, absent, there } => {
+                let denied = |kind: &Kind| kind == asked || Some(*kind) == *absent;
+                push_types(there.iter().copied().filter(|kind| !denied(kind)), out);
+            }
             Self::Delegation(there) => push_types(there.iter().copied(), out),
         }
     }
 
     /// The next name behind a folded one: the very next, or at a delegation the first that does not lie below it.
     pub(crate) fn next(&self, name: &[u8]) -> Folded {
-        let below = matches!(self, Self::Name | Self::Data(..));
+        let below = matches!(self, Self::Name | Self::Data { .. });
         if below && name.len() + 2 <= MAX_NAME_BYTES {
             let mut next = [0; MAX_NAME_BYTES];
             next[0] = 1;
@@ -114,6 +124,10 @@ mod tests {
         out
     }
 
+    fn data(asked: Kind, absent: Option<Kind>, there: &[Kind]) -> Deny<'_> {
+        Deny::Data { asked, absent, there }
+    }
+
     #[test]
     fn bitmaps_are_those_of_the_standard() {
         // RFC 4034 §4.3: A MX RRSIG NSEC TYPE1234.
@@ -121,7 +135,7 @@ mod tests {
         let wanted =
             [[0x00, 0x06, 0x40, 0x01, 0x00, 0x00, 0x00, 0x03, 0x04, 0x1b].as_slice(), &[0; 26], &[0x20]]
                 .concat();
-        assert_eq!(bitmap(Deny::Data(Kind::TXT, &there)), wanted);
+        assert_eq!(bitmap(data(Kind::TXT, None, &there)), wanted);
         assert_eq!(bitmap(Deny::Name), [[0, 17].as_slice(), &[0; 5], &[3], &[0; 10], &[0x80]].concat());
     }
 
@@ -129,7 +143,9 @@ mod tests {
     fn what_is_denied_is_left_out() {
         let there = types_at([Kind::TXT, Kind::HTTPS].into_iter(), true, false);
         assert_eq!(&*there, [Kind::A, Kind::TXT, Kind::AAAA, Kind::RRSIG, Kind::NSEC, Kind::HTTPS]);
-        let (with, without) = (bitmap(Deny::Data(Kind::MX, &there)), bitmap(Deny::Data(Kind::AAAA, &there)));
+        let (with, without) =
+            (bitmap(data(Kind::MX, None, &there)), bitmap(data(Kind::AAAA, Some(Kind::AAAA), &there)));
+        assert_eq!(bitmap(data(Kind::MX, Some(Kind::AAAA), &there)), without);
         assert_eq!(with[5] & 0x08, 0x08);
         assert_eq!(without[5] & 0x08, 0);
         let cut = types_at([Kind::NS, Kind::A, Kind::DS].into_iter(), false, true);

@@ -91,16 +91,16 @@ impl<'p> Pen<'p> {
         self.put(reply, place, kind, ttl)
     }
 
-    /// Writes what is not there at a name, and signs it.
+    /// Writes what is not there at a name, and signs it. `ttls` are the one it is sent with and the one it has at rest.
     pub(crate) fn deny(
         &mut self,
         reply: &mut Reply<'_, '_>,
         place: Place<'_>,
-        ttl: u32,
+        ttls: (u32, u32),
         deny: Deny<'_>,
     ) -> Result<(), Stopped> {
-        self.write_denial(reply, place, ttl, deny)?;
-        self.sign_denial(reply, place, ttl, deny)
+        self.write_denial(reply, place, ttls.0, deny)?;
+        self.sign_denial(reply, place, ttls, deny)
     }
 
     /// Writes what is not there at a name.
@@ -122,13 +122,13 @@ impl<'p> Pen<'p> {
         &mut self,
         reply: &mut Reply<'_, '_>,
         place: Place<'_>,
-        ttl: u32,
+        (ttl, zone_ttl): (u32, u32),
         deny: Deny<'_>,
     ) -> Result<(), Stopped> {
         let (_, _, name) = place;
         let Desk { data, bitmap, .. } = &mut *self.desk;
         deny.bitmap(bitmap);
-        data.begin(name, Kind::NSEC, ttl, self.keys.signer(), self.now.unix);
+        data.begin(name, Kind::NSEC, zone_ttl, self.keys.signer(), self.now.unix);
         data.push(name, [deny.next(name).as_slice(), bitmap]);
         self.put(reply, place, Kind::NSEC, ttl)
     }
@@ -148,7 +148,7 @@ impl<'p> Pen<'p> {
         }
         for key in keys {
             self.desk.data.set_tag(key.tag());
-            let hash = self.desk.hash();
+            let hash = self.desk.hash(key);
             let signature = match self.desk.find(hash, self.now.unix) {
                 Some(signature) => signature,
                 None => {

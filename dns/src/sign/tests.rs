@@ -142,7 +142,7 @@ fn every_kind_of_answer_is_signed() {
         ("WWW.lb.Example.com", "A", Rcode::NOERROR, 3),
         ("www.lb.example.com", "TXT", Rcode::NOERROR, 2),
         ("www.lb.example.com", "HTTPS", Rcode::NOERROR, 2),
-        ("www.lb.example.com", "AAAA", Rcode::NOERROR, 0),
+        ("www.lb.example.com", "AAAA", Rcode::NOERROR, 3),
         ("www.lb.example.com", "ANY", Rcode::NOERROR, 2),
         ("www.lb.example.com", "NSEC", Rcode::NOERROR, 2),
         ("x.y.any.lb.example.com", "A", Rcode::NOERROR, 2),
@@ -185,16 +185,12 @@ fn what_is_not_there_is_denied_at_its_name() {
     assert_eq!(at("a.lb.example.com", "A"), format!(r"a.{zone} \000.a.{zone} RRSIG NSEC Unknown"));
     assert_eq!(at("deep.lb.example.com", "A"), format!(r"deep.{zone} \000.deep.{zone} RRSIG NSEC"));
     assert_eq!(
-        at("www.lb.example.com", "AAAA"),
-        format!(r"www.{zone} \000.www.{zone} A TXT RRSIG NSEC HTTPS")
-    );
-    assert_eq!(
         at("www.lb.example.com", "MX"),
         format!(r"www.{zone} \000.www.{zone} A TXT AAAA RRSIG NSEC HTTPS")
     );
     assert_eq!(at("q.wild.lb.example.com", "MX"), format!(r"q.wild.{zone} \000.q.wild.{zone} A RRSIG NSEC"));
     assert_eq!(at("a.child.lb.example.com", "A"), format!(r"child.{zone} child\000.{zone} NS RRSIG NSEC"));
-    assert_eq!(at("child.lb.example.com", "DS"), format!(r"child.{zone} \000.child.{zone} NS RRSIG NSEC"));
+    assert_eq!(at("child.lb.example.com", "DS"), format!(r"child.{zone} child\000.{zone} NS RRSIG NSEC"));
     assert_eq!(
         at("dangling.lb.example.com", "A"),
         format!(r"missing.{zone} \000.missing.{zone} RRSIG NSEC Unknown")
@@ -204,6 +200,67 @@ fn what_is_not_there_is_denied_at_its_name() {
         format!(r"{zone} \000.{zone} NS SOA MX TXT RRSIG NSEC DNSKEY CDS CDNSKEY")
     );
     assert_eq!(nsec(&ask(&responder, &validating("b.safe.lb.example.com", "A"))), None, "a DS instead");
+}
+
+#[test]
+fn what_no_node_has_is_denied_for_the_moment() {
+    let responder = signer();
+    let mut state = state();
+    state.regions.remove("eu");
+    state.ttl_ceiling = Some(Duration::from_secs(7));
+    responder.set_state(state.into());
+    let keys = published(&responder);
+    let zone = "lb.example.com.";
+    let without = format!(r"www.{zone} \000.www.{zone} A TXT RRSIG NSEC HTTPS");
+    for kind in ["AAAA", "MX"] {
+        let read = ask(&responder, &validating("www.lb.example.com", kind));
+        assert_eq!(nsec(&read).unwrap(), without, "{kind}");
+        assert!(read.message.authorities.iter().all(|record| record.ttl == 7), "{}", read.message);
+        check(&read, &keys);
+    }
+    let told = ask(&responder, &validating("www.lb.example.com", "NSEC"));
+    assert!(
+        told.answers()[0].starts_with(&format!(r"www.{zone} NSEC 7 \000.www.{zone} A TXT RRSIG")),
+        "{told:?}"
+    );
+    check(&told, &keys);
+    // A name that is not steered is what it is.
+    let still = ask(&responder, &validating("deep.lb.example.com", "AAAA"));
+    assert!(still.message.authorities.iter().all(|record| record.ttl == 30), "{}", still.message);
+}
+
+#[test]
+fn nothing_outlives_its_signature_in_a_cache() {
+    let mut spec = signed_spec(&KEYS[..1]);
+    let week = Duration::from_secs(7 * 86_400);
+    spec.zones[0].ttl = week;
+    let responder = Responder::new(Table::build(&spec).unwrap(), 7);
+    responder.set_state(state().into());
+    let keys = published(&responder);
+    for (name, kind) in [
+        ("www", "A"),
+        ("www", "HTTPS"),
+        ("host.deep", "A"),
+        ("host.deep", "MX"),
+        ("x", "A"),
+        ("safe", "DS"),
+        ("a.child", "A"),
+    ] {
+        let read = ask(&responder, &validating(&format!("{name}.lb.example.com"), kind));
+        check(&read, &keys);
+        for record in read.message.answers.iter().chain(&read.message.authorities) {
+            let Some(rrsig) = rrsig(record) else { continue };
+            let expires = u64::from(rrsig.input().sig_expiration.get());
+            assert!(start().unix + 3600 + u64::from(record.ttl) < expires, "{record}");
+            assert!(rrsig.input().original_ttl <= 2 * 86_400, "{record}");
+        }
+        assert!(read.message.authorities.iter().all(|record| record.ttl <= 2 * 86_400), "{}", read.message);
+    }
+    // Without signatures it is as it was asked for.
+    spec.zones[0].signed = None;
+    let plain = Responder::new(Table::build(&spec).unwrap(), 7);
+    let read = ask(&plain, &QueryBytes::new("host.deep.lb.example.com", "A"));
+    assert_eq!(u64::from(read.message.answers[0].ttl), week.as_secs());
 }
 
 #[test]
@@ -361,6 +418,32 @@ fn what_does_not_fit_is_fetched_over_tcp() {
 }
 
 #[test]
+fn the_longest_set_behind_the_longest_chain_is_answered_whole() {
+    let keys: Vec<SigningKey> =
+        (0..8).map(|_| SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap()).collect();
+    let mut spec = signed_spec(&keys);
+    let zone = &mut spec.zones[0];
+    zone.signed = Some(Signing { keys, all_sign: true });
+    // The signer's name stands in every signature, so that the last aliases stand where no pointer leads.
+    zone.name = [60, 60, 60].map(|length| "y".repeat(length)).join(".");
+    let label = |index: usize| if index == 8 { "end".to_owned() } else { format!("c{index}") };
+    zone.records.extend((0..8).map(|index| record(&label(index), "CNAME", &label(index + 1))));
+    for index in 0..174 {
+        zone.records.push(record("end", "TXT", &format!("\"{index:03}{}\"", "x".repeat(190))));
+    }
+    let apex = zone.name.clone();
+    let responder = Responder::new(Table::build(&spec).unwrap(), 7);
+    let query = validating(&format!("c0.{apex}"), "TXT").bytes();
+    let read = ask_bytes(&responder, &query, Transport::Tcp).unwrap();
+    assert!(!read.message.metadata.truncation);
+    assert_eq!(read.message.answers.len(), 8 + 174 + 9 * 8);
+    // Their canonical form is longer than what hickory verifies.
+    let texts = read.answers().into_iter().filter(|line| line.starts_with(&format!("end.{apex}. TXT ")));
+    assert_eq!(texts.count(), 174);
+    assert!(read.bytes.len() > 55_000, "{}", read.bytes.len());
+}
+
+#[test]
 fn a_signature_is_made_once_an_hour() {
     let responder = signer();
     let mut clerk = responder.clerk();
@@ -444,6 +527,12 @@ fn a_signed_zone_is_not_given_away_whole() {
     let query = QueryBytes::new("lb.example.com", "TYPE252").bytes();
     assert!(responder.clerk().transfer(&query, RESOLVER.parse().unwrap(), start()).is_none());
     assert_eq!(ask_bytes(&responder, &query, Transport::Tcp).unwrap().rcode(), Rcode::REFUSED);
+    // RFC 8914: Not Supported, and what for.
+    let query = QueryBytes::new("lb.example.com", "TYPE252").edns().bytes();
+    let refused = ask_bytes(&responder, &query, Transport::Tcp).unwrap();
+    assert_eq!(refused.rcode(), Rcode::REFUSED);
+    let why = b"\0\x15the zone is signed while it is asked (dnssec = true)";
+    assert!(refused.bytes.windows(why.len()).any(|window| window == why), "{refused:?}");
 }
 
 proptest! {

@@ -8,7 +8,7 @@ use crate::explain::Skip;
 use crate::geo::{GeoIp, Location};
 use crate::spec::{Policy, TableSpec};
 use crate::state::{NodeState, RegionState, State};
-use crate::steer::{Source, Step};
+use crate::steer::{Family, Source, Step};
 
 /// What the rules say.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,8 +42,8 @@ impl<'a> Candidate<'a> {
     }
 }
 
-pub(super) fn has_address(nodes: &[NodeState]) -> bool {
-    nodes.iter().any(|node| !node.addresses.is_empty())
+pub(super) fn has_address(nodes: &[NodeState], family: Family) -> bool {
+    nodes.iter().flat_map(|node| &node.addresses).any(|address| family.holds(*address))
 }
 
 /// Rules on the service `web`. For the random policy the order is that of the regions with the most capacity, and the
@@ -52,6 +52,7 @@ pub(super) fn rule(
     spec: &TableSpec,
     state: &State,
     policy: &Policy,
+    family: Family,
     client: IpAddr,
     geo: Option<&GeoIp>,
 ) -> Ruling {
@@ -69,7 +70,7 @@ pub(super) fn rule(
     for candidate in &order {
         let reason = match candidate.service() {
             (false, _) => Skip::Unhealthy,
-            _ if !has_address(candidate.nodes()) => Skip::NoNodes,
+            _ if !has_address(candidate.nodes(), family) => Skip::NoNodes,
             (_, 0) => {
                 full = full.or(Some(candidate.name));
                 Skip::Full
@@ -83,13 +84,20 @@ pub(super) fn rule(
     }
     let named: &[Candidate<'_>] = if matches!(policy, Policy::Failover(_)) { &order } else { &[] };
     let mut configured = named.iter().chain(&candidates);
-    let open = configured.clone().find(|candidate| has_address(candidate.nodes()));
-    let last = configured.find(|candidate| has_address(candidate.last_resort()));
+    let open = configured.clone().find(|candidate| has_address(candidate.nodes(), family));
+    let last = configured.find(|candidate| has_address(candidate.last_resort(), family));
+    let nobody = candidates.iter().all(|candidate| {
+        [candidate.nodes(), candidate.last_resort()]
+            .into_iter()
+            .flatten()
+            .all(|node| node.addresses.is_empty())
+    });
     let (step, region) = match (full, open, last) {
         (Some(full), ..) => (Step::NoRoom, Some(full)),
         (_, Some(open), _) => (Step::FailOpen, Some(open.name)),
         (.., Some(last)) => (Step::LastResort, Some(last.name)),
-        _ => (Step::Nobody, None),
+        _ if nobody => (Step::Nobody, None),
+        _ => (Step::NoFamily, None),
     };
     Ruling { step, region: region.map(str::to_owned), ..ruling }
 }

@@ -125,6 +125,40 @@ fn all_down_is_answered_in_the_configured_order() {
 }
 
 #[test]
+fn a_region_is_chosen_for_the_family_that_is_asked_for() {
+    let mut state = state();
+    let v6 = |state: &State, client: &str| {
+        let scene = scene(&table_spec(), state, Policy::Nearest, 8);
+        let told = told(&scene, Family::V6, client, &mut SmallRng::seed_from_u64(1));
+        (told.region, told.step, told.chosen.len())
+    };
+    let at = |region: &str, step, count| (Some(region.to_owned()), step, count);
+    assert_eq!(v6(&state, EU), at("eu", Step::Healthy, 2));
+    assert_eq!(v6(&state, US), at("eu", Step::Healthy, 2), "the next one that has the family");
+    // One of the two is suspect, then both.
+    let eu = state.regions.get_mut("eu").unwrap();
+    eu.last_resort.push(eu.nodes.remove(0));
+    assert_eq!(v6(&state, EU), at("eu", Step::Healthy, 1));
+    let eu = state.regions.get_mut("eu").unwrap();
+    eu.last_resort.push(eu.nodes.remove(0));
+    eu.nodes.push(node("1-3", &["127.1.0.3"]));
+    assert_eq!(v6(&state, EU), at("eu", Step::LastResort, 2), "no other region has it");
+    state.regions.get_mut("ap").unwrap().nodes.push(node("3-3", &["2001:db8:3::3"]));
+    assert_eq!(v6(&state, EU), at("ap", Step::Healthy, 1));
+    set_service(&mut state, "ap", false, 0);
+    assert_eq!(v6(&state, EU), at("ap", Step::FailOpen, 1));
+    assert_eq!(region_of(&state, EU).as_deref(), Some("eu"), "A is as it was");
+    for region in state.regions.values_mut() {
+        region
+            .nodes
+            .iter_mut()
+            .chain(&mut region.last_resort)
+            .for_each(|node| node.addresses.retain(IpAddr::is_ipv4));
+    }
+    assert_eq!(v6(&state, EU), (None, Step::NoFamily, 0));
+}
+
+#[test]
 fn who_cannot_be_placed_is_here() {
     let mut state = state();
     assert_eq!(decided(&state, Policy::Nearest, "192.0.2.1/32").2, ["us", "eu", "ap"]);
@@ -300,8 +334,13 @@ fn any_mesh() -> impl Strategy<Value = Mesh> {
                 (0..count)
                     .map(|number| {
                         let v4 = format!("127.{index}.{kind}.{number}");
-                        let address = if v6 { format!("2001:db8:{index}:{kind}::{number}") } else { v4 };
-                        node(&format!("{name}-{kind}-{number}"), &[&address])
+                        let v6 = (v6 != (kind == 1)).then(|| format!("2001:db8:{index}:{kind}::{number}"));
+                        let addresses = match &v6 {
+                            Some(v6) if number % 2 == 1 => vec![v4.as_str(), v6],
+                            Some(v6) => vec![v6.as_str()],
+                            None => vec![v4.as_str()],
+                        };
+                        node(&format!("{name}-{kind}-{number}"), &addresses)
                     })
                     .collect()
             };
@@ -364,7 +403,7 @@ fn the_scope_tells_the_truth_about_a_geoip_file_too() {
         let mut rng = SmallRng::seed_from_u64(4);
         let mut decide_for = |address: IpAddr| {
             let told = told(&scene, Family::V4, &IpNet::from(address).to_string(), &mut rng);
-            let ruling = rule(&table_spec(), &state(), &policy, address, Some(&geo));
+            let ruling = rule(&table_spec(), &state(), &policy, Family::V4, address, Some(&geo));
             assert_eq!((&told.order, &told.region), (&ruling.order, &ruling.region), "{address}");
             (told.source, told.scope, told.order.join(" "))
         };
@@ -393,19 +432,20 @@ proptest! {
 
     /// The numbered rules are the rules.
     #[test]
-    fn numbers_rule_as_names_do(mesh in any_mesh(), policy in any_policy(), octet in 0u8..8, seed in any::<u64>()) {
+    fn numbers_rule_as_names_do(mesh in any_mesh(), policy in any_policy(), octet in 0u8..8, v6 in any::<bool>(), seed in any::<u64>()) {
+        let family = if v6 { Family::V6 } else { Family::V4 };
         let spec = TableSpec { regions: mesh.regions.clone(), ..table_spec() };
         prop_assume!(!equal_distances(&spec));
         let scene = scene(&spec, &mesh.state, policy.clone(), 2);
         let client: IpAddr = format!("10.{octet}.1.1").parse().unwrap();
-        let told = told(&scene, Family::V4, &IpNet::from(client).to_string(), &mut SmallRng::seed_from_u64(seed));
-        let ruling = rule(&spec, &mesh.state, &policy, client, None);
+        let told = told(&scene, family, &IpNet::from(client).to_string(), &mut SmallRng::seed_from_u64(seed));
+        let ruling = rule(&spec, &mesh.state, &policy, family, client, None);
         prop_assert_eq!((told.source, told.step), (ruling.source, ruling.step));
         prop_assert_eq!(&told.order, &ruling.order);
         if policy == Policy::Weighted && told.step <= Step::NoRoom {
             let chosen = &mesh.state.regions[told.region.as_ref().unwrap()];
             prop_assert_eq!(chosen.services["web"].free > 0, told.step == Step::Healthy);
-            prop_assert!(chosen.services["web"].healthy && has_address(&chosen.nodes));
+            prop_assert!(chosen.services["web"].healthy && has_address(&chosen.nodes, family));
         } else {
             prop_assert_eq!(&told.region, &ruling.region);
             prop_assert_eq!(&told.skipped, &ruling.skipped);
@@ -419,35 +459,40 @@ proptest! {
         let scene = scene(&spec, &mesh.state, policy.clone(), 2);
         let client = format!("10.{octet}.1.1/32");
         let mut rng = SmallRng::seed_from_u64(seed);
-        let v4 = told(&scene, Family::V4, &client, &mut rng);
-        let v6 = told(&scene, Family::V6, &client, &mut rng);
-        let anyone = mesh.state.regions.values().any(|region| has_address(&region.nodes) || has_address(&region.last_resort));
-        prop_assert_eq!(v4.region.is_some(), anyone);
-        if let Some(region) = &v4.region {
+        for family in [Family::V4, Family::V6] {
+            let told = told(&scene, family, &client, &mut rng);
+            let known = |family| {
+                mesh.state.regions.values().any(|region| {
+                    has_address(&region.nodes, family) || has_address(&region.last_resort, family)
+                })
+            };
+            prop_assert_eq!(told.region.is_some(), known(family));
+            prop_assert_eq!(told.chosen.is_empty(), told.region.is_none());
+            let Some(region) = &told.region else {
+                let other = known(Family::V4) || known(Family::V6);
+                prop_assert_eq!(told.step, if other { Step::NoFamily } else { Step::Nobody });
+                continue;
+            };
             let chosen = &mesh.state.regions[region];
-            prop_assert!(v4.chosen.len() <= 2);
-            // The random policy may draw another region for the other family.
-            if policy != Policy::Weighted {
-                prop_assert!(!v4.chosen.is_empty() || !v6.chosen.is_empty());
-                prop_assert_eq!(&v4.region, &v6.region);
-            }
-            let distinct: BTreeSet<_> = v4.chosen.iter().map(|(node, _)| node).collect();
-            prop_assert_eq!(distinct.len(), v4.chosen.len());
+            prop_assert!(told.chosen.len() <= 2);
+            prop_assert!(told.chosen.iter().all(|(_, address)| family.holds(*address)));
+            let distinct: BTreeSet<_> = told.chosen.iter().map(|(node, _)| node).collect();
+            prop_assert_eq!(distinct.len(), told.chosen.len());
             let sound = |name: &String| {
                 mesh.state.regions.get(name).is_some_and(|region| {
-                    region.services.get("web").is_some_and(|web| web.healthy) && has_address(&region.nodes)
+                    region.services.get("web").is_some_and(|web| web.healthy) && has_address(&region.nodes, family)
                 })
             };
             let roomy = |name: &&String| sound(name) && mesh.state.regions[*name].services["web"].free > 0;
-            if let Some(first) = v4.order.iter().find(roomy) {
-                prop_assert_eq!(v4.step, Step::Healthy);
+            if let Some(first) = told.order.iter().find(roomy) {
+                prop_assert_eq!(told.step, Step::Healthy);
                 prop_assert!(policy == Policy::Weighted || region == first);
-            } else if v4.order.iter().any(&sound) {
-                prop_assert_eq!(v4.step, Step::NoRoom);
+            } else if told.order.iter().any(&sound) {
+                prop_assert_eq!(told.step, Step::NoRoom);
                 prop_assert!(sound(region));
             } else {
-                prop_assert!(v4.step >= Step::FailOpen);
-                prop_assert_eq!(v4.step == Step::LastResort, !has_address(&chosen.nodes));
+                prop_assert!(matches!(told.step, Step::FailOpen | Step::LastResort));
+                prop_assert_eq!(told.step == Step::LastResort, !has_address(&chosen.nodes, family));
             }
         }
     }
@@ -473,7 +518,7 @@ proptest! {
         // Half of the clients where the prefixes are.
         let client = if client[0] % 2 == 0 { [10, client[1], client[2], client[3]] } else { client };
         let told = decide_for(client.into());
-        prop_assert_eq!(&told.order, &rule(&spec, &state(), &Policy::Nearest, client.into(), None).order);
+        prop_assert_eq!(&told.order, &rule(&spec, &state(), &Policy::Nearest, Family::V4, client.into(), None).order);
         prop_assert!((1..=32).contains(&told.scope));
         let bits = u32::from_be_bytes(client);
         for other in others {

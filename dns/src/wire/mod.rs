@@ -18,7 +18,8 @@ pub use client::{Inquiry, addresses, ask_server};
 pub(crate) use padding::pad;
 pub(crate) use query::{HEADER_BYTES, Question, Request, decode};
 pub(crate) use read_back::{ask, read_back};
-pub(crate) use reply::{Extras, Owner, Reply, Section};
+pub(crate) use reply::{ExtendedError, Extras, Owner, Reply, Section, Written};
+pub use text::record_types;
 pub(crate) use text::{kind_from_text, kind_to_text, parse_value};
 
 use crate::name::Name;
@@ -32,6 +33,8 @@ const OPTION_NSID: u16 = 3;
 const OPTION_CLIENT_SUBNET: u16 = 8;
 /// Cookies (RFC 7873 §4).
 const OPTION_COOKIE: u16 = 10;
+/// Why, beside the response code (RFC 8914 §2).
+const OPTION_EXTENDED_ERROR: u16 = 15;
 
 /// What this server can take over UDP, and the most it sends there: what crosses the Internet unfragmented
 /// (DNS flag day 2020).

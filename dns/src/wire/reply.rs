@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{CLASS_IN, OPTION_CLIENT_SUBNET, OPTION_COOKIE, OPTION_NSID, Rcode, Request, UDP_PAYLOAD_BYTES};
+use super::{
+    CLASS_IN, OPTION_CLIENT_SUBNET, OPTION_COOKIE, OPTION_EXTENDED_ERROR, OPTION_NSID, Rcode, Request,
+    UDP_PAYLOAD_BYTES,
+};
 use crate::cookie::COOKIE_BYTES;
 use crate::fragment::{Fragment, POINTER};
 use crate::hinted::Hinted;
@@ -14,6 +17,8 @@ const FLAG_ANSWER: u8 = 0x80;
 const FLAG_AUTHORITATIVE: u8 = 0x04;
 const FLAG_TRUNCATED: u8 = 0x02;
 const FLAG_RECURSION_DESIRED: u8 = 0x01;
+/// Pointers of 14 bits lead to what begins before here (RFC 1035 §4.1.4).
+const POINTER_REACH: usize = 0x4000;
 /// The question's name, which always stands behind the header.
 const QUESTION: u16 = POINTER | HEADER_BYTES as u16;
 
@@ -43,6 +48,29 @@ impl Owner<'_> {
             Self::Below(labels) => labels.len() + 2,
         }
     }
+
+    /// The same owner of the next record, when the first one is written at `start`: a name that stands there once is pointed
+    /// to, as far as pointers reach.
+    fn again(self, start: usize) -> Self {
+        match self {
+            Self::Below(labels) if !labels.is_empty() && start < POINTER_REACH => Self::At(start as u16),
+            same => same,
+        }
+    }
+}
+
+/// A set that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Where the data of its last record begins.
+    data: usize,
+}
+
+impl Written {
+    /// The name that the last record's data begins with, as an owner. `None`: no pointer leads so far.
+    pub(crate) fn target(self) -> Option<Owner<'static>> {
+        (self.data < POINTER_REACH).then_some(Owner::At(self.data as u16))
+    }
 }
 
 /// What the OPT record says beside what it repeats of the query's.
@@ -52,6 +80,19 @@ pub(crate) struct Extras<'o> {
     pub(crate) cookie: Option<[u8; COOKIE_BYTES]>,
     /// Who answers; empty: not told.
     pub(crate) nsid: &'o [u8],
+}
+
+/// Why, beside the response code (RFC 8914): the code of the registry and a text for people, which may be empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ExtendedError {
+    pub(crate) code: u16,
+    pub(crate) text: &'static str,
+}
+
+impl ExtendedError {
+    fn length(self) -> usize {
+        6 + self.text.len()
+    }
 }
 
 /// An answer that is being written.
@@ -68,6 +109,7 @@ pub(crate) struct Reply<'o, 'm> {
     counts: [u16; 4],
     authoritative: bool,
     truncated: bool,
+    why: Option<ExtendedError>,
 }
 
 impl<'o, 'm> Reply<'o, 'm> {
@@ -86,7 +128,17 @@ impl<'o, 'm> Reply<'o, 'm> {
             counts[0] = 1;
         }
         let room = usize::from(limit.max(512)) - opt_length(request, extras);
-        Self { request, extras, out, room, origin: 0, counts, authoritative: false, truncated: false }
+        Self {
+            request,
+            extras,
+            out,
+            room,
+            origin: 0,
+            counts,
+            authoritative: false,
+            truncated: false,
+            why: None,
+        }
     }
 
     /// Says which zone answers, by the length of its origin: the end of the question's name.
@@ -96,26 +148,41 @@ impl<'o, 'm> Reply<'o, 'm> {
         self.authoritative = true;
     }
 
+    /// Says why, once, where there is room for it; who does not speak EDNS is not told.
+    pub(crate) fn say_why(&mut self, why: ExtendedError) {
+        let fits = self.out.len() + why.length() <= self.room;
+        if fits && self.why.is_none() && self.request.edns.is_some() {
+            self.room -= why.length();
+            self.why = Some(why);
+        }
+    }
+
     /// Takes the authority back: the answer is a referral.
     pub(crate) fn disclaim(&mut self) {
         self.authoritative = false;
     }
 
-    /// Writes a whole set. `None`: it does not fit, and nothing is written; otherwise where the data of its last record
-    /// begins.
-    pub(crate) fn set(&mut self, section: Section, owner: Owner<'_>, set: &Fragment) -> Option<u16> {
-        if self.out.len() + set.length(owner.length()) > self.room {
+    /// Writes a whole set. `None`: it does not fit, and nothing is written.
+    pub(crate) fn set(&mut self, section: Section, owner: Owner<'_>, set: &Fragment) -> Option<Written> {
+        let again = owner.again(self.out.len());
+        if self.out.len() + set.length(owner.length(), again.length()) > self.room {
             return None;
         }
         let origin = POINTER | self.origin;
-        let mut last = 0;
+        let (mut next, mut data) = (owner, 0);
         set.copy(self.out, self.origin, |out| {
-            push_owner(out, owner, origin);
-            last = out.len() + 10;
+            push_owner(out, next, origin);
+            (next, data) = (again, out.len() + 10);
         });
         self.counts[section as usize] += set.records();
-        // Farther than that no pointer leads (RFC 1035 §4.1.4).
-        u16::try_from(last).ok().filter(|last| *last < POINTER)
+        Some(Written { data })
+    }
+
+    /// Lowers the TTL of the only record of a set that was written, in seconds.
+    pub(crate) fn lower_ttl(&mut self, written: Written, ttl: u32) {
+        if let Some(place) = self.out.get_mut(written.data - 6..).and_then(<[u8]>::first_chunk_mut::<4>) {
+            *place = ttl.min(u32::from_be_bytes(*place)).to_be_bytes();
+        }
     }
 
     /// Writes addresses of one family into the answer, all or none and then returns false.
@@ -131,7 +198,9 @@ impl<'o, 'm> Reply<'o, 'm> {
             Family::V6 => (Kind::AAAA, 16),
         };
         let count = addresses.len();
-        if self.out.len() + count * (owner.length() + 10 + bytes) > self.room {
+        let again = owner.again(self.out.len());
+        let owners = owner.length() + again.length() * count.saturating_sub(1);
+        if self.out.len() + owners + count * (10 + bytes) > self.room {
             return false;
         }
         let origin = POINTER | self.origin;
@@ -140,8 +209,10 @@ impl<'o, 'm> Reply<'o, 'm> {
         head[2..4].copy_from_slice(&CLASS_IN.to_be_bytes());
         head[4..8].copy_from_slice(&ttl.to_be_bytes());
         head[9] = bytes as u8;
+        let mut next = owner;
         for address in addresses {
-            push_owner(self.out, owner, origin);
+            push_owner(self.out, next, origin);
+            next = again;
             self.out.extend_from_slice(&head);
             push_address(self.out, address, bytes);
         }
@@ -159,8 +230,10 @@ impl<'o, 'm> Reply<'o, 'm> {
     ) -> bool {
         let start = self.out.len();
         let origin = POINTER | self.origin;
+        let mut next = owner;
         for record in &set.records {
-            push_owner(self.out, owner, origin);
+            push_owner(self.out, next, origin);
+            next = owner.again(start);
             self.out.extend_from_slice(&set.kind.0.to_be_bytes());
             self.out.extend_from_slice(&CLASS_IN.to_be_bytes());
             self.out.extend_from_slice(&ttl.to_be_bytes());
@@ -218,9 +291,10 @@ impl<'o, 'm> Reply<'o, 'm> {
 
     /// Where the data of each record behind `start` begins and ends; all are of this owner.
     pub(crate) fn data_behind(&self, start: usize, owner: Owner<'_>) -> impl Iterator<Item = (usize, usize)> {
-        let mut at = start;
+        let (mut at, mut next) = (start, owner);
         std::iter::from_fn(move || {
-            let data = at + owner.length() + 10;
+            let data = at + next.length() + 10;
+            next = owner.again(start);
             let length = self.out.get(data - 2..data)?;
             at = data + usize::from(u16::from_be_bytes([length[0], length[1]]));
             Some((data, at))
@@ -279,7 +353,8 @@ impl<'o, 'm> Reply<'o, 'm> {
         head[3..5].copy_from_slice(&UDP_PAYLOAD_BYTES.to_be_bytes());
         head[5] = (rcode.0 >> 4) as u8;
         head[7] = u8::from(edns.dnssec_ok) << 7 | u8::from(edns.compact_ok) << 6;
-        head[9..].copy_from_slice(&(opt_length(self.request, self.extras) as u16 - 11).to_be_bytes());
+        let length = opt_length(self.request, self.extras) + self.why.map_or(0, ExtendedError::length) - 11;
+        head[9..].copy_from_slice(&(length as u16).to_be_bytes());
         self.out.extend_from_slice(&head);
         if let Some(subnet) = &edns.subnet {
             let bytes = subnet.address_bytes();
@@ -297,6 +372,11 @@ impl<'o, 'm> Reply<'o, 'm> {
         if tells_nsid(edns, self.extras) {
             push_option(self.out, OPTION_NSID, self.extras.nsid.len());
             self.out.extend_from_slice(self.extras.nsid);
+        }
+        if let Some(why) = self.why {
+            push_option(self.out, OPTION_EXTENDED_ERROR, why.length() - 4);
+            self.out.extend_from_slice(&why.code.to_be_bytes());
+            self.out.extend_from_slice(why.text.as_bytes());
         }
         self.counts[Section::Additional as usize] += 1;
     }

@@ -9,7 +9,8 @@ use hickory_proto::rr::{RData, RecordType};
 use hickory_proto::serialize::binary::{BinDecoder, BinEncodable, BinEncoder, Restrict};
 
 use super::to_hickory;
-use crate::name::{self, Name, NameError};
+use crate::name::{self, MAX_LABEL_BYTES, Name, NameError};
+use crate::spec::refuse_kind;
 use crate::zone::Kind;
 
 /// The mnemonics understood, in questions of `explain` and in static records.
@@ -44,6 +45,14 @@ const MNEMONICS: [(&str, Kind); 29] = [
     ("CAA", Kind::CAA),
     ("ANY", Kind::ANY),
 ];
+
+/// The types that static records and zone files may have by name, in order; others are written `TYPE65280`.
+pub fn record_types() -> Vec<&'static str> {
+    let stored = MNEMONICS.iter().filter(|(_, kind)| refuse_kind(*kind).is_none());
+    let mut names: Vec<&'static str> = stored.map(|(mnemonic, _)| *mnemonic).collect();
+    names.sort_unstable();
+    names
+}
 
 /// Reads a mnemonic or `TYPE65280`, in any case.
 pub(crate) fn kind_from_text(text: &str) -> Option<Kind> {
@@ -296,7 +305,26 @@ fn parse_generic(kind: Kind, text: &str) -> Result<Vec<u8>, String> {
         return Err(format!("says {length} bytes and gives {}", data.len()));
     }
     check_data(kind, &data)?;
+    if !has_whole_names(kind, &data) {
+        return Err("holds a compressed name; names are written whole (RFC 3597 §4)".to_owned());
+    }
     Ok(data)
+}
+
+/// True when every name in the data is there whole: a pointer would lead to wherever the record stands in some message.
+fn has_whole_names(kind: Kind, data: &[u8]) -> bool {
+    let (mut at, names) = kind.names_in(data);
+    (0..names).all(|_| {
+        loop {
+            match data.get(at) {
+                Some(0) => break,
+                Some(&length) if usize::from(length) <= MAX_LABEL_BYTES => at += 1 + usize::from(length),
+                _ => return false,
+            }
+        }
+        at += 1;
+        true
+    })
 }
 
 fn hexadecimal<'a>(words: impl Iterator<Item = &'a str>) -> Result<Vec<u8>, String> {
@@ -326,12 +354,20 @@ fn check_data(kind: Kind, data: &[u8]) -> Result<(), String> {
     }
 }
 
+/// How a value is written whose text is not read here (RFC 3597 §5).
+fn by_its_bytes(kind: Kind, text: &str) -> String {
+    let example = match kind {
+        // 42 21 54 N 71 06 18 W -24m 30m, from RFC 1876 §4.
+        Kind::LOC => r"16 of them (RFC 1876 §2): `\# 16 00331613 89172DD0 70BE15F0 00988D20`",
+        _ => r"such as `\# 4 0A000001`",
+    };
+    format!(r"must be written as bytes, `\# LENGTH HEX`; for {text} {example}")
+}
+
 fn parse_by_library(kind: Kind, value: &str, origin: &Name) -> Result<Vec<u8>, String> {
     let mut rdata =
         RData::try_from_str(RecordType::from(kind.0), value).map_err(|error| match kind_to_text(kind) {
-            text if text.starts_with("TYPE") || kind == Kind::LOC => {
-                format!(r"type {text} is written by its bytes: `\# 4 0A000001`")
-            }
+            text if text.starts_with("TYPE") || kind == Kind::LOC => by_its_bytes(kind, &text),
             text => format!("is no {text} value: {error}"),
         })?;
     let service = match &mut rdata {
@@ -409,6 +445,14 @@ mod tests {
             ("CERT", "1 2 3 AAAA AAAA", b"\0\x01\0\x02\x03\0\0\0\0\0\0"),
             ("DS", "258 13 2 0a0B 0c", b"\x01\x02\x0d\x02\x0a\x0b\x0c"),
             ("A", r"\# 4 c0000201", b"\xc0\x00\x02\x01"),
+            (
+                "LOC",
+                r"\# 16 00331613 89172DD0 70BE15F0 00988D20",
+                b"\0\x33\x16\x13\x89\x17\x2d\xd0\x70\xbe\x15\xf0\x00\x98\x8d\x20",
+            ),
+            ("MX", r"\# 7 000a 03666f6f 00", b"\x00\x0a\x03foo\x00"),
+            ("TYPE17", r"\# 4 00 0161 00", b"\x00\x01a\x00"),
+            ("HTTPS", r"\# 3 000100", b"\x00\x01\x00"),
         ] {
             assert_eq!(parse(kind, value).as_deref(), Ok(wire), "{kind} {value}");
         }
@@ -430,10 +474,26 @@ mod tests {
             ("DS", "12345 13 2", "needs a key tag, algorithm, digest type and digest: `12345 13 2 49fd…`"),
             ("DS", "12345 13 2 49f", "has something else than pairs of hexadecimal digits"),
             ("DS", "12345 256 2 49", "`256` is no number from 0 to 255"),
-            ("TYPE65280", "1.2.3.4", r"type TYPE65280 is written by its bytes: `\# 4 0A000001`"),
+            (
+                "TYPE65280",
+                "1.2.3.4",
+                r"must be written as bytes, `\# LENGTH HEX`; for TYPE65280 such as `\# 4 0A000001`",
+            ),
+            (
+                "LOC",
+                "42 21 54 N 71 06 18 W -24m 30m",
+                r"must be written as bytes, `\# LENGTH HEX`; for LOC 16 of them (RFC 1876 §2): `\# 16 00331613 89172DD0 70BE15F0 00988D20`",
+            ),
             ("TYPE65280", r"\# 3 0a0b", "says 3 bytes and gives 2"),
             ("TYPE65280", r"\# 1 0", "has something else than pairs of hexadecimal digits"),
             ("A", r"\# 3 c00002", "holds no A data"),
+            ("MX", r"\# 4 0000c000", "holds a compressed name; names are written whole (RFC 3597 §4)"),
+            (
+                "SRV",
+                r"\# 10 000000000000 0161c000",
+                "holds a compressed name; names are written whole (RFC 3597 §4)",
+            ),
+            ("TYPE17", r"\# 3 00c000", "holds a compressed name; names are written whole (RFC 3597 §4)"),
             ("HTTPS", "1 . alpn=h2 alpn=h3", "has the parameter `alpn` twice"),
         ] {
             assert_eq!(parse(kind, value), Err(expected.to_owned()), "{kind} {value}");

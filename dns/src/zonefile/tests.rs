@@ -259,23 +259,41 @@ fn a_file_and_the_configuration_make_one_zone() {
     assert_eq!(built("a 30 A 192.0.2.1\nwww TXT x", steered.clone()), none);
 
     let file = "dns.zone.\"example.com\".file";
-    let server = "the name server ns.example.com.";
+    let clash = "stands beside steer.\"www\": a steered name has no A, AAAA or CNAME of its own; take one of the two out";
+    let server = "names the name server ns.example.com.";
     for (text, spec, expected) in [
-        ("a A 192.0.2.1", bare(), "dns.zone.\"example.com\".nameserver: needs at least one: ns1 = [\"198.51.100.10\"]".to_owned()),
+        ("a A 192.0.2.1", bare(), "dns.zone.\"example.com\".nameserver: needs at least one: ns1 = [\"198.51.100.10\"], or NS records of the zone itself in its file".to_owned()),
         ("@ NS ns.example.net.", with_server(), "dns.zone.\"example.com\".nameserver: stands beside the name servers (NS) of the zone file; keep one of the two".into()),
-        ("@ NS ns", bare(), format!("{file}: {server} has no address in this zone; add an A or AAAA record")),
-        ("@ NS ns\nns CNAME a\na A 192.0.2.1", bare(), format!("{file}: {server} is an alias (CNAME), which a name server cannot be; give it addresses")),
-        ("@ NS ns", ZoneSpec { steers: vec![steer("ns")], ..bare() }, format!("{file}: {server} is steered, which the address of a name server cannot be; give it a name of its own")),
+        ("@ NS ns", bare(), format!("{file}: {server}, which has no address in this zone; add an A or AAAA record of it")),
+        ("@ NS ns\nns CNAME a\na A 192.0.2.1", bare(), format!("{file}: {server}, which is an alias (CNAME); a name server needs addresses of its own")),
+        ("@ NS ns", ZoneSpec { steers: vec![steer("ns")], ..bare() }, format!("{file}: {server}, which is steered; a name server needs a name of its own, with addresses that stay")),
         ("a A 192.0.2.2", steered.clone(), format!("{file}: stands here twice")),
         ("a 60 A 192.0.2.3", steered.clone(), format!("{file}: has a TTL of 60 s, another record of this name and type one of 30 s; they must be equal")),
         ("a CNAME b", steered.clone(), format!("{file}: is an alias (CNAME) beside other records of this name; an alias stands alone")),
-        ("www A 192.0.2.1", steered, "dns.zone.\"example.com\".steer.\"www\": has static addresses too (a record or a name server); steered names have none".into()),
+        ("www A 192.0.2.1", steered.clone(), format!("{file}: {clash}")),
+        ("www CNAME b", steered, format!("{file}: {clash}")),
         ("ns1 A 192.0.2.53", with_server(), format!("{file}: stands here twice")),
         ("*.a NS ns.example.net.", with_server(), format!("{file}: is a wildcard, which cannot be delegated (RFC 4592 §4.2)")),
         ("sub NS ns.example.net.\na.sub TXT x", with_server(), format!("{file}: lies in sub.example.com., which is delegated by its NS records")),
     ] {
         assert!(built(text, spec.clone()).contains(&expected), "{text}: {:?}", built(text, spec));
     }
+}
+
+#[test]
+fn a_time_that_no_resolver_keeps_to_is_told_once() {
+    for (text, place) in [
+        ("a 1w A 192.0.2.1\nb 99w A 192.0.2.1\nc 99w A 192.0.2.1", "2:3"),
+        ("$TTL 2w\na A 192.0.2.1\n$TTL 3w", "1:6"),
+        ("a IN 604801 A 192.0.2.1", "1:6"),
+    ] {
+        let parsed = parse(text);
+        assert_eq!((parsed.errors.len(), parsed.warnings.len()), (0, 1), "{text}");
+        let told = parsed.warnings[0].to_string();
+        assert!(told.starts_with(&format!("{place}: a TTL of ")), "{told}");
+    }
+    // The zone's own timers are for secondaries, and longer by custom.
+    assert_eq!(parse("@ SOA ns host 1 1d 2h 1000h 5m").warnings, []);
 }
 
 #[test]

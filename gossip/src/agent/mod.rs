@@ -302,6 +302,19 @@ impl Gossip {
         }
     }
 
+    /// Stops without a goodbye and gives both UDP ports to the next life of this node, in another process. Streams to other
+    /// nodes that are open go on; what peers opened ends.
+    ///
+    /// # Errors
+    /// When the ports cannot be given up; this node does not speak any more all the same.
+    pub async fn hand_over(&self) -> std::io::Result<()> {
+        self.0.driver.abort();
+        self.0.mesh.stop();
+        self.0.mesh.stopped(Duration::from_millis(300)).await;
+        self.0.mesh.release()?;
+        self.0.tunnels.release()
+    }
+
     /// Stops as a killed process does: peers hear nothing more and are not told.
     #[cfg(test)]
     fn vanish(self) {

@@ -157,6 +157,14 @@ fn bind(addr: SocketAddr) -> io::Result<std::net::UdpSocket> {
     Ok(socket.into())
 }
 
+/// Moves an endpoint to any free port, so that another process can have its own. Twice: quinn reads from the socket before the
+/// last as well, until something comes to the new one.
+pub(crate) fn leave_port(endpoint: &Endpoint) -> io::Result<()> {
+    let anywhere = SocketAddr::new(endpoint.local_addr()?.ip(), 0);
+    endpoint.rebind(bind(anywhere)?)?;
+    endpoint.rebind(bind(anywhere)?)
+}
+
 /// Takes, defers or refuses a connection before anything is spent on it.
 pub(crate) fn admit(endpoint: &Endpoint, incoming: quinn::Incoming) -> Option<quinn::Connecting> {
     let open = endpoint.open_connections();

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use quinn::{Endpoint, SendDatagramError, VarInt};
 use tokio::sync::mpsc;
 
-use super::endpoint::Purpose;
+use super::endpoint::{Purpose, leave_port};
 use super::inbound::{self, Dropped};
 use super::link::{Connected, Link};
 use super::tls::Identity;
@@ -328,6 +328,11 @@ impl Mesh {
     /// After [`Mesh::stop`]: waits until the goodbyes were sent, at most `patience`.
     pub(crate) async fn stopped(&self, patience: Duration) {
         let _ = tokio::time::timeout(patience, self.0.endpoint.wait_idle()).await;
+    }
+
+    /// After [`Mesh::stop`]: gives the UDP port free, though handles to this mesh live on.
+    pub(crate) fn release(&self) -> std::io::Result<()> {
+        leave_port(&self.0.endpoint)
     }
 
     /// Stops as a killed process does: nothing more is sent, peers hear nothing. For tests of silence.

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, watch};
 
 use super::Peer;
-use super::endpoint::{Purpose, admit, explain, peer_name};
+use super::endpoint::{Purpose, admit, explain, leave_port, peer_name};
 use super::tls::Identity;
 use super::wire::{GOODBYE, REFUSED, REPLACED, STREAM_PATIENCE};
 use crate::id::NodeName;
@@ -148,6 +148,13 @@ impl Tunnels {
         if let Some(dialled) = link.and_then(|link| link.present.read().ok()?.clone()) {
             dialled.connection.close(REPLACED, b"");
         }
+    }
+
+    /// Gives the UDP port to another process: streams that were opened here move to another port and go on (RFC 9000 §9),
+    /// those that peers opened end.
+    pub(crate) fn release(&self) -> io::Result<()> {
+        let _entered = self.0.runtime.enter();
+        leave_port(&self.0.endpoint)
     }
 
     /// Closes the endpoint and lets its thread end.

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -15,6 +16,7 @@ use http::StatusCode;
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 
 use super::problem::problem;
+use crate::dashboard;
 
 /// The bearer token, as its hash.
 #[derive(Clone)]
@@ -51,7 +53,7 @@ impl Token {
 #[derive(Clone)]
 pub(super) struct Guard {
     pub(super) listen: SocketAddr,
-    pub(super) token: Option<Token>,
+    pub(super) token: Arc<ArcSwapOption<Token>>,
 }
 
 impl Guard {
@@ -68,8 +70,9 @@ impl Guard {
         if text(ORIGIN).is_some_and(|origin| origin.strip_prefix("http://") != Some(host)) {
             return Some(refuse(StatusCode::FORBIDDEN, "the request comes from a page of another origin"));
         }
-        let open = request.uri().path() == "/livez";
-        match &self.token {
+        let path = request.uri().path();
+        let open = path == "/livez" || dashboard::is_file(path);
+        match &*self.token.load() {
             Some(token) if !open && !token.is_in(text(AUTHORIZATION)) => {
                 let detail = "an admin token is needed: Authorization: Bearer ...";
                 Some(refuse(StatusCode::UNAUTHORIZED, detail))
@@ -127,13 +130,13 @@ mod tests {
 
     #[test]
     fn only_the_own_address_is_a_host() {
-        let guard = Guard { listen: "127.0.0.1:7900".parse().unwrap(), token: None };
+        let guard = Guard { listen: "127.0.0.1:7900".parse().unwrap(), token: Arc::default() };
         assert!(guard.knows_host("127.0.0.1:7900"));
         assert!(guard.knows_host("localhost:7900"));
         assert!(!guard.knows_host("localhost"));
         assert!(!guard.knows_host("evil.example:7900"));
         assert!(!guard.knows_host("127.0.0.2:7900"));
-        let guard = Guard { listen: "[::1]:7900".parse().unwrap(), token: None };
+        let guard = Guard { listen: "[::1]:7900".parse().unwrap(), token: Arc::default() };
         assert!(guard.knows_host("[::1]:7900"));
     }
 }

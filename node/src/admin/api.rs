@@ -3,11 +3,27 @@
 
 pub(crate) mod backends;
 pub(crate) mod dns;
+mod orders;
+mod places;
+mod probes;
+mod services;
+mod upgrade;
+mod users;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+pub(crate) use self::orders::{IntentStatus, SplitOrder, WeightOrder};
+pub(crate) use self::places::{BackendEntry, RegionPool, RegionStatus};
+pub(crate) use self::probes::{Check, Readiness};
+pub(crate) use self::services::{ServiceStatus, Share};
+pub(crate) use self::upgrade::{UpgradeRequest, Upgraded};
+pub(crate) use self::users::{
+    NetworkUsers, RegionUsers, SecondStatus, ServiceUsers, TrafficStatus, UsersStatus,
+};
 
 /// `GET /v1/status`: the state of the whole mesh as one node sees it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Status {
     /// The node that answers.
     pub node: String,
@@ -36,7 +52,7 @@ pub(crate) struct Status {
 }
 
 /// One node.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct MemberStatus {
     /// Its name.
     pub name: String,
@@ -59,7 +75,7 @@ pub(crate) struct MemberStatus {
 }
 
 /// The configuration in force.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct RevisionStatus {
     /// Its number.
     pub epoch: u64,
@@ -72,7 +88,7 @@ pub(crate) struct RevisionStatus {
 }
 
 /// One pool.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct PoolStatus {
     /// Its name.
     pub name: String,
@@ -83,7 +99,7 @@ pub(crate) struct PoolStatus {
 }
 
 /// One backend.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct BackendStatus {
     /// `IP:PORT`.
     pub address: String,
@@ -109,7 +125,7 @@ pub(crate) struct BackendStatus {
 }
 
 /// The sessions.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct SessionStatus {
     /// Sessions of the mesh, each counted once, over the nodes that answered.
     pub count: u64,
@@ -118,7 +134,7 @@ pub(crate) struct SessionStatus {
 }
 
 /// What one node counted since it started.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Counters {
     /// Requests and TCP connections by the reason they ended with.
     pub ends: std::collections::BTreeMap<String, u64>,
@@ -147,7 +163,7 @@ pub(crate) struct Counters {
 }
 
 /// The answer to `POST /v1/revisions`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Applied {
     /// Its number.
     pub epoch: u64,
@@ -160,7 +176,7 @@ pub(crate) struct Applied {
 }
 
 /// One thing wrong, or maybe not meant, in a configuration.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Finding {
     /// From 1; 0 when it belongs to no line.
     pub line: usize,
@@ -176,7 +192,7 @@ pub(crate) struct Finding {
 }
 
 /// An error: RFC 9457.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct Problem {
     /// In a few words.
     pub title: String,
@@ -193,23 +209,8 @@ pub(crate) struct Problem {
     pub rendered: Option<String>,
 }
 
-/// An operator's order, as `GET /v1/intents` lists it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct IntentStatus {
-    /// `node backend region pool service session`.
-    pub kind: String,
-    /// Of what.
-    pub name: String,
-    /// In words: `drain`, `maintenance` ...
-    pub order: String,
-    /// The node that took it.
-    pub by: String,
-    /// When, RFC 3339.
-    pub at: String,
-}
-
 /// `GET /v1/sessions`: how many there are, and some of them.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct SessionList {
     /// By backend, over the nodes that answered.
     pub backends: Vec<BackendSessions>,
@@ -220,7 +221,7 @@ pub(crate) struct SessionList {
 }
 
 /// The sessions of one backend.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct BackendSessions {
     /// `POOL/ADDRESS`.
     pub backend: String,
@@ -229,7 +230,7 @@ pub(crate) struct BackendSessions {
 }
 
 /// One session.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct SessionEntry {
     /// 32 hexadecimal digits.
     pub id: String,
@@ -246,7 +247,7 @@ pub(crate) struct SessionEntry {
 }
 
 /// `GET /v1/sessions/ID`: all copies of one session's record.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct SessionCopies {
     /// The newest copy.
     pub session: SessionEntry,
@@ -261,7 +262,7 @@ pub(crate) struct SessionCopies {
 }
 
 /// One copy.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct CopyStatus {
     /// Where it lies.
     pub node: String,
@@ -274,7 +275,7 @@ pub(crate) struct CopyStatus {
 }
 
 /// The answer to `POST /v1/sessions/ends`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct SessionsEnded {
     /// `session backend pool service`.
     pub kind: String,
@@ -293,7 +294,7 @@ pub(crate) struct SessionsEnded {
 }
 
 /// `GET /v1/dns/zones/{zone}/ds`: what the parent of a signed zone needs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct ZoneDs {
     /// The zone, absolute, with the final dot.
     pub zone: String,
@@ -302,7 +303,7 @@ pub(crate) struct ZoneDs {
 }
 
 /// One key of a zone, as its parent names it (RFC 4034 §5).
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DsEntry {
     /// Whether it signs the zone. All are published, and any of them may stand at the parent.
     pub active: bool,
@@ -323,7 +324,7 @@ pub(crate) struct DsEntry {
 }
 
 /// `GET /v1/consistency`: whether all replicas hold the same.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct ConsistencyStatus {
     /// True when all nodes answered and no bucket differs.
     pub agree: bool,
@@ -338,7 +339,7 @@ pub(crate) struct ConsistencyStatus {
 }
 
 /// A bucket whose replicas differ.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct DisagreementStatus {
     /// The home region.
     pub home: String,

@@ -13,13 +13,15 @@ use serde::Deserialize;
 
 use super::Context;
 use super::api::backends::{Registered, Registration, SourceStatus};
+use super::orders::rfc3339;
 use super::problem::{Refusal, problem};
-use super::routes::{rfc3339, there_are};
+use super::targets::there_are;
 use crate::discovery::{Found, OrderError, SourceState, Standing, TTL, is_reachable};
 
 type Shared = State<Arc<Context>>;
 
-/// `PUT /v1/pools/{pool}/backends/{address}`
+/// Takes or renews a lease for a backend, or adds one until it is removed.
+#[utoipa::path(put, path = "/v1/pools/{pool}/backends/{address}", tag = "pools", params(("pool" = String, Path), ("address" = String, Path, description = "IP:PORT")), request_body = Option<Registration>, responses((status = 200, body = Registered), (status = 400, body = super::api::Problem, content_type = "application/problem+json"), (status = 404, body = super::api::Problem, content_type = "application/problem+json"), (status = 409, body = super::api::Problem, content_type = "application/problem+json")))]
 pub(super) async fn put(
     State(context): Shared,
     Path((pool, address)): Path<(String, String)>,
@@ -44,14 +46,15 @@ pub(super) async fn put(
     }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 pub(super) struct Removal {
     /// It has ended: there is nothing to drain.
     #[serde(default)]
     gone: bool,
 }
 
-/// `DELETE /v1/pools/{pool}/backends/{address}`
+/// Takes back a lease or an added backend, which drains first.
+#[utoipa::path(delete, path = "/v1/pools/{pool}/backends/{address}", tag = "pools", params(("pool" = String, Path), ("address" = String, Path, description = "IP:PORT"), Removal), responses((status = 204), (status = 404, body = super::api::Problem, content_type = "application/problem+json"), (status = 409, body = super::api::Problem, content_type = "application/problem+json")))]
 pub(super) async fn remove(
     State(context): Shared,
     Path((pool, address)): Path<(String, String)>,
@@ -62,7 +65,8 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `GET /v1/sources`
+/// Where the backends of pools come from, and whether that can be asked.
+#[utoipa::path(get, path = "/v1/sources", tag = "pools", responses((status = 200, body = Vec<SourceStatus>)))]
 pub(super) async fn sources(State(context): Shared) -> Result<Json<Vec<SourceStatus>>, Refusal> {
     Ok(Json(context.discovery.sources().await?.into_iter().map(spell).collect()))
 }
@@ -121,7 +125,10 @@ fn known(context: &Context, pool: &str) -> Result<PoolName, Refusal> {
         Some((name, _)) => Ok(name.clone()),
         None => {
             let known = snapshot.pools.keys().map(|name| name.as_str()).collect();
-            Err(problem(StatusCode::NOT_FOUND, format!("there is no pool {pool:?}{}", there_are(known))))
+            Err(problem(
+                StatusCode::NOT_FOUND,
+                format!("there is no pool {pool:?}{}", there_are(pool, known)),
+            ))
         }
     }
 }

@@ -16,9 +16,10 @@ use storage::intents::Target;
 
 use super::Context;
 use super::api::SessionsEnded;
+use super::orders::rfc3339;
 use super::problem::{Refusal, problem};
-use super::routes::{backends, rfc3339, there_are};
 use super::sessions::{known_id, nowhere};
+use super::targets::{backends, there_are};
 use crate::backend::Snapshot;
 use crate::config::model::Service;
 
@@ -26,7 +27,8 @@ use crate::config::model::Service;
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 
 /// Whose sessions: exactly one of these, but a pool may stand beside a backend.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Whose {
     session: Option<String>,
     backend: Option<String>,
@@ -43,6 +45,8 @@ struct Aim {
     shared: Vec<String>,
 }
 
+/// Ends sessions: one, or all that a backend, a pool or a service has now. Nothing takes it back.
+#[utoipa::path(post, path = "/v1/sessions/ends", tag = "sessions", params(Whose), responses((status = 200, body = SessionsEnded)))]
 pub(super) async fn end(
     State(context): State<Arc<Context>>,
     Query(whose): Query<Whose>,
@@ -123,7 +127,7 @@ fn of_backend(snapshot: &Snapshot, name: &str) -> Result<Aim, Refusal> {
 fn of_pool(snapshot: &Snapshot, name: &str) -> Result<Aim, Refusal> {
     let Some((pool, _)) = snapshot.pools.get_key_value(name) else {
         let known = snapshot.pools.keys().map(|name| name.as_str()).collect();
-        let detail = format!("there is no pool {name:?}{}", there_are(known));
+        let detail = format!("there is no pool {name:?}{}", there_are(name, known));
         return Err(problem(StatusCode::NOT_FOUND, detail));
     };
     let backends = backends_of(snapshot, pool).collect();
@@ -135,7 +139,7 @@ fn of_service(snapshot: &Snapshot, name: &str) -> Result<Aim, Refusal> {
     let services = &snapshot.services.services;
     let Some((name, service)) = services.get_key_value(name) else {
         let known = services.keys().map(|name| name.as_str()).collect();
-        let detail = format!("there is no service {name:?}{}", there_are(known));
+        let detail = format!("there is no service {name:?}{}", there_are(name, known));
         return Err(problem(StatusCode::NOT_FOUND, detail));
     };
     let mut aim = Aim { targets: vec![Target::Service(name.clone())], ..Aim::default() };

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Query, State};
@@ -11,10 +12,12 @@ use http::StatusCode;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::Context;
-use super::api::dns::{DnsExplained, DnsNode, DnsSkip, DnsSteering, DnsView, GeoipStatus};
+use super::api::dns::{
+    DnsExplained, DnsMeasured, DnsNode, DnsRtt, DnsShare, DnsSkip, DnsSteering, DnsView, GeoipStatus,
+};
+use super::orders::rfc3339;
 use super::problem::{Refusal, problem};
-use super::routes::rfc3339;
+use super::{Context, shortage};
 use crate::geoip::GeoStatus;
 
 /// What resolvers tell of a user's address (RFC 7871 §11.1).
@@ -24,12 +27,20 @@ const ECS_BITS_V6: u8 = 56;
 /// In seconds from 1970: no date is written beyond it, whatever a file claims.
 const YEAR_10000: u64 = 253_402_300_800;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Asked {
+    /// The name asked for.
     name: String,
+    /// The type asked for: A unless it says otherwise.
     #[serde(rename = "type", default = "any_address")]
+    #[param(required = false)]
     kind: String,
+    /// The user's address.
+    #[param(value_type = String)]
     from: IpAddr,
+    /// The address of a resolver that tells no network.
+    #[param(value_type = Option<String>)]
     resolver: Option<IpAddr>,
 }
 
@@ -37,6 +48,8 @@ fn any_address() -> String {
     "A".into()
 }
 
+/// Where DNS sends a user, and why.
+#[utoipa::path(get, path = "/v1/dns/explain", tag = "dns", params(Asked), responses((status = 200, body = DnsExplained)))]
 pub(super) async fn explain(
     State(context): State<Arc<Context>>,
     Query(asked): Query<Asked>,
@@ -48,10 +61,13 @@ pub(super) async fn explain(
     let view = |by: &str, client: IpNet| {
         responder
             .explain(&asked.name, &asked.kind, client, context.clock.now())
-            .map(|explanation| view(by, client, explanation))
+            .map(|explanation| view(&context, by, client, explanation))
             .map_err(|error| problem(StatusCode::BAD_REQUEST, error.to_string()))
     };
-    let mut views = vec![view("ecs", told_by_resolvers(asked.from))?];
+    let told = view("ecs", told_by_resolvers(asked.from))?;
+    let exact = view("address", asked.from.to_canonical().into())?;
+    let exact = Some(exact).filter(|exact| stands_elsewhere(exact, &told));
+    let mut views = vec![told];
     if let Some(resolver) = asked.resolver {
         views.push(view("resolver", resolver.to_canonical().into())?);
     }
@@ -62,7 +78,17 @@ pub(super) async fn explain(
         kind: asked.kind,
         geoip: context.geo.status().map(geoip),
         views,
+        exact,
     }))
+}
+
+/// Whether two views place their clients differently.
+fn stands_elsewhere(one: &DnsView, other: &DnsView) -> bool {
+    let place = |view: &DnsView| {
+        let steering = view.steering.as_ref()?;
+        Some((steering.source.clone(), steering.location, steering.order.clone()))
+    };
+    place(one) != place(other)
 }
 
 /// The network that a resolver tells of a user.
@@ -79,23 +105,45 @@ fn geoip(status: GeoStatus) -> GeoipStatus {
     GeoipStatus { path: path.display().to_string(), database: database.map(|(kind, _)| kind), built, problem }
 }
 
-fn view(by: &str, client: IpNet, explanation: Explanation) -> DnsView {
-    let Explanation { zone, rcode, answers, ttl, steering, .. } = explanation;
+fn view(context: &Context, by: &str, client: IpNet, explanation: Explanation) -> DnsView {
+    let Explanation { zone, rcode, answers, referral, ttl, steering, .. } = explanation;
     DnsView {
         by: by.into(),
         client: client.to_string(),
         zone,
         rcode,
         answers,
+        referral,
         ttl,
-        steering: steering.map(steered),
+        steering: steering.map(|steering| steered(context, steering)),
     }
 }
 
-fn steered(steering: Steering) -> DnsSteering {
-    let skipped = steering.skipped.into_iter();
+fn steered(context: &Context, steering: Steering) -> DnsSteering {
+    let (snapshot, orders) = (context.snapshot.borrow().clone(), context.intents.list());
+    let skipped = steering.skipped.into_iter().map(|(region, why)| {
+        let shortage =
+            (why == Skip::Unhealthy).then(|| shortage::of(&snapshot, &orders, &steering.service, &region));
+        let ordered = shortage.as_ref().is_some_and(|shortage| shortage.ordered);
+        let why = if ordered { "drained" } else { spell_skip(why) };
+        DnsSkip { region, why: why.into(), detail: shortage.map(|shortage| shortage.words) }
+    });
     let nodes = steering.chosen.into_iter();
     DnsSteering {
+        policy: steering.policy.as_str().into(),
+        looked_up: steering.looked_up.to_string(),
+        scope_prefix: steering.scope_prefix.to_string(),
+        shares: steering.shares.into_iter().map(|(region, free)| DnsShare { region, free }).collect(),
+        measured: steering.measured.map(|measured| DnsMeasured {
+            from: measured.from,
+            to: measured
+                .to
+                .into_iter()
+                .map(|(region, rtt)| DnsRtt { region, rtt_ms: rtt.map(millis) })
+                .collect(),
+        }),
+        unknown: steering.unknown,
+        unnamed: steering.unnamed,
         source: match steering.source {
             Source::Prefixes => "prefixes",
             Source::GeoIp => "geo-ip",
@@ -105,12 +153,14 @@ fn steered(steering: Steering) -> DnsSteering {
         location: steering.location.map(|location| (location.latitude, location.longitude)),
         scope: steering.scope,
         order: steering.order,
-        skipped: skipped.map(|(region, why)| DnsSkip { region, why: spell_skip(why).into() }).collect(),
+        skipped: skipped.collect(),
+        service: steering.service.clone(),
         step: match steering.step {
             Step::Healthy => "healthy",
             Step::NoRoom => "no-room",
             Step::FailOpen => "fail-open",
             Step::LastResort => "last-resort",
+            Step::NoFamily => "no-family",
             Step::Nobody => "nobody",
         }
         .into(),
@@ -118,6 +168,11 @@ fn steered(steering: Steering) -> DnsSteering {
         nodes: nodes.map(|(name, address)| DnsNode { name, address: address.to_string() }).collect(),
         full_ttl: steering.full_ttl,
     }
+}
+
+/// To the microsecond.
+fn millis(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
 }
 
 fn spell_skip(why: Skip) -> &'static str {

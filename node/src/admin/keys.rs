@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::{Path, Query, State};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +12,7 @@ use super::problem::{Refusal, problem};
 use crate::keys::{KeyState, KeysError, MeshKeys, spell};
 
 /// `GET /v1/keys`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct KeyList {
     /// All keys, those in use first.
     pub keys: Vec<KeyEntry>,
@@ -23,7 +22,7 @@ pub(crate) struct KeyList {
 }
 
 /// One key.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct KeyEntry {
     /// Eight hexadecimal digits.
     pub id: String,
@@ -39,32 +38,35 @@ pub(crate) struct KeyEntry {
     pub lacking: Vec<String>,
 }
 
-/// The routes under `/v1/keys`.
-pub(super) fn routes() -> Router<Arc<Context>> {
-    Router::new()
-        .route("/v1/keys", get(list).post(install))
-        .route("/v1/keys/{id}/use", post(take))
-        .route("/v1/keys/{id}", axum::routing::delete(remove))
-}
-
-#[derive(Deserialize)]
-struct Force {
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Force {
+    /// Though nodes lack the key, or sessions end by it.
     #[serde(default)]
+    #[param(required = false)]
     force: bool,
 }
 
-async fn list(State(context): State<Arc<Context>>) -> Json<KeyList> {
+/// The mesh's keys, and how far each has spread. Never a secret.
+#[utoipa::path(get, path = "/v1/keys", tag = "keys", responses((status = 200, body = KeyList)))]
+pub(super) async fn list(State(context): State<Arc<Context>>) -> Json<KeyList> {
     Json(listed(&context.mesh_keys, None))
 }
 
-/// An empty body: a fresh key. Else the key: one line of a keyring file.
-async fn install(State(context): State<Arc<Context>>, body: String) -> Result<Json<KeyList>, Refusal> {
+/// Installs a key on every node. An empty body: a fresh key. Else the key: one line of a keyring file.
+#[utoipa::path(post, path = "/v1/keys", tag = "keys", request_body(content = String, content_type = "text/plain"), responses((status = 200, body = KeyList), (status = 400, body = super::api::Problem, content_type = "application/problem+json")))]
+pub(super) async fn install(
+    State(context): State<Arc<Context>>,
+    body: String,
+) -> Result<Json<KeyList>, Refusal> {
     let exported = Some(body).filter(|text| !text.trim().is_empty());
     let id = context.mesh_keys.install(exported).await?;
     Ok(Json(listed(&context.mesh_keys, Some(id))))
 }
 
-async fn take(
+/// Lets every node seal and sign with a key.
+#[utoipa::path(post, path = "/v1/keys/{id}/use", tag = "keys", params(("id" = String, Path, description = "8 hexadecimal digits"), Force), responses((status = 200, body = KeyList), (status = 404, body = super::api::Problem, content_type = "application/problem+json"), (status = 409, body = super::api::Problem, content_type = "application/problem+json")))]
+pub(super) async fn take(
     State(context): State<Arc<Context>>,
     Path(id): Path<String>,
     Query(Force { force }): Query<Force>,
@@ -74,7 +76,9 @@ async fn take(
     Ok(Json(listed(&context.mesh_keys, Some(id))))
 }
 
-async fn remove(
+/// Takes a key from every node.
+#[utoipa::path(delete, path = "/v1/keys/{id}", tag = "keys", params(("id" = String, Path), Force), responses((status = 200, body = KeyList), (status = 404, body = super::api::Problem, content_type = "application/problem+json"), (status = 409, body = super::api::Problem, content_type = "application/problem+json")))]
+pub(super) async fn remove(
     State(context): State<Arc<Context>>,
     Path(id): Path<String>,
     Query(Force { force }): Query<Force>,

@@ -1,47 +1,63 @@
 //! The admin API: what the mesh is, and orders for it. HTTP/1.1 on a Unix socket in the data folder and on one TCP port.
 //!
 //! ```text
-//!   CLI, curl ──▶ server (sockets) ──▶ access (who may) ──▶ routes ──▶ status (pure)
-//!                                                             │
+//!   CLI, curl ──▶ server (sockets) ──▶ access (who may) ──▶ routes ──▶ state, sessions, events …   what is
+//!                                                             │    └▶ orders, revisions, endings   what shall be
 //!                          view, snapshot, sessions, revisions, intents, other nodes' reports
 //! ```
 //!
-//! Any node answers for the whole mesh. Nothing changes on a GET. Errors are problem+json (RFC 9457).
+//! Any node answers for the whole mesh. Nothing changes on a GET. Errors are problem+json (RFC 9457). A new route is a function
+//! with its description (`utoipa::path`) in the file of its subject and one line in `routes.rs`; its JSON stands in `api`.
 
 mod access;
 pub(crate) mod api;
 mod backends;
+mod counted;
 mod doorkeeper;
 mod endings;
 mod events;
 mod explain;
 pub(crate) mod keys;
+mod metrics;
+mod openapi;
+mod orders;
+mod probes;
 mod problem;
 pub(crate) mod reports;
 pub(crate) mod revisions;
 mod routes;
 mod scale;
 mod server;
+mod services;
 mod sessions;
+mod shield;
+mod shortage;
+mod state;
 pub(crate) mod status;
+mod targets;
+pub(crate) mod traffic;
+mod upgrade;
 mod zones;
 
 use std::sync::Arc;
 
 use gossip::clock::Clock;
 use gossip::id::NodeName;
+use gossip::mesh::Mesh;
 use gossip::state::ClusterView;
 use storage::intents::Intents;
 use storage::revisions::Revisions;
 use storage::sessions::Sessions;
 use storage::survey::Survey;
 use storage::zone_keys::ZoneKeys;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 pub(crate) use self::access::Token;
-pub(crate) use self::events::EventLog;
+pub(crate) use self::events::{Event, EventLog};
 pub(crate) use self::reports::Reports;
-pub(crate) use self::server::{Admin, AdminError};
+pub(crate) use self::server::{Admin, AdminError, Serving};
+pub(crate) use self::traffic::Traffic;
+pub(crate) use self::upgrade::UpgradeOrder;
 use crate::backend::Snapshot;
 use crate::discovery::Discovery;
 use crate::geoip::Geo;
@@ -71,8 +87,12 @@ pub(crate) struct Context {
     pub(crate) mesh_keys: MeshKeys,
     /// The proxy.
     pub(crate) proxy: Arc<ProxyHandle>,
+    /// The mesh.
+    pub(crate) mesh: Mesh,
     /// What the other nodes count.
     pub(crate) reports: Reports,
+    /// Who the users are.
+    pub(crate) traffic: Traffic,
     /// What happened.
     pub(crate) events: Arc<EventLog>,
     /// Who is in the pools beside those in the file.
@@ -85,6 +105,10 @@ pub(crate) struct Context {
     pub(crate) dns: Option<Arc<dns::Responder>>,
     /// Its GeoIP file.
     pub(crate) geo: Geo,
+    /// Whether this node lets anybody transfer zones.
+    pub(crate) transfers: bool,
+    /// Where orders to upgrade this node go.
+    pub(crate) upgrades: mpsc::Sender<UpgradeOrder>,
     /// The clock.
     pub(crate) clock: Clock,
 }

@@ -1,9 +1,12 @@
 //! What went wrong, as HTTP says it: the one place that maps errors to statuses.
 
 use axum::Json;
+use axum::body::to_bytes;
+use axum::extract::Request;
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use storage::intents::IntentError;
 use storage::revisions::ApplyError;
 
@@ -43,6 +46,30 @@ pub(super) fn findings(report: &Report) -> Vec<Finding> {
             file: entry.file.clone(),
         })
         .collect()
+}
+
+/// The longest explanation that is passed on.
+const EXPLANATION_MAX_BYTES: usize = 4096;
+
+/// The middleware that makes problems of what axum itself refuses: a number that is none, a body that is too large.
+pub(super) async fn explained(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if !status.is_client_error() && !status.is_server_error() || kind.contains("json") {
+        return response;
+    }
+    let (head, body) = response.into_parts();
+    let text = to_bytes(body, EXPLANATION_MAX_BYTES).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut told = problem(status, text.trim()).into_response();
+    // What a client needs to do better: Allow, Retry-After.
+    for (name, value) in
+        head.headers.iter().filter(|(name, _)| **name != CONTENT_TYPE && **name != CONTENT_LENGTH)
+    {
+        told.headers_mut().entry(name).or_insert_with(|| value.clone());
+    }
+    told
 }
 
 impl From<ApplyError> for Refusal {

@@ -1,28 +1,33 @@
-//! The history of the configuration: what was applied, by whom, what lost; and the way back.
+//! The mesh-wide configuration: the one in force, a new one, its history and the way back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use http::{HeaderMap, StatusCode};
+use http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
-use storage::revisions::Revision;
+use storage::revisions::{Expected, Revision};
 
 use super::Context;
-use super::problem::{Refusal, problem};
-use super::routes::{expected, put_in_force, rfc3339, tag};
+use super::api::{Applied, Finding};
+use super::orders::rfc3339;
+use super::problem::{Refusal, findings, invalid, problem};
+use crate::cautions::{self, Caution};
+use crate::config::model::Services;
+use crate::config::services;
 
 /// `GET /v1/revisions`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct RevisionList {
     /// What the answering node keeps, newest first.
     pub revisions: Vec<RevisionEntry>,
 }
 
 /// One revision of the history.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct RevisionEntry {
     /// Its number: one more than its parent's.
     pub epoch: u64,
@@ -44,15 +49,45 @@ pub(crate) struct RevisionEntry {
     pub nodes_on: Vec<String>,
 }
 
-/// The routes under `/v1/revisions` that only read, and the way back.
-pub(super) fn routes() -> Router<Arc<Context>> {
-    Router::new()
-        .route("/v1/revisions", get(list))
-        .route("/v1/revisions/{id}", get(one))
-        .route("/v1/revisions/{id}/rollback", post(rollback))
+/// How long `apply` waits until this node serves what it has taken.
+const SERVED: Duration = Duration::from_secs(2);
+
+/// The configuration in force, as TOML; its ETag is the revision's id, for If-Match.
+#[utoipa::path(get, path = "/v1/revisions/current", tag = "configuration", responses(
+    (status = 200, body = String, content_type = "application/toml", headers(("etag" = String, description = "\"EPOCH:HASH\""))),
+    (status = 404, body = super::api::Problem, content_type = "application/problem+json")
+))]
+pub(super) async fn current(State(context): State<Arc<Context>>) -> Result<Response, Refusal> {
+    let Some(revision) = context.revisions.current() else {
+        return Err(problem(StatusCode::NOT_FOUND, "no configuration was applied yet"));
+    };
+    let toml = [(CONTENT_TYPE, HeaderValue::from_static("application/toml"))];
+    let mut response = (toml, revision.body.clone()).into_response();
+    tag(&mut response, &revision);
+    Ok(response)
 }
 
-async fn list(State(context): State<Arc<Context>>) -> Json<RevisionList> {
+/// Checks a services.toml whole and makes it the revision in force on every node, or changes nothing. With If-Match
+/// (`"EPOCH:HASH"`, `"none"` for the very first) only while that revision is in force.
+#[utoipa::path(post, path = "/v1/revisions", tag = "configuration",
+    params(("if-match" = Option<String>, Header, description = "\"EPOCH:HASH\", \"none\" or *")),
+    request_body(content((String = "application/toml"), (String = "text/plain"))), responses(
+    (status = 200, body = Applied, headers(("etag" = String, description = "\"EPOCH:HASH\""))),
+    (status = 412, description = "another revision is in force", body = super::api::Problem, content_type = "application/problem+json"),
+    (status = 422, description = "the configuration is invalid", body = super::api::Problem, content_type = "application/problem+json")
+))]
+pub(super) async fn apply(
+    State(context): State<Arc<Context>>,
+    headers: HeaderMap,
+    body: String,
+) -> Result<Response, Refusal> {
+    let author = format!("api@{}", context.node);
+    put_in_force(&context, body, author, expected(&headers)?).await
+}
+
+/// The history that this node keeps, newest first: what was applied, by whom, what lost.
+#[utoipa::path(get, path = "/v1/revisions", tag = "configuration", responses((status = 200, body = RevisionList)))]
+pub(super) async fn list(State(context): State<Arc<Context>>) -> Json<RevisionList> {
     let current = context.revisions.current().map(|current| current.id);
     let lost = context.revisions.lost();
     let view = context.view.borrow().clone();
@@ -81,15 +116,31 @@ async fn list(State(context): State<Arc<Context>>) -> Json<RevisionList> {
     Json(RevisionList { revisions: context.revisions.history().iter().map(entry).collect() })
 }
 
-async fn one(State(context): State<Arc<Context>>, Path(id): Path<String>) -> Result<Response, Refusal> {
+/// One revision's text, as TOML; its ETag is its id.
+#[utoipa::path(get, path = "/v1/revisions/{id}", tag = "configuration",
+    params(("id" = String, Path, description = "EPOCH, or EPOCH:HASH with as many digits as tell it apart")), responses(
+    (status = 200, body = String, content_type = "application/toml", headers(("etag" = String, description = "\"EPOCH:HASH\""))),
+    (status = 404, body = super::api::Problem, content_type = "application/problem+json")
+))]
+pub(super) async fn one(
+    State(context): State<Arc<Context>>,
+    Path(id): Path<String>,
+) -> Result<Response, Refusal> {
     let revision = find(&context, &id)?;
-    let mut response = revision.body.clone().into_response();
+    let toml = [(CONTENT_TYPE, HeaderValue::from_static("application/toml"))];
+    let mut response = (toml, revision.body.clone()).into_response();
     tag(&mut response, &revision);
     Ok(response)
 }
 
 /// Makes an old text the newest revision. History only grows: what is undone stays in it.
-async fn rollback(
+#[utoipa::path(post, path = "/v1/revisions/{id}/rollback", tag = "configuration",
+    params(("id" = String, Path), ("if-match" = Option<String>, Header, description = "\"EPOCH:HASH\" or *")), responses(
+    (status = 200, body = Applied),
+    (status = 404, body = super::api::Problem, content_type = "application/problem+json"),
+    (status = 412, body = super::api::Problem, content_type = "application/problem+json")
+))]
+pub(super) async fn rollback(
     State(context): State<Arc<Context>>,
     Path(id): Path<String>,
     headers: HeaderMap,
@@ -97,6 +148,76 @@ async fn rollback(
     let revision = find(&context, &id)?;
     let author = format!("rollback to {}@{}", revision.id.epoch, context.node);
     put_in_force(&context, revision.body.clone(), author, expected(&headers)?).await
+}
+
+/// Makes a text the newest revision, and answers when this node serves it.
+async fn put_in_force(
+    context: &Context,
+    body: String,
+    author: String,
+    expected: Expected,
+) -> Result<Response, Refusal> {
+    let valid = services::parse("services.toml", &body).map_err(|report| invalid(&report))?;
+    let before = context.revisions.current().map(|revision| revision.id);
+    let cautions = cautions(context, &valid.services);
+    let revision = context.revisions.apply(body, author, expected).await?;
+    // Who reads what it has just written finds it: this node answers when it serves the revision (or a later one).
+    let mut snapshot = context.snapshot.clone();
+    let served = snapshot.wait_for(|snapshot| snapshot.revision >= Some(revision.id));
+    if tokio::time::timeout(SERVED, served).await.is_err() {
+        tracing::warn!(epoch = revision.id.epoch, "the revision is stored, but not yet served");
+    } else {
+        let (revisions, id) = (context.revisions.clone(), revision.id);
+        // A kill right after the answer is no death of this revision. It fails only when the runtime ends.
+        let _ = tokio::task::spawn_blocking(move || revisions.served(id)).await;
+    }
+    let mut response = Json(Applied {
+        epoch: revision.id.epoch,
+        hash: revision.id.hash_hex(),
+        unchanged: before == Some(revision.id),
+        warnings: findings(&valid.warnings).into_iter().chain(cautions).collect(),
+    })
+    .into_response();
+    tag(&mut response, &revision);
+    Ok(response)
+}
+
+/// What is to be said of a configuration that is about to be applied here, beside what is odd in itself.
+fn cautions(context: &Context, services: &Services) -> impl Iterator<Item = Finding> + use<> {
+    let before = context.snapshot.borrow().services.clone();
+    let stands = context.view.borrow().members.values().map(|member| member.record.region.clone()).collect();
+    let mut cautions = cautions::of_unsigned(&before, services);
+    cautions.extend(cautions::of_orders(services, &stands));
+    if context.transfers {
+        cautions.extend(cautions::of_transfers(services));
+    }
+    cautions.into_iter().map(|Caution { what, advice }| Finding {
+        line: 0,
+        column: 0,
+        message: what,
+        hint: Some(advice),
+        file: None,
+    })
+}
+
+fn tag(response: &mut Response, revision: &Revision) {
+    // A revision id is made of digits and letters: always a valid header value.
+    if let Ok(value) = HeaderValue::from_str(&format!("\"{}\"", revision.id)) {
+        response.headers_mut().insert(ETAG, value);
+    }
+}
+
+fn expected(headers: &HeaderMap) -> Result<Expected, Refusal> {
+    let Some(value) = headers.get(IF_MATCH) else { return Ok(Expected::Any) };
+    let text = value.to_str().unwrap_or_default().trim().trim_matches('"');
+    match text {
+        "*" => Ok(Expected::Any),
+        "none" => Ok(Expected::Nothing),
+        _ => text
+            .parse()
+            .map(Expected::Revision)
+            .map_err(|error| problem(StatusCode::BAD_REQUEST, format!("If-Match: {error}"))),
+    }
 }
 
 /// `EPOCH`, or `EPOCH:HASH` with as many digits of the hash as tell it apart. Of several with one epoch the winner is meant.

@@ -10,7 +10,8 @@ use super::api::backends::ScaleStatus;
 use crate::config::model::ScaleTarget;
 use crate::scale::ScaleState;
 
-/// `GET /v1/scale`
+/// The pools that grow and shrink, and what their load asks for now.
+#[utoipa::path(get, path = "/v1/scale", tag = "pools", responses((status = 200, body = Vec<ScaleStatus>)))]
 pub(super) async fn list(State(context): State<Arc<Context>>) -> Json<Vec<ScaleStatus>> {
     Json(context.scaling.states().iter().map(spell).collect())
 }

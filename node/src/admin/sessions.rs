@@ -18,20 +18,24 @@ use super::api::{
     BackendSessions, ConsistencyStatus, CopyStatus, DisagreementStatus, SessionCopies, SessionEntry,
     SessionList,
 };
+use super::orders::rfc3339;
 use super::problem::{Refusal, problem};
-use super::routes::rfc3339;
 use crate::backend::Snapshot;
 
 /// Sessions listed at once unless more are asked for.
 const LIST: usize = 100;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Which {
     /// A backend's address.
     backend: Option<String>,
+    /// How many are listed: 100 unless it says otherwise.
     limit: Option<usize>,
 }
 
+/// Counts all sessions by backend and lists some of them.
+#[utoipa::path(get, path = "/v1/sessions", tag = "sessions", params(Which), responses((status = 200, body = SessionList)))]
 pub(super) async fn list(
     State(context): State<Arc<Context>>,
     Query(Which { backend, limit }): Query<Which>,
@@ -60,6 +64,9 @@ pub(super) async fn list(
     }))
 }
 
+/// All copies of one session's record.
+#[utoipa::path(get, path = "/v1/sessions/{id}", tag = "sessions", params(("id" = String, Path, description = "32 hexadecimal digits")),
+    responses((status = 200, body = SessionCopies)))]
 pub(super) async fn one(
     State(context): State<Arc<Context>>,
     Path(id): Path<String>,
@@ -73,11 +80,17 @@ pub(super) async fn one(
     else {
         return Err(nowhere(&silent));
     };
-    let agree = lacking.is_empty() && copies.iter().all(|copy| copy.record == newest);
+    // One address may have a session in several regions: only copies of one home are copies of one record.
+    let newest_of = |home: Tag| {
+        let of_home = copies.iter().map(|copy| copy.record).filter(|record| record.home == home);
+        of_home.max_by_key(|record| record.pin.assignment)
+    };
+    let is_newest = |copy: &storage::survey::Copy| newest_of(copy.record.home) == Some(copy.record);
+    let agree = lacking.is_empty() && copies.iter().all(is_newest);
     let copy = |copy: &storage::survey::Copy| CopyStatus {
         node: copy.node.to_string(),
         replica: copy.is_replica,
-        newest: copy.record == newest,
+        newest: is_newest(copy),
         session: names.entry(&copy.record),
     };
     Ok(Json(SessionCopies {
@@ -106,6 +119,8 @@ pub(super) fn nowhere(silent: &[String]) -> Refusal {
     problem(StatusCode::NOT_FOUND, detail)
 }
 
+/// Whether all replicas of all sessions hold the same.
+#[utoipa::path(get, path = "/v1/consistency", tag = "sessions", responses((status = 200, body = ConsistencyStatus)))]
 pub(super) async fn consistency(State(context): State<Arc<Context>>) -> Json<ConsistencyStatus> {
     let names = Names::new(&context);
     let surveyed = context.survey.consistency().await;

@@ -1,15 +1,15 @@
 //! The state of the mesh in the API's words. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gossip::clock::Wall;
-use gossip::id::{BackendId, RevisionId};
+use gossip::id::{BackendId, RegionName, RevisionId};
 use gossip::state::{ClusterView, Member, MemberState};
 
 use storage::revisions::Revisions;
 
-use super::api::{BackendStatus, MemberStatus, PoolStatus, RevisionStatus};
+use super::api::{BackendStatus, MemberStatus, PoolStatus, RegionPool, RegionStatus, RevisionStatus};
 use super::reports::Load;
 use crate::backend::{BackendView, PoolView, Snapshot};
 
@@ -97,6 +97,78 @@ fn pool(
     }
 }
 
+/// All regions, by name.
+pub(super) fn regions(
+    view: &ClusterView,
+    snapshot: &Snapshot,
+    loads: &BTreeMap<BackendId, Load>,
+) -> Vec<RegionStatus> {
+    let backends = || snapshot.pools.values().flat_map(|pool| &pool.backends);
+    let names: BTreeSet<&RegionName> = view
+        .members
+        .values()
+        .map(|member| &member.record.region)
+        .chain(snapshot.services.regions.iter().map(|region| &region.name))
+        .chain(backends().map(|backend| &backend.config.region))
+        .collect();
+    let region = |name: &RegionName| {
+        let located = snapshot.services.regions.iter().find(|region| region.name == *name);
+        let location = located.and_then(|region| region.location);
+        let pools: Vec<RegionPool> =
+            snapshot.pools.values().filter_map(|pool| region_pool(name, pool, loads)).collect();
+        RegionStatus {
+            name: name.to_string(),
+            latitude: location.map(|location| location.0),
+            longitude: location.map(|location| location.1),
+            nodes: view.region(name).map(|member| member.record.name.to_string()).collect(),
+            nodes_alive: view.region(name).filter(|member| member.is_alive()).count(),
+            in_flight: pools.iter().map(|pool| pool.in_flight).sum(),
+            pools,
+        }
+    };
+    names.into_iter().map(region).collect()
+}
+
+fn region_pool(
+    region: &RegionName,
+    pool: &PoolView,
+    loads: &BTreeMap<BackendId, Load>,
+) -> Option<RegionPool> {
+    let here: Vec<_> = pool.backends.iter().filter(|backend| backend.config.region == *region).collect();
+    let takes = || here.iter().filter(|backend| backend.takes_new());
+    let in_flight = |id| loads.get(&id).map_or(0, |load| u64::from(load.in_flight));
+    (!here.is_empty()).then(|| RegionPool {
+        pool: pool.config.name.to_string(),
+        healthy: takes().count(),
+        total: here.len(),
+        capacity: takes().map(|backend| u64::from(backend.weight)).sum(),
+        in_flight: here.iter().map(|backend| in_flight(backend.config.id)).sum(),
+    })
+}
+
+/// What an operator should know of the configuration's history, at `now` of the mesh's clock.
+pub(crate) fn of_revisions(revisions: &Revisions, now: Wall) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Some(id) = revisions.distrusted() {
+        problems.push(format!(
+            "this node ended while it put revision {} ({}) in force: it runs the one before and tries again later; apply \
+             another one to be done with it",
+            id.epoch,
+            &id.hash_hex()[..12]
+        ));
+    }
+    let fresh = revisions.lost().into_iter().filter(|lost| now.since(lost.time) < LOST_IS_NEWS);
+    problems.extend(fresh.map(|lost| {
+        let name = format!("{}:{}", lost.id.epoch, &lost.id.hash_hex()[..12]);
+        let (author, node) = (&lost.author, &lost.node);
+        format!(
+            "revision {name} by {author} on {node} was applied at the same time as another one and lost; meridian rollback \
+             {name} puts it in force"
+        )
+    }));
+    problems
+}
+
 /// What one loss would take with it: pools whose backends in a region all stand in one zone, or in one rack. Only where
 /// places are named: what is not known is no warning.
 pub(super) fn warnings(snapshot: &Snapshot) -> Vec<String> {
@@ -123,29 +195,6 @@ pub(super) fn warnings(snapshot: &Snapshot) -> Vec<String> {
         }
     }
     warnings
-}
-
-/// What an operator should know of the configuration's history, at `now` of the mesh's clock.
-pub(crate) fn of_revisions(revisions: &Revisions, now: Wall) -> Vec<String> {
-    let mut problems = Vec::new();
-    if let Some(id) = revisions.distrusted() {
-        problems.push(format!(
-            "this node ended while it put revision {} ({}) in force: it runs the one before and tries again later; apply \
-             another one to be done with it",
-            id.epoch,
-            &id.hash_hex()[..12]
-        ));
-    }
-    let fresh = revisions.lost().into_iter().filter(|lost| now.since(lost.time) < LOST_IS_NEWS);
-    problems.extend(fresh.map(|lost| {
-        let name = format!("{}:{}", lost.id.epoch, &lost.id.hash_hex()[..12]);
-        let (author, node) = (&lost.author, &lost.node);
-        format!(
-            "revision {name} by {author} on {node} was applied at the same time as another one and lost; meridian rollback \
-             {name} puts it in force"
-        )
-    }));
-    problems
 }
 
 /// What needs attention, in words: first `told`, what the nodes say of themselves.

@@ -13,13 +13,15 @@ use storage::zone_keys::ZoneKey;
 
 use super::Context;
 use super::api::{DsEntry, ZoneDs};
+use super::orders::rfc3339;
 use super::problem::{Refusal, problem};
-use super::routes::{rfc3339, there_are};
+use super::targets::there_are;
 
 /// Bytes of a DNSKEY record's data before the public key.
 const KEY_AT: usize = 4;
 
-/// `GET /v1/dns/zones/{zone}/ds`
+/// The DS records that the parent of a signed zone needs.
+#[utoipa::path(get, path = "/v1/dns/zones/{zone}/ds", tag = "dns", params(("zone" = String, Path)), responses((status = 200, body = ZoneDs)))]
 pub(super) async fn ds(
     State(context): State<Arc<Context>>,
     Path(zone): Path<String>,
@@ -28,7 +30,7 @@ pub(super) async fn ds(
     let services = context.snapshot.borrow().services.clone();
     let Some(zone) = services.zones.iter().find(|zone| zone.name == wanted) else {
         let known = services.zones.iter().map(|zone| zone.name.as_str()).collect();
-        let detail = format!("there is no zone {wanted:?}{}", there_are(known));
+        let detail = format!("there is no zone {wanted:?}{}", there_are(&wanted, known));
         return Err(problem(StatusCode::NOT_FOUND, detail));
     };
     if !zone.dnssec {

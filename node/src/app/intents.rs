@@ -2,12 +2,13 @@
 
 use gossip::clock::Wall;
 use gossip::id::BackendId;
+use ipnet::IpNet;
 use storage::intents::{IntentMap, Order, Target};
 
 use crate::registry::Orders;
 
-/// The orders in force at `now` (of the mesh's clock), and when a deadline next changes them. Orders about services
-/// belong to the splits of a later room and are left out, and the ends of sessions are known to the store itself.
+/// The orders in force at `now` (of the mesh's clock), and when a deadline next changes them. The ends of sessions are left
+/// out: the store itself knows them.
 pub(super) fn orders(map: &IntentMap, now: Wall) -> (Orders, Option<Wall>) {
     let mut orders = Orders::default();
     let mut next: Option<Wall> = None;
@@ -25,7 +26,26 @@ pub(super) fn orders(map: &IntentMap, now: Wall) -> (Orders, Option<Wall>) {
                 }
                 continue;
             }
-            Order::Split(_) | Order::End { .. } => continue,
+            Order::Split(shares) => {
+                if let Target::Service(service) = target {
+                    orders.splits.insert(service.clone(), shares.clone());
+                }
+                continue;
+            }
+            Order::Deny { until } => {
+                let network = match target {
+                    Target::Network(address, bits) => IpNet::new(*address, *bits).ok(),
+                    _ => None,
+                };
+                if until.is_none_or(|until| until > now)
+                    && let Some(network) = network
+                {
+                    next = [next, *until].into_iter().flatten().min();
+                    orders.denied.insert(network);
+                }
+                continue;
+            }
+            Order::End { .. } => continue,
             // The keyring's keeper follows them.
             Order::InstallKey | Order::RemoveKey | Order::UseKey(_) => continue,
         };
@@ -49,7 +69,10 @@ fn lay(orders: &mut Orders, target: &Target, drained: bool) {
         (Target::Backend(pool, address), false) => {
             orders.maintenance_backends.insert(BackendId::of(pool, *address));
         }
-        (Target::Service(_) | Target::Session(_) | Target::Key(_) | Target::Mesh, _) => {}
+        (
+            Target::Service(_) | Target::Session(_) | Target::Network(..) | Target::Key(_) | Target::Mesh,
+            _,
+        ) => {}
     }
 }
 
@@ -81,6 +104,28 @@ mod tests {
         assert!(orders.maintenance_backends.contains(&id));
         assert_eq!(orders.weights.get(&id), Some(&7));
         assert!(orders.drained_backends.is_empty());
+    }
+
+    #[test]
+    fn splits_and_denials_are_laid_over_services() {
+        let by = NodeName::new("eu-1").unwrap();
+        let pool = PoolName::new("web").unwrap();
+        let service = gossip::id::ServiceName::new("shop").unwrap();
+        let entry = |target: Target, order: Order| {
+            ((target, order.aspect()), Intent { order, at: Hlc::ZERO, by: by.clone() })
+        };
+        let network = |last: u8| Target::Network([192, 0, 2, last].into(), 32);
+        let map: IntentMap = [
+            entry(Target::Service(service.clone()), Order::Split(vec![(pool.clone(), 3)])),
+            entry(network(1), Order::Deny { until: Some(Wall(2000)) }),
+            entry(network(2), Order::Deny { until: None }),
+            entry(network(3), Order::Deny { until: Some(Wall(1000)) }),
+        ]
+        .into();
+        let (orders, next) = orders(&map, Wall(1000));
+        assert_eq!(orders.splits.get(&service), Some(&vec![(pool, 3)]));
+        let denied: Vec<String> = orders.denied.iter().map(ToString::to_string).collect();
+        assert_eq!((denied, next), (vec!["192.0.2.1/32".into(), "192.0.2.2/32".into()], Some(Wall(2000))));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use gossip::keyring::Keyring;
 use storage::Storage;
 
@@ -46,17 +47,16 @@ pub(super) fn apply_to(
     tickets: TicketKeys,
     source_keys: SourceKeys,
     dns: Option<Arc<dns::Responder>>,
-    config: &NodeConfig,
+    config: Arc<ArcSwap<NodeConfig>>,
 ) -> Apply {
     let (cookies, zone_keys) = (storage.cookies(), storage.zone_keys());
-    let config = config.clone();
     Box::new(move |ring| {
         cookies.rekey(ring);
         source_keys.rekey(ring);
         tickets.rekey(ring);
         zone_keys.rekey(ring);
         if let Some(dns) = &dns {
-            dns.set_terms(dns_terms(&config, ring));
+            dns.set_terms(dns_terms(&config.load(), ring));
         }
     })
 }

@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// The data folder, locked for this process as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct DataFolder {
-    _lock: File,
+    lock: File,
 }
 
 /// Why the data folder cannot be used.
@@ -26,6 +26,16 @@ pub(crate) enum DataError {
 }
 
 impl DataFolder {
+    /// The folder of the process before this one, whose lock it is.
+    pub(crate) fn adopt(lock: File) -> Self {
+        Self { lock }
+    }
+
+    /// The lock, for the process that comes next.
+    pub(crate) fn hand_over(&self) -> io::Result<File> {
+        self.lock.try_clone()
+    }
+
     /// Makes the folder when it is missing, readable by its owner only, and locks it.
     pub(crate) fn lock(path: &Path) -> Result<Self, DataError> {
         let failed = |source: io::Error| DataError::Io { path: path.to_owned(), source };
@@ -41,7 +51,7 @@ impl DataFolder {
             .open(path.join("lock"))
             .map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { _lock: file }),
+            Ok(()) => Ok(Self { lock: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(DataError::InUse(path.to_owned())),
             Err(error) => Err(failed(error.into())),
         }

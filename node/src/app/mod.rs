@@ -10,29 +10,36 @@
 //! started, nothing from outside stops it but a signal.
 
 mod first_apply;
+pub(crate) mod handover;
 mod intents;
+mod joining;
 mod keyring;
 pub(crate) mod logging;
 pub(crate) mod machine;
 mod name_server;
+mod reload;
 mod tasks;
+mod upgrade;
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, ArcSwapOption};
+use gossip::Gossip;
 use gossip::clock::Clock;
-use gossip::keyring::{Keyring, KeyringError};
-use gossip::{Gossip, GossipConfig};
+use gossip::keyring::KeyringError;
 use storage::{Storage, StorageConfig};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use self::handover::Legacy;
 use self::machine::{DataError, DataFolder};
 use self::name_server::NameServer;
-use crate::admin::{self, Admin, AdminError, EventLog, Reports, Token, status};
+pub(crate) use self::upgrade::Upgrade;
+use crate::admin::{self, Admin, AdminError, EventLog, Reports, Token, Traffic, UpgradeOrder, status};
 use crate::config::model::NodeConfig;
 use crate::config::services;
 use crate::health::task::HealthConfig;
@@ -132,40 +139,61 @@ fn bind_hint(kind: ErrorKind, addr: SocketAddr, setting: &str) -> Option<String>
 pub(crate) struct App {
     config: NodeConfig,
     gossip: Gossip,
-    storage: Storage,
+    storage: Option<Storage>,
     proxy: Arc<ProxyHandle>,
     dns: Option<dns::DnsServer>,
+    responder: Option<Arc<dns::Responder>>,
+    shared_config: Arc<ArcSwap<NodeConfig>>,
+    token: Arc<ArcSwapOption<Token>>,
     clock: Clock,
-    _admin: JoinSet<()>,
+    admin: admin::Serving,
     tasks: JoinSet<()>,
+    upgrades: mpsc::Receiver<UpgradeOrder>,
     _watchdog: Watchdog,
-    _folder: DataFolder,
+    folder: DataFolder,
 }
 
 impl App {
     /// Starts everything; returns when every socket is bound. `services` is what `--apply` brings along, already
-    /// validated.
-    pub(crate) async fn start(config: NodeConfig, services: Option<String>) -> Result<Self, StartError> {
+    /// validated; `legacy` is what the process before gives, in an upgrade.
+    pub(crate) async fn start(
+        config: NodeConfig,
+        services: Option<String>,
+        legacy: Option<Legacy>,
+    ) -> Result<Self, StartError> {
         let clock = Clock::system();
-        let folder = DataFolder::lock(&config.data)?;
+        let takes_over = legacy.is_some();
+        let (lock, admin_sockets, inherited, dns_inherited) = match legacy {
+            Some(Legacy { lock, admin_tcp, admin_unix, proxy, dns }) => {
+                (Some(lock), Some((admin_tcp, admin_unix)), proxy, dns)
+            }
+            None => Default::default(),
+        };
+        let folder = match lock {
+            Some(lock) => DataFolder::adopt(lock),
+            None => DataFolder::lock(&config.data)?,
+        };
         let files = machine::raise_file_limit();
         let watchdog = Watchdog::start(clock.clone())?;
         let keyring = keyring::load(&config)?;
-        let token = match &config.admin.token_file {
+        let token = Arc::new(ArcSwapOption::from(match &config.admin.token_file {
             None => None,
             Some(path) => {
                 let failed = |source| StartError::Token { path: path.clone(), source };
-                Some(Token::load(path).map_err(failed)?)
+                Some(Arc::new(Token::load(path).map_err(failed)?))
             }
-        };
+        }));
         if let Some(body) = &services {
             // Before anything is applied: a node that cannot serve the file must not give it to the mesh.
             let ports = services::parse("services.toml", body).ok();
             let checked = ports.map(|valid| proxy::check_ports(&config.proxy_listen, &valid.services));
             checked.transpose().map_err(proxy::StartError::Bind)?;
         }
-        let admin = Admin::bind(config.admin.listen, token, &config.data).await?;
-        let gossip = Gossip::start(gossip_config(&config, keyring.clone(), clock.clone())?).await?;
+        let admin = match admin_sockets {
+            Some((tcp, unix)) => Admin::adopt(tcp, unix, token.clone(), &config.data),
+            None => Admin::bind(config.admin.listen, token.clone(), &config.data).await?,
+        };
+        let gossip = joining::join(&config, &keyring, &clock, takes_over).await?;
         let storage = Storage::start(StorageConfig {
             data: config.data.clone(),
             me: config.name.clone(),
@@ -187,7 +215,7 @@ impl App {
         }
 
         let mut tasks = JoinSet::new();
-        let events = Arc::new(EventLog::default());
+        let events = Arc::new(EventLog::new(&clock));
         let (discovery, current) = tasks::discover(&mut tasks, &config, &gossip, &storage, &clock, &events);
         let orders = tasks::follow_intents(&mut tasks, &storage, clock.clone());
         let tickets = TicketKeys::new(&keyring, clock.clone());
@@ -233,6 +261,7 @@ impl App {
             node: config.name.clone(),
             listen: config.proxy_listen.clone(),
             workers: config.workers,
+            inherited,
             snapshot: registry.snapshot(),
             changes: registry.changes(),
             sessions: Arc::new(storage.sessions()),
@@ -244,13 +273,26 @@ impl App {
             evidence,
             tls: tls.clone(),
             access: config.log.access.clone(),
-            access_format: config.log.format,
+            access_format: config.log.access_format,
             clock: clock.clone(),
         })?);
         tasks.spawn(tasks::follow_own_drain(gossip.clone(), config.name.clone(), orders.clone()));
         tasks.spawn(tasks::want_zone_keys(storage.zone_keys(), registry.changes()));
-        let NameServer { server: dns, responder, geo, dot } =
-            name_server::start(&config, &keyring, &secrets, &clock, &mut tasks)?;
+        let NameServer { server: dns, responder, geo, dot } = name_server::start(
+            &config,
+            &keyring,
+            &secrets,
+            &clock,
+            &mut tasks,
+            dns_inherited,
+            |responder| {
+                let (present, members) = (registry.changes(), gossip.view());
+                let (present, members) = (present.borrow().clone(), members.borrow().clone());
+                let known = storage.zone_keys().known();
+                steering::prime(responder, &present, &members, &orders.borrow(), &known, &clock);
+            },
+        )?;
+        let shared_config = Arc::new(ArcSwap::from_pointee(config.clone()));
         let (mesh_keys, keeper) = MeshKeys::start(KeysConfig {
             path: keyring::path(&config),
             ring: keyring,
@@ -258,7 +300,13 @@ impl App {
             intents: storage.intents(),
             snapshot: registry.changes(),
             clock: clock.clone(),
-            apply: keyring::apply_to(&storage, tickets, source_keys, responder.clone(), &config),
+            apply: keyring::apply_to(
+                &storage,
+                tickets,
+                source_keys,
+                responder.clone(),
+                shared_config.clone(),
+            ),
         });
         tasks.spawn(keeper);
         if let Some(responder) = &responder {
@@ -266,6 +314,9 @@ impl App {
             let follow =
                 steering::follow(responder.clone(), changes, gossip.view(), orders, keys, clock.clone());
             tasks.spawn(follow);
+            if !config.dns_transfer.is_empty() {
+                tasks.spawn(tasks::caution_of_transfers(registry.changes()));
+            }
         }
 
         let (bound, sessions) = (proxy.clone(), storage.sessions());
@@ -296,6 +347,8 @@ impl App {
         let reports = Reports::start(gossip.mesh(), gossip.view(), registry.changes(), problems);
         tasks.spawn(tasks::record_events(gossip.events(), events.clone(), clock.clone()));
         let scaling = tasks::scale(&mut tasks, &config, &gossip, &registry, &discovery, &clock, &events);
+        let traffic = Traffic::start(gossip.mesh(), gossip.view(), proxy.clone(), responder.clone());
+        let (upgrades, upgrades_ordered) = mpsc::channel(1);
         let context = Arc::new(admin::Context {
             node: config.name.clone(),
             snapshot: registry.changes(),
@@ -307,13 +360,17 @@ impl App {
             zone_keys: storage.zone_keys(),
             mesh_keys,
             proxy: proxy.clone(),
+            mesh: gossip.mesh(),
             reports,
+            traffic,
             events,
             scaling,
             discovery,
             seeds: config.mesh.seeds.clone(),
-            dns: responder,
+            dns: responder.clone(),
             geo,
+            transfers: !config.dns_transfer.is_empty(),
+            upgrades,
             clock: clock.clone(),
         });
         let admin = admin.serve(context)?;
@@ -321,14 +378,18 @@ impl App {
         Ok(Self {
             config,
             gossip,
-            storage,
+            storage: Some(storage),
             proxy,
             dns,
+            responder,
+            shared_config,
+            token,
             clock,
-            _admin: admin,
+            admin,
             tasks,
+            upgrades: upgrades_ordered,
             _watchdog: watchdog,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -358,55 +419,11 @@ impl App {
             dns.shutdown();
         }
         self.tasks.shutdown().await;
-        self.storage.shutdown().await;
+        if let Some(storage) = self.storage.take() {
+            storage.shutdown().await;
+        }
         tracing::info!("left");
     }
-}
-
-fn gossip_config(config: &NodeConfig, keyring: Keyring, clock: Clock) -> Result<GossipConfig, StartError> {
-    let listen = config.mesh.listen;
-    let advertise = match config.mesh.advertise {
-        Some(advertise) => advertise,
-        None if !listen.ip().is_unspecified() => listen,
-        None => {
-            let ip = advertised_ip(config).ok_or(StartError::Advertise(listen))?;
-            tracing::info!(%ip, "peers are told this address; [mesh] advertise sets another");
-            SocketAddr::new(ip, listen.port())
-        }
-    };
-    let mut public = config.public.clone();
-    if public.is_empty() {
-        public = machine::public_addresses(&config.proxy_listen);
-        match public.is_empty() {
-            false => tracing::info!(?public, "users are told these addresses; [node] public sets others"),
-            true => tracing::warn!(
-                "there is no default route: DNS tells users of this node only with [node] public"
-            ),
-        }
-    }
-    Ok(GossipConfig {
-        name: config.name.clone(),
-        region: config.region.clone(),
-        zone: config.zone.clone(),
-        listen,
-        advertise: Some(advertise),
-        seeds: config.mesh.seeds.clone(),
-        public,
-        version: env!("CARGO_PKG_VERSION").into(),
-        data: config.data.clone(),
-        keyring,
-        clock,
-    })
-}
-
-/// The default route's address. A machine without one can still run a node that nobody has to find.
-fn advertised_ip(config: &NodeConfig) -> Option<IpAddr> {
-    let v6 = config.mesh.listen.is_ipv6();
-    let alone = || {
-        let loopback = if v6 { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
-        config.mesh.seeds.is_empty().then_some(loopback)
-    };
-    machine::default_route_address(v6).or_else(alone)
 }
 
 fn announce(

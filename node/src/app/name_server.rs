@@ -23,13 +23,15 @@ pub(super) struct NameServer {
     pub(super) dot: Dot,
 }
 
-/// Binds its sockets and begins to answer: nothing but refusals until it is told a table and a state.
+/// Binds its sockets and begins to answer, with what `prime` tells the responder before.
 pub(super) fn start(
     config: &NodeConfig,
     keyring: &Keyring,
     tls: &TlsConfig,
     clock: &Clock,
     tasks: &mut JoinSet<()>,
+    inherited: Vec<dns::Inherited>,
+    prime: impl FnOnce(&Responder),
 ) -> Result<NameServer, BindError> {
     if config.dns_listen.is_empty() {
         return Ok(NameServer::default());
@@ -49,6 +51,7 @@ pub(super) fn start(
         dot = shown.clone();
         TlsListen { listen: certificates.listen.clone(), config: Arc::new(move || shown.config()) }
     });
+    prime(&responder);
     let time = clock.clone();
     let server = DnsServer::bind(
         ServerConfig {
@@ -56,7 +59,7 @@ pub(super) fn start(
             udp_threads: config.workers.unwrap_or(1).max(1),
             tcp: TcpLimits::default(),
             tls,
-            runtime: tokio::runtime::Handle::current(),
+            inherited,
             clock: Arc::new(move || Moment { monotonic: time.now(), unix: time.mesh_wall().seconds() }),
         },
         responder.clone(),

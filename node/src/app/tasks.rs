@@ -18,6 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::intents;
 use crate::admin::EventLog;
 use crate::backend::Snapshot;
+use crate::cautions::{self, Caution};
 use crate::config::model::NodeConfig;
 use crate::config::services;
 use crate::discovery::{self, Discovery, DiscoveryConfig};
@@ -48,7 +49,7 @@ pub(super) fn scale(
         mesh: gossip.mesh(),
         discovery: discovery.clone(),
         clock: clock.clone(),
-        notes: Arc::new(move |kind, pool, text| log.note(kind, pool, text, &noting)),
+        notes: Arc::new(move |kind, pool, text| log.tell(kind, pool, text, &noting)),
     });
     tasks.spawn(supervise("scaling", task));
     scaling
@@ -73,7 +74,7 @@ pub(super) fn discover(
         view: gossip.view(),
         mesh: gossip.mesh(),
         clock: clock.clone(),
-        notes: Box::new(move |note| log.note(note.kind, note.subject, note.text, &noting)),
+        notes: Box::new(move |note| log.tell(note.kind, note.subject, note.text, &noting)),
     });
     tasks.spawn(supervise("discovery", task));
     (discovery, current)
@@ -192,6 +193,24 @@ pub(super) async fn want_zone_keys(keys: ZoneKeys, mut changes: watch::Receiver<
         let services = changes.borrow_and_update().services.clone();
         let signed = services.zones.iter().filter(|zone| zone.dnssec).map(|zone| zone.name.clone());
         keys.want(signed.collect());
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Logs what secondaries do not get, on a node that lets some transfer, with every configuration that says something else of it.
+pub(super) async fn caution_of_transfers(mut changes: watch::Receiver<Arc<Snapshot>>) {
+    let mut told = Vec::new();
+    loop {
+        let services = changes.borrow_and_update().services.clone();
+        let cautions = cautions::of_transfers(&services);
+        if cautions != told {
+            for Caution { what, advice } in &cautions {
+                tracing::warn!(advice, "{what}");
+            }
+            told = cautions;
+        }
         if changes.changed().await.is_err() {
             return;
         }

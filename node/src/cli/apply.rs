@@ -10,7 +10,7 @@ use http::Method;
 use super::exit::{CliError, Exit};
 use super::output::{aside, hint, json, line};
 use super::{Format, Global, validate};
-use crate::admin::api::Applied;
+use crate::admin::api::{Applied, Finding};
 use crate::config::{ServicesFile, read_file};
 
 #[derive(Debug, Args)]
@@ -39,8 +39,11 @@ pub(super) fn report(global: &Global, applied: &Applied) -> Result<(), CliError>
         return json(applied);
     }
     for warning in &applied.warnings {
-        let file = warning.file.as_ref().map(|file| format!("{file} ")).unwrap_or_default();
-        aside(format_args!("warning: {file}line {}: {}", warning.line, warning.message));
+        aside(format_args!("warning: {}{}", place(warning), warning.message));
+        // What belongs to no line was found out by the mesh, not by `validate`, which says the rest.
+        if let (0, Some(advice)) = (warning.line, &warning.hint) {
+            aside(format_args!("  {advice}"));
+        }
     }
     let what = if applied.unchanged { "already in force" } else { "applied" };
     line(format_args!("revision {} ({}) {what}", applied.epoch, &applied.hash.get(..12).unwrap_or_default()));
@@ -48,6 +51,12 @@ pub(super) fn report(global: &Global, applied: &Applied) -> Result<(), CliError>
         hint("meridian status  shows how many nodes run it");
     }
     Ok(())
+}
+
+/// Where a warning belongs, when it belongs to a line.
+fn place(warning: &Finding) -> String {
+    let file = warning.file.as_ref().map(|file| format!("{file} ")).unwrap_or_default();
+    if warning.line == 0 { file } else { format!("{file}line {}: ", warning.line) }
 }
 
 /// What `--if-match` takes; the node is told the same words.

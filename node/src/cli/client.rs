@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -17,6 +17,8 @@ use crate::admin::api::Problem;
 
 /// The largest answer read from a node.
 const ANSWER_MAX_BYTES: usize = 64 << 20;
+/// The longest event read from a stream.
+const EVENT_MAX_BYTES: usize = 1 << 20;
 /// How long a node may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long connecting may take.
@@ -80,6 +82,24 @@ impl Client {
         answer.parse()
     }
 
+    /// Follows a stream of server-sent events: `each` gets the id and the data of every one. Returns when the stream ends.
+    pub(super) async fn stream(
+        &self,
+        path: &str,
+        last_id: Option<&str>,
+        each: impl FnMut(&str, &str),
+    ) -> Result<(), CliError> {
+        let (endpoint, stream) = self.connect().await?;
+        let mut request = self.request(&endpoint, Method::GET, path).header(ACCEPT, "text/event-stream");
+        if let Some(id) = last_id {
+            request = request.header("last-event-id", id);
+        }
+        let request = request.body(Full::new(Bytes::new())).map_err(bad_request)?;
+        follow(stream, request, each)
+            .await
+            .map_err(|error| CliError::new(Exit::Unreachable, format!("{endpoint}: {error:#}")))
+    }
+
     /// Sends a request. Only failing to get an answer is an error here.
     pub(super) async fn send(
         &self,
@@ -88,41 +108,48 @@ impl Client {
         body: Option<(&str, Bytes)>,
         headers: &[(&str, String)],
     ) -> Result<Answer, CliError> {
+        let (endpoint, stream) = self.connect().await?;
+        let mut request = self.request(&endpoint, method, path);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let mut payload = Bytes::new();
+        if let Some((kind, bytes)) = body {
+            request = request.header(CONTENT_TYPE, kind);
+            payload = bytes;
+        }
+        let request = request.body(Full::new(payload)).map_err(bad_request)?;
+        match tokio::time::timeout(ANSWER_TIMEOUT, exchange(stream, request)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(CliError::new(Exit::Unreachable, format!("{endpoint}: {error:#}"))),
+            Err(_) => Err(CliError::new(Exit::Timeout, format!("{endpoint} did not answer in 30 s"))),
+        }
+    }
+
+    fn request(&self, endpoint: &Endpoint, method: Method, path: &str) -> http::request::Builder {
+        let host = match endpoint {
+            Endpoint::Socket(_) => "localhost",
+            Endpoint::Tcp(authority) => authority,
+        };
+        let request = Request::builder().method(method).uri(path).header(HOST, host);
+        match &self.token {
+            Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
+    /// The first endpoint that takes a connection.
+    async fn connect(&self) -> Result<(Endpoint, Box<dyn Stream>), CliError> {
         let mut tried = Vec::new();
         let mut denied = false;
         for endpoint in &self.endpoints {
-            let stream = match connect(endpoint).await {
-                Ok(stream) => stream,
+            match connect(endpoint).await {
+                Ok(stream) => return Ok((endpoint.clone(), stream)),
                 Err(error) => {
                     denied |= error.kind() == std::io::ErrorKind::PermissionDenied;
                     tried.push(format!("{endpoint}: {error}"));
-                    continue;
                 }
-            };
-            let host = match endpoint {
-                Endpoint::Socket(_) => "localhost",
-                Endpoint::Tcp(authority) => authority,
-            };
-            let mut request = Request::builder().method(method.clone()).uri(path).header(HOST, host);
-            if let Some(token) = &self.token {
-                request = request.header(AUTHORIZATION, format!("Bearer {token}"));
             }
-            for (name, value) in headers {
-                request = request.header(*name, value);
-            }
-            let mut payload = Bytes::new();
-            if let Some((kind, bytes)) = body {
-                request = request.header(CONTENT_TYPE, kind);
-                payload = bytes;
-            }
-            let request = request
-                .body(Full::new(payload))
-                .map_err(|error| CliError::new(Exit::Usage, format!("bad request: {error}")))?;
-            return match tokio::time::timeout(ANSWER_TIMEOUT, exchange(stream, request)).await {
-                Ok(Ok(answer)) => Ok(answer),
-                Ok(Err(error)) => Err(CliError::new(Exit::Unreachable, format!("{endpoint}: {error:#}"))),
-                Err(_) => Err(CliError::new(Exit::Timeout, format!("{endpoint} did not answer in 30 s"))),
-            };
         }
         let error = CliError::new(Exit::Unreachable, format!("no node answers ({})", tried.join("; ")));
         Err(match denied {
@@ -133,6 +160,10 @@ impl Client {
             ),
         })
     }
+}
+
+fn bad_request(error: http::Error) -> CliError {
+    CliError::new(Exit::Usage, format!("bad request: {error}"))
 }
 
 impl Answer {
@@ -201,6 +232,35 @@ async fn connect(endpoint: &Endpoint) -> std::io::Result<Box<dyn Stream>> {
     tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| {
         Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "connecting took longer than 3 s"))
     })
+}
+
+/// Reads a stream of events (HTML, 9.2.6 Interpreting an event stream), as far as this API uses it.
+async fn follow(
+    stream: Box<dyn Stream>,
+    request: Request<Full<Bytes>>,
+    mut each: impl FnMut(&str, &str),
+) -> anyhow::Result<()> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(connection);
+    let response = sender.send_request(request).await?;
+    anyhow::ensure!(response.status().is_success(), "the node answers {}", response.status());
+    let mut body = response.into_body();
+    let mut text = Vec::new();
+    let silent = || anyhow::anyhow!("the node fell silent");
+    while let Some(frame) = tokio::time::timeout(ANSWER_TIMEOUT, body.frame()).await.map_err(|_| silent())? {
+        text.extend_from_slice(&frame?.into_data().unwrap_or_default());
+        anyhow::ensure!(text.len() <= EVENT_MAX_BYTES, "an event is too long");
+        while let Some(end) = text.windows(2).position(|pair| pair == b"\n\n") {
+            let event: Vec<u8> = text.drain(..end + 2).collect();
+            let event = String::from_utf8_lossy(&event);
+            let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+            if let (Some(id), Some(data)) = (field("id:"), field("data:")) {
+                each(id, data);
+            }
+        }
+    }
+    driver.abort();
+    Ok(())
 }
 
 async fn exchange(stream: Box<dyn Stream>, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {

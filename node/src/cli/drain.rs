@@ -9,7 +9,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::client::Client;
 use super::exit::{CliError, Exit};
-use super::output::{aside, hint, json, line};
+use super::output::{hint, json, line};
+use super::progress::Progress;
 use super::{Format, Global};
 use crate::admin::api::{IntentStatus, PoolStatus};
 
@@ -35,6 +36,21 @@ pub(super) struct DeadlineArgs {
     /// Tell how many sessions are left, and return when none is or when the deadline has passed.
     #[arg(long)]
     wait: bool,
+    /// Also when nobody else would take new users.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MaintenanceArgs {
+    #[command(flatten)]
+    what: DrainArgs,
+    /// Undo it.
+    #[arg(long)]
+    reset: bool,
+    /// Also when nobody else would take new users.
+    #[arg(long, conflicts_with = "reset")]
+    force: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,12 +67,12 @@ pub(super) async fn drain(global: &Global, args: DeadlineArgs) -> Result<(), Cli
         let error = "sessions stay on backends, not on nodes: there is nothing to wait for";
         return Err(CliError::new(Exit::Usage, error).hint("leave --wait out, or drain the backends"));
     }
-    let mut path = args.what.path();
+    let mut path = format!("{}?force={}", args.what.path("drains"), args.force);
     if let Some(deadline) = args.deadline {
-        path.push_str(&format!("?deadline_ms={}", deadline.as_millis()));
+        path.push_str(&format!("&deadline_ms={}", deadline.as_millis()));
     }
     let client = global.client()?;
-    let intents: Vec<IntentStatus> = client.json(Method::PUT, &path).await?;
+    let intents = args.what.order(&client, &path).await?;
     if global.output == Format::Json {
         if args.wait {
             args.until_empty(&client).await?;
@@ -72,7 +88,15 @@ pub(super) async fn drain(global: &Global, args: DeadlineArgs) -> Result<(), Cli
         )),
     }
     if args.wait {
-        let left = args.until_empty(&client).await?;
+        let left = tokio::select! {
+            left = args.until_empty(&client) => left?,
+            _ = tokio::signal::ctrl_c() => {
+                line("the drain goes on without this command");
+                hint(format_args!("meridian drain {kind} {name} --wait  tells again what is left"));
+                hint(format_args!("meridian undrain {kind} {name}  takes it back"));
+                return Ok(());
+            }
+        };
         line(match left {
             0 => "no session is left there".to_owned(),
             left => format!("the deadline has passed: {left} sessions move with their next request"),
@@ -94,7 +118,7 @@ impl DeadlineArgs {
     async fn until_empty(&self, client: &Client) -> Result<u64, CliError> {
         let clock = Clock::system();
         let deadline = self.deadline.map(|deadline| clock.now() + deadline);
-        let mut last = None;
+        let mut progress: Option<Progress> = None;
         loop {
             let intents: Vec<IntentStatus> = client.json(Method::GET, "/v1/intents").await?;
             if !intents.iter().any(|intent| self.what.is_drained_by(intent)) {
@@ -103,21 +127,44 @@ impl DeadlineArgs {
                 return Err(CliError::new(Exit::Conflict, error).hint("meridian pools  shows its state"));
             }
             let left = self.what.left(&client.json::<Vec<PoolStatus>>(Method::GET, "/v1/pools").await?);
+            progress.get_or_insert_with(|| Progress::of(left)).left(left);
             if left == 0 || deadline.is_some_and(|deadline| clock.now() >= deadline) {
                 return Ok(left);
-            }
-            if last != Some(left) {
-                aside(format_args!("sessions left: {left}"));
-                last = Some(left);
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }
 
+/// `meridian maintenance`
+pub(super) async fn maintenance(global: &Global, args: MaintenanceArgs) -> Result<(), CliError> {
+    let client = global.client()?;
+    let path = args.what.path("maintenance");
+    let intents: Vec<IntentStatus> = match args.reset {
+        true => client.json(Method::DELETE, &path).await?,
+        false => args.what.order(&client, &format!("{path}?force={}", args.force)).await?,
+    };
+    if global.output == Format::Json {
+        return json(&intents);
+    }
+    let (kind, name) = (args.what.kind(), &args.what.name);
+    if args.reset {
+        line(format_args!("{kind} {name} takes users again"));
+        return Ok(());
+    }
+    match args.what.kind {
+        Kind::Node => line(format_args!("node {name} is draining: it has no sessions of its own to move")),
+        _ => line(format_args!(
+            "{kind} {name} is in maintenance: its users go elsewhere with their next request"
+        )),
+    }
+    hint(format_args!("meridian maintenance {kind} {name} --reset  ends it"));
+    Ok(())
+}
+
 /// `meridian undrain`
 pub(super) async fn undrain(global: &Global, args: DrainArgs) -> Result<(), CliError> {
-    let intents: Vec<IntentStatus> = global.client()?.json(Method::DELETE, &args.path()).await?;
+    let intents: Vec<IntentStatus> = global.client()?.json(Method::DELETE, &args.path("drains")).await?;
     if global.output == Format::Json {
         return json(&intents);
     }
@@ -151,8 +198,19 @@ impl DrainArgs {
         intent.kind == self.kind() && named && intent.order.starts_with("drain")
     }
 
-    fn path(&self) -> String {
-        format!("/v1/drains/{}/{}", self.kind(), utf8_percent_encode(&self.name, NON_ALPHANUMERIC))
+    /// Gives an order; one that would leave users without anybody is refused with the way to give it all the same.
+    async fn order(&self, client: &Client, path: &str) -> Result<Vec<IntentStatus>, CliError> {
+        let answer = client.send(Method::PUT, path, None, &[]).await?;
+        let refused = answer.status == http::StatusCode::CONFLICT;
+        match answer.success() {
+            Ok(answer) => answer.parse(),
+            Err(error) if refused => Err(error.hint("--force does it all the same")),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn path(&self, what: &str) -> String {
+        format!("/v1/{what}/{}/{}", self.kind(), utf8_percent_encode(&self.name, NON_ALPHANUMERIC))
     }
 }
 
@@ -201,6 +259,7 @@ mod tests {
             kind: kind.into(),
             name: name.into(),
             order: order.into(),
+            until: None,
             by: "eu-1".into(),
             at: String::new(),
         };

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use super::output;
+use super::{Format, output};
 
 /// The exit codes, a contract with scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,23 @@ pub(super) enum Exit {
     Conflict = 5,
     /// 6: it took too long.
     Timeout = 6,
+    /// 7: it works, and something needs attention (`doctor`, `healthcheck`).
+    Degraded = 7,
+}
+
+impl Exit {
+    /// As JSON spells it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Failure => "failure",
+            Self::Usage => "usage",
+            Self::InvalidConfiguration => "invalid_configuration",
+            Self::Unreachable => "unreachable",
+            Self::Conflict => "conflict",
+            Self::Timeout => "timeout",
+            Self::Degraded => "degraded",
+        }
+    }
 }
 
 /// A command's failure: an exit code, what happened, and a hint at the next step.
@@ -48,8 +65,15 @@ impl CliError {
         self
     }
 
-    /// Prints it to standard error and gives the exit code.
-    pub(super) fn report(&self) -> ExitCode {
+    /// Prints it to standard error, for programs as JSON, and gives the exit code.
+    pub(super) fn report(&self, format: Format) -> ExitCode {
+        if format == Format::Json {
+            let Self { exit, message, hint } = self;
+            let (code, kind) = (*exit as u8, exit.name());
+            let error = serde_json::json!({ "code": code, "kind": kind, "message": message, "hint": hint });
+            output::aside(serde_json::json!({ "error": error }));
+            return ExitCode::from(code);
+        }
         output::aside(format_args!("error: {}", self.message));
         if let Some(hint) = &self.hint {
             output::hint(hint);

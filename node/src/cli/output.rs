@@ -25,6 +25,12 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Prints a value as one line of JSON: for streams of them.
+pub(super) fn json_line<T: Serialize>(value: &T) {
+    // Values here are plain data.
+    line(serde_json::to_string(value).unwrap_or_default());
+}
+
 /// Prints a table with a heading and no borders, at most 100 columns wide unless its names are wider.
 pub(super) fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
     let mut table = Table::new();

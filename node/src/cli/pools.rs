@@ -14,7 +14,7 @@ pub(super) struct PoolsArgs {
     pool: Option<String>,
 }
 
-pub(super) async fn run(global: &Global, args: PoolsArgs) -> Result<(), CliError> {
+pub(super) async fn run(global: &Global, args: &PoolsArgs) -> Result<(), CliError> {
     let mut pools: Vec<PoolStatus> = global.client()?.json(Method::GET, "/v1/pools").await?;
     if let Some(wanted) = &args.pool {
         let names: Vec<String> = pools.iter().map(|pool| pool.name.clone()).collect();

@@ -6,6 +6,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::exit::{CliError, Exit};
 use super::output::{aside, hint, json, line, or_dash, table};
+use super::watch::watched;
 use super::{Format, Global};
 use crate::admin::api::{ConsistencyStatus, SessionCopies, SessionEntry, SessionList, SessionsEnded};
 
@@ -51,8 +52,8 @@ struct EndArgs {
 pub(super) async fn run(global: &Global, args: SessionsArgs) -> Result<(), CliError> {
     match (&args.command, &args.id) {
         (Some(SessionsCommand::End(whose)), _) => end(global, whose).await,
-        (None, Some(id)) => one(global, id).await,
-        (None, None) => list(global, &args).await,
+        (None, Some(id)) => watched(global, async || one(global, id).await).await,
+        (None, None) => watched(global, async || list(global, &args).await).await,
     }
 }
 
@@ -74,12 +75,16 @@ async fn end(global: &Global, args: &EndArgs) -> Result<(), CliError> {
     match (kind.as_str(), sessions) {
         ("session", 0) => line("the session had ended already"),
         ("session", _) => line("ended the session: its user begins anew with the next request"),
+        ("service", 0) if !ended.shared.is_empty() => {
+            line(format_args!("ended the sessions of service {name}: their users begin anew"));
+        }
         (_, 1) => line(format_args!("ended 1 session of {kind} {name}: its user begins anew")),
         _ => line(format_args!("ended {sessions} sessions of {kind} {name}: their users begin anew")),
     }
     for pool in &ended.shared {
         aside(format_args!(
-            "pool {pool} serves other services too: what ended there is not counted, and stays listed until it expires"
+            "pool {pool} serves other services too, and records name the pool alone: what ended there cannot be counted, \
+             and stays listed until it expires"
         ));
     }
     if !ended.silent.is_empty() {
@@ -112,6 +117,13 @@ async fn list(global: &Global, args: &SessionsArgs) -> Result<(), CliError> {
     if !sessions.sessions.is_empty() {
         line("");
         rows(&sessions.sessions);
+        let there: u64 = sessions.backends.iter().map(|one| one.sessions).sum();
+        let shown = sessions.sessions.len();
+        if shown == args.limit && args.backend.is_none() && there > shown as u64 {
+            aside(format_args!("{} more are not listed; --limit N lists more", there - shown as u64));
+        } else if shown == args.limit {
+            aside("there may be more; --limit N lists more");
+        }
         hint("meridian sessions ID  shows where the copies of one lie");
     }
     missed(&sessions.silent);
@@ -124,16 +136,29 @@ async fn one(global: &Global, id: &str) -> Result<(), CliError> {
     if global.output == Format::Json {
         return json(&found);
     }
-    rows(std::slice::from_ref(&found.session));
+    let mut homes = vec![found.session.clone()];
+    for copy in found.copies.iter().filter(|copy| copy.newest) {
+        if homes.iter().all(|one| one.home != copy.session.home) {
+            homes.push(copy.session.clone());
+        }
+    }
+    rows(&homes);
     line("");
+    let none = || "-".to_owned();
     let lacking =
-        found.lacking.iter().map(|node| vec![node.clone(), "yes".into(), "has none".into(), "-".into()]);
+        found.lacking.iter().map(|node| vec![node.clone(), none(), "yes".into(), "has none".into(), none()]);
     let copies = found.copies.iter().map(|copy| {
         let replica = if copy.replica { "yes" } else { "no, hands it over" };
         let state = if copy.newest { "as above" } else { "differs" };
-        vec![copy.node.clone(), replica.into(), state.into(), copy.session.backend.clone()]
+        let session = &copy.session;
+        vec![copy.node.clone(), session.home.clone(), replica.into(), state.into(), session.backend.clone()]
     });
-    table(&["node", "replica", "copy", "backend"], copies.chain(lacking));
+    table(&["node", "home", "replica", "copy", "backend"], copies.chain(lacking));
+    if homes.len() > 1 {
+        aside(
+            "a client that is known by its address has a session of its own in every region that it came by",
+        );
+    }
     line(if found.agree { "all replicas agree" } else { "not all replicas agree: repair takes up to 30 s" });
     missed(&found.silent);
     Ok(())

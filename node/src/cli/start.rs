@@ -1,6 +1,6 @@
 //! `meridian start`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,10 +9,11 @@ use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::{CliError, Exit};
-use super::{Global, apply, validate};
-use crate::app::{App, logging};
+use super::{Global, apply, supervisor, validate};
+use crate::app::handover::{Legacy, Line};
+use crate::app::{App, Upgrade, logging};
 use crate::config::model::NodeConfig;
-use crate::config::node_file::{self, LoadError, NodeOverrides};
+use crate::config::node_file::{self, LoadError, NodeOverrides, Validated};
 
 /// A signal within this time of the first is the same order.
 const ECHO: Duration = Duration::from_millis(500);
@@ -28,36 +29,80 @@ pub(super) struct StartArgs {
     /// Leave when standard input ends: for a parent process whose death should end this one too.
     #[arg(long, hide = true)]
     until_stdin_ends: bool,
+    /// Standard input is the process that is to be followed: `meridian upgrade` says so.
+    #[arg(long, hide = true, conflicts_with = "until_stdin_ends")]
+    take_over: bool,
     #[command(flatten)]
     overrides: NodeOverrides,
 }
 
 pub(super) fn run(global: &Global, mut args: StartArgs) -> Result<ExitCode, CliError> {
     args.overrides.data = global.data.clone();
-    let config = load(args.config.as_deref(), &args.overrides)?;
+    let before = args.take_over.then(Line::of_stdin).transpose()?;
+    let started = prepare(args, before.as_ref());
+    if let (Some(before), Err(error)) = (&before, &started) {
+        // Who is told is about to give up on this process anyway.
+        let _ = before.say(&error.to_string(), &[]);
+    }
+    let (config, source, services, leash) = started?;
+    run_node(config, source, services, leash, before)
+}
+
+/// What can be done before anything is bound.
+fn prepare(
+    args: StartArgs,
+    before: Option<&Line>,
+) -> Result<(NodeConfig, Source, Option<String>, Leash), CliError> {
+    let source = Source { file: args.config, overrides: args.overrides };
+    let config = load(&source)?;
     logging::start(&config.log)
         .map_err(|error| CliError::new(Exit::InvalidConfiguration, error.to_string()))?;
-    let services = args.apply.as_deref().map(apply::services).transpose()?;
+    // What the mesh runs is newer than what the first process was started with.
+    let services = args.apply.filter(|_| before.is_none());
+    let services = services.as_deref().map(apply::services).transpose()?;
+    let leash = if args.until_stdin_ends { Leash::StandardInput } else { Leash::Upgrades };
+    Ok((config, source, services, leash))
+}
+
+/// Runs a node in this process until a signal ends it.
+pub(super) fn serve_until_told(
+    config: NodeConfig,
+    overrides: NodeOverrides,
+    services: Option<String>,
+) -> Result<ExitCode, CliError> {
+    run_node(config, Source { file: None, overrides }, services, Leash::None, None)
+}
+
+fn run_node(
+    config: NodeConfig,
+    source: Source,
+    services: Option<String>,
+    leash: Leash,
+    before: Option<Line>,
+) -> Result<ExitCode, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(serve(config, services, args.until_stdin_ends));
+    let ended = runtime.block_on(serve(config, source, services, leash, before));
     // Tasks that still wait for peers are of no use any more.
     runtime.shutdown_timeout(Duration::from_millis(500));
     ended
 }
 
-fn load(file: Option<&Path>, overrides: &NodeOverrides) -> Result<NodeConfig, CliError> {
-    match node_file::load(file, overrides) {
+fn load(source: &Source) -> Result<NodeConfig, CliError> {
+    match source.load() {
         Ok(valid) => {
             validate::show(&valid.warnings);
             Ok(valid.node)
         }
         Err(LoadError::Invalid(report)) => {
             validate::show(&report);
-            let name = file.map_or_else(|| "the command line".into(), |file| file.display().to_string());
+            let name = source
+                .file
+                .as_ref()
+                .map_or_else(|| "the command line".into(), |file| file.display().to_string());
             Err(validate::invalid(&name))
         }
         Err(error) => Err(CliError::new(Exit::Failure, error.to_string())),
@@ -66,27 +111,62 @@ fn load(file: Option<&Path>, overrides: &NodeOverrides) -> Result<NodeConfig, Cl
 
 async fn serve(
     config: NodeConfig,
+    source: Source,
     services: Option<String>,
-    until_stdin_ends: bool,
+    leash: Leash,
+    before: Option<Line>,
 ) -> Result<ExitCode, CliError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let hangups = tokio::spawn(ignore_hangups(signal(SignalKind::hangup())?));
+    let mut hangup = signal(SignalKind::hangup())?;
     let name = config.name.clone();
-    let app = App::start(config, services)
-        .await
-        .map_err(|error| CliError::new(Exit::Failure, error.to_string()).maybe_hint(error.hint()))?;
+    let legacy = before.as_ref().map(take_over).transpose()?;
+    let started = App::start(config, services, legacy).await;
+    if let Some(before) = &before {
+        let word = started.as_ref().map_or_else(ToString::to_string, |_| "serving".into());
+        // If it is gone, this process is the node all the same.
+        let _ = before.say(&word, &[]);
+    }
+    let mut app =
+        started.map_err(|error| CliError::new(Exit::Failure, error.to_string()).maybe_hint(error.hint()))?;
     let mut refused = None;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = stdin_ended(), if until_stdin_ends => {}
-        owner = app.name_lost() => {
-            let text = format!("the name {name} is taken by the living node at {owner}");
-            refused = Some(CliError::new(Exit::Failure, text).hint("give this node another name: --name"));
+    supervisor::ready();
+    let name_lost = app.name_lost();
+    tokio::pin!(name_lost);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = stdin_ended(), if leash == Leash::StandardInput => break,
+            Some(()) = hangup.recv() => reload(&mut app, &source),
+            order = app.upgrade_ordered() => {
+                if leash != Leash::Upgrades {
+                    let why = "this process was started by one that could not follow it: start the node with 'meridian start'";
+                    // Whoever asked may have gone.
+                    let _ = order.reply.send(Err(why.into()));
+                    continue;
+                }
+                match app.upgrade(order.program).await {
+                    Upgrade::Stays(why) => {
+                        tracing::error!("{why}");
+                        let _ = order.reply.send(Err(why));
+                    }
+                    Upgrade::Replaced { pid, failure } => {
+                        supervisor::succeeded_by(pid);
+                        let _ = order.reply.send(failure.map_or(Ok(pid), Err));
+                        app.retire().await;
+                        return Ok(ExitCode::SUCCESS);
+                    }
+                }
+            }
+            owner = &mut name_lost => {
+                let text = format!("the name {name} is taken by the living node at {owner}");
+                refused = Some(CliError::new(Exit::Failure, text).hint("give this node another name: --name"));
+                break;
+            }
         }
     }
-    hangups.abort();
+    supervisor::stopping();
     tokio::select! {
         () = app.leave() => match refused {
             Some(error) => Err(error),
@@ -99,13 +179,49 @@ async fn serve(
     }
 }
 
-/// SIGHUP asks daemons to read their files again. Here services come with `apply`, and the rest needs a restart: an
-/// operator who sends it out of habit must not lose the node.
-async fn ignore_hangups(mut hangup: Signal) {
-    while hangup.recv().await.is_some() {
-        tracing::warn!(
-            "SIGHUP changes nothing: services come with 'meridian apply', node.toml needs a restart"
-        );
+/// Says that this process is ready, and takes what the one before gives.
+fn take_over(before: &Line) -> Result<Legacy, CliError> {
+    before.say("ready", &[])?;
+    Ok(Legacy::receive(before)?)
+}
+
+/// SIGHUP: reads `node.toml` again. One that is wrong changes nothing.
+fn reload(app: &mut App, source: &Source) {
+    supervisor::reloading();
+    match source.load() {
+        Ok(valid) => {
+            for refused in app.reload(valid.node) {
+                tracing::warn!("{refused}");
+            }
+            tracing::info!(
+                "SIGHUP: node.toml was read again and the access log opened anew; services come with 'meridian apply'"
+            );
+        }
+        Err(error) => tracing::error!(%error, "SIGHUP: node.toml is wrong; nothing was changed"),
+    }
+    supervisor::ready();
+}
+
+/// What besides signals decides how long a process lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leash {
+    /// It may be followed by another process of the same node.
+    Upgrades,
+    /// It ends with its standard input: its parent could not follow it to another process.
+    StandardInput,
+    /// Nothing: its data folder ends with it.
+    None,
+}
+
+/// Where the configuration comes from.
+struct Source {
+    file: Option<PathBuf>,
+    overrides: NodeOverrides,
+}
+
+impl Source {
+    fn load(&self) -> Result<Validated, LoadError> {
+        node_file::load(self.file.as_deref(), &self.overrides)
     }
 }
 

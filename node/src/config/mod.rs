@@ -24,6 +24,7 @@ mod walk;
 pub use file::{Kind, read_file};
 pub use report::{Entry, Report, Severity};
 pub use services_file::ServicesFile;
+pub(crate) use suggest::nearest;
 
 /// The data folder when nobody names one.
 pub fn default_data() -> std::path::PathBuf {

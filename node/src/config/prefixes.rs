@@ -29,6 +29,16 @@ impl PrefixSet {
     }
 }
 
+impl PrefixSet {
+    /// This set and one more.
+    pub fn union(&self, other: &Self) -> Self {
+        Self {
+            v4: self.v4.union(&other.v4, |end| end.checked_add(1)),
+            v6: self.v6.union(&other.v6, |end| end.checked_add(1)),
+        }
+    }
+}
+
 impl FromIterator<IpNet> for PrefixSet {
     fn from_iter<I: IntoIterator<Item = IpNet>>(networks: I) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
@@ -62,6 +72,11 @@ impl<T: Copy + Ord> Ranges<T> {
         }
         let (first, last): (Vec<T>, Vec<T>) = merged.into_iter().unzip();
         Self { first: first.into(), last: last.into() }
+    }
+
+    fn union(&self, other: &Self, next: impl Fn(T) -> Option<T>) -> Self {
+        let pairs = |of: &Self| of.first.iter().copied().zip(of.last.iter().copied()).collect::<Vec<_>>();
+        Self::new([pairs(self), pairs(other)].concat(), next)
     }
 
     fn contains(&self, address: T) -> bool {
@@ -126,6 +141,15 @@ mod tests {
                 let naive = networks.iter().any(|network| network.contains(&address));
                 prop_assert_eq!(set.contains(address), naive, "{}", address);
             }
+        }
+
+        #[test]
+        fn a_union_is_what_both_lists_together_are(
+            one in prop::collection::vec(network(), 0..20), other in prop::collection::vec(network(), 0..20),
+        ) {
+            let set = |networks: &[IpNet]| networks.iter().copied().collect::<PrefixSet>();
+            let both = [one.clone(), other.clone()].concat();
+            prop_assert_eq!(set(&one).union(&set(&other)), set(&both));
         }
 
         #[test]

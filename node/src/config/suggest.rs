@@ -4,7 +4,7 @@
 const MAX_CANDIDATES: usize = 1_000;
 
 /// The candidate that `word` is most likely a slip of the pen for, if one is near enough.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let slips = |candidate: &&str| strsim::damerau_levenshtein(&word, &candidate.to_lowercase());
     let bounded = |candidate: &&str| candidate.len().abs_diff(word.len()) <= 3;

@@ -98,6 +98,29 @@ pub(super) fn is_possible(ip: IpAddr) -> bool {
     socket(SocketAddr::new(loopback, 0), false).is_ok()
 }
 
+/// Makes sockets of the process before fit so many workers: missing ones are bound beside them, and those that are too many
+/// are closed, with what waits in them.
+///
+/// # Errors
+/// When one cannot be bound.
+pub(super) fn share(
+    addr: SocketAddr,
+    mut inherited: Vec<TcpListener>,
+    workers: usize,
+) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    let bound = inherited.first().map_or(Ok(addr), TcpListener::local_addr)?;
+    if inherited.len() > workers {
+        tracing::warn!(%bound, "fewer workers than before: connections that wait in the sockets of the others are lost");
+        inherited.truncate(workers.max(1));
+    }
+    let missing = workers.saturating_sub(inherited.len());
+    if missing > 0 {
+        inherited.extend(shared(bound, missing)?.1);
+    }
+    inherited.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
+    Ok((bound, inherited))
+}
+
 fn exclusive(addr: SocketAddr) -> io::Result<()> {
     socket(addr, false).map(drop)
 }
@@ -147,6 +170,23 @@ mod tests {
         assert_eq!(problem.to_string(), format!("listener http: {addr} is in use by another program"));
         drop(sockets);
         assert!(bind(&name(), addr, 3).is_ok());
+    }
+
+    #[test]
+    fn what_is_inherited_is_neither_bound_anew_nor_lost() {
+        let (addr, sockets) = bind(&name(), "127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let copies =
+            |most: usize| sockets.iter().take(most).map(|socket| socket.try_clone().unwrap()).collect();
+        let waiting = std::net::TcpStream::connect(addr).unwrap();
+        let (same, more) = share(addr, copies(2), 3).unwrap();
+        assert_eq!((same, more.len()), (addr, 3));
+        let fewer = share(addr, copies(2), 1).unwrap().1;
+        assert_eq!(fewer.len(), 1);
+        drop((sockets, fewer));
+        // Who was waiting before is accepted by one of those that came after.
+        let accepted = || more.iter().find_map(|socket| socket.accept().ok());
+        let local = waiting.local_addr().unwrap();
+        assert!(accepted().is_some_and(|(_, peer)| peer == local));
     }
 
     #[test]

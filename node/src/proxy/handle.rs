@@ -1,32 +1,35 @@
 //! The face of the proxy: what it needs, how it starts, how it is watched and stopped.
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::num::NonZero;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use gossip::clock::Clock;
-use gossip::id::{BackendId, ListenerName, NodeName, Tag};
+use gossip::id::{BackendId, ListenerName, NodeName, ServiceName, Tag};
 use gossip::mesh::tunnel::TunnelAccept;
 use storage::cookie::Cookies;
 use storage::ends::Ends;
 use tokio::sync::{mpsc, watch};
 
 use super::bind::{BindError, BindProblem};
-use super::listeners::{Listeners, Listening};
+use super::crowd::{Asked, Network, WINDOW};
+use super::listeners::{Inherited, Listeners, Listening};
 use super::log::AccessLogger;
 use super::outcome::Counters;
 use super::plan::RouteCache;
 use super::source::SourceKeys;
 use super::store::SessionStore;
+use super::tally::{ServiceCounts, Tallies};
 use super::thread::{self, Order};
 use super::tunnel::{InboundTunnel, TunnelDial};
 use super::worker::{Gauges, Phase, Shared};
 use crate::backend::{Evidence, Snapshot};
-use crate::config::model::{AccessLog, LogFormat};
+use crate::config::model::{AccessFormat, AccessLog, Services};
 use crate::tls::Tls;
 
 /// Orders that may wait for one worker; inbound tunnels beyond it are dropped and counted.
@@ -58,6 +61,8 @@ pub struct ProxyConfig<A = TunnelAccept> {
     pub listen: Vec<IpAddr>,
     /// Worker threads; `None`: one per core.
     pub workers: Option<usize>,
+    /// Listening sockets of the process before this one; empty: there was none.
+    pub inherited: Inherited,
     /// What each request reads (I1).
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Says when the snapshot changed, so that listeners follow it. Published after `snapshot` was swapped.
@@ -81,7 +86,7 @@ pub struct ProxyConfig<A = TunnelAccept> {
     /// Where the access log goes ...
     pub access: AccessLog,
     /// ... and how its lines look.
-    pub access_format: LogFormat,
+    pub access_format: AccessFormat,
     /// The clock.
     pub clock: Clock,
 }
@@ -89,6 +94,10 @@ pub struct ProxyConfig<A = TunnelAccept> {
 /// The running proxy. Dropping it stops nothing; [`ProxyHandle::shutdown`] does.
 pub struct ProxyHandle {
     counters: Arc<Counters>,
+    tallies: Arc<Tallies>,
+    log: Option<AccessLogger>,
+    clock: Clock,
+    origin: Instant,
     gauges: Vec<Arc<Gauges>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     listening: Arc<ArcSwap<Listening>>,
@@ -108,7 +117,7 @@ pub fn start<A: Into<InboundTunnel> + Send + 'static>(
     let counters = Arc::new(Counters::default());
     let log = AccessLogger::open(&config.access, config.access_format, counters.clone())
         .map_err(StartError::AccessLog)?;
-    let mut listeners = Listeners::new(config.listen, workers);
+    let mut listeners = Listeners::new(config.listen, workers, config.inherited);
     let present = config.snapshot.load_full();
     let (mut changes, problems) = listeners.follow(&present.services);
     if !problems.is_empty() {
@@ -129,12 +138,15 @@ pub fn start<A: Into<InboundTunnel> + Send + 'static>(
         origin: config.clock.now(),
         clock: config.clock,
         counters: counters.clone(),
+        tallies: Arc::default(),
         workers,
     });
+    let log = shared.log.clone();
+    let (tallies, clock, origin) = (shared.tallies.clone(), shared.clock.clone(), shared.origin);
     let (phase, phases) = watch::channel(Phase::Serving);
     let (mut gauges, mut orders, mut threads) = (Vec::new(), Vec::new(), Vec::new());
     for (index, first) in changes.drain(..).enumerate() {
-        let gauge = Arc::new(Gauges::default());
+        let gauge = Arc::new(Gauges::new(index));
         let (sender, receiver) = mpsc::channel(ORDERS);
         let (shared, its_gauge, its_phase) = (shared.clone(), gauge.clone(), phases.clone());
         let thread = std::thread::Builder::new()
@@ -155,7 +167,17 @@ pub fn start<A: Into<InboundTunnel> + Send + 'static>(
         phases.clone(),
     ));
     tokio::spawn(hand_out(config.tunnel_accepts, orders.clone(), counters.clone(), phases));
-    Ok(ProxyHandle { counters, gauges, threads: Mutex::new(threads), listening, phase })
+    Ok(ProxyHandle {
+        counters,
+        tallies,
+        log,
+        clock,
+        origin,
+        gauges,
+        threads: Mutex::new(threads),
+        listening,
+        phase,
+    })
 }
 
 /// Makes the workers' listeners follow the snapshots. Owns the sockets' list; ends with the proxy.
@@ -168,12 +190,15 @@ async fn follow(
     mut phase: watch::Receiver<Phase>,
 ) {
     changes.mark_changed();
+    let mut follows = true;
     loop {
         let missing = !listening.load().problems.is_empty();
         tokio::select! {
-            changed = changes.changed() => {
+            changed = changes.changed(), if follows => {
                 if changed.is_err() {
-                    return;
+                    // Nobody makes snapshots any more: the last one is served to the end.
+                    follows = false;
+                    continue;
                 }
                 let next = changes.borrow_and_update().clone();
                 if Arc::ptr_eq(&next.services, &present.services) {
@@ -183,7 +208,16 @@ async fn follow(
             }
             // What could not be bound may become free.
             () = tokio::time::sleep(REBIND), if missing => {}
-            _ = phase.wait_for(|phase| *phase >= Phase::Closing) => return,
+            phase = reached(&mut phase, Phase::Retiring) => {
+                if phase == Phase::Retiring {
+                    // The next process has the sockets: here they are closed, and connections are told to go.
+                    let (leave, _) = listeners.follow(&Services::default());
+                    listening.store(Arc::default());
+                    give(&orders, leave).await;
+                }
+                listening.store(Arc::default());
+                return;
+            }
         }
         let (changes, problems) = listeners.follow(&present.services);
         let known = listening.load().problems.clone();
@@ -191,13 +225,29 @@ async fn follow(
             tracing::error!(listener = %problem.listener, "{problem}; all other listeners serve");
         }
         listening.store(Arc::new(listeners.present()));
-        for (worker, orders_for_it) in orders.iter().zip(changes) {
-            for order in orders_for_it {
-                if worker.send(order).await.is_err() {
-                    return;
-                }
+        if !give(&orders, changes).await {
+            return;
+        }
+    }
+}
+
+/// Gives every worker its orders; false when one has ended.
+async fn give(workers: &[mpsc::Sender<Order>], orders: Vec<Vec<Order>>) -> bool {
+    for (worker, orders_for_it) in workers.iter().zip(orders) {
+        for order in orders_for_it {
+            if worker.send(order).await.is_err() {
+                return false;
             }
         }
+    }
+    true
+}
+
+/// Resolves with the phase once it is at least this one.
+async fn reached(phase: &mut watch::Receiver<Phase>, least: Phase) -> Phase {
+    match phase.wait_for(|phase| *phase >= least).await {
+        Ok(phase) => *phase,
+        Err(_) => Phase::Stopped,
     }
 }
 
@@ -244,9 +294,51 @@ impl ProxyHandle {
         self.listening.load().problems.clone()
     }
 
+    /// The listeners by name, with the connections each has and may have.
+    pub fn places(&self) -> Vec<(String, usize, usize)> {
+        let listening = self.listening.load();
+        let places = listening.places.iter().map(|(name, places)| {
+            let (taken, most) = places.taken();
+            (name.to_string(), taken, most)
+        });
+        places.collect()
+    }
+
+    /// Opens the access log anew, here or elsewhere. Whether it can be: a log that is off, or shall be, needs a new start.
+    ///
+    /// # Errors
+    /// When the file cannot be opened; the lines then go where they went.
+    pub fn reopen_log(&self, to: &AccessLog, format: AccessFormat) -> io::Result<bool> {
+        match (&self.log, to) {
+            (None, AccessLog::Off) => Ok(true),
+            (Some(log), AccessLog::Stdout | AccessLog::File(_)) => log.redirect(to, format).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
     /// What was done so far.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// What was done for each service of the present revision.
+    pub fn services(&self) -> BTreeMap<ServiceName, ServiceCounts> {
+        self.tallies.sum()
+    }
+
+    /// Where the users of the last one to two minutes came from; not sorted.
+    pub fn networks(&self) -> Vec<(Network, Asked)> {
+        let since = self.clock.now().saturating_duration_since(self.origin);
+        let window = since.as_secs() / WINDOW.as_secs();
+        let mut sum: HashMap<Network, Asked> = HashMap::new();
+        for (network, asked) in self.gauges.iter().flat_map(|gauges| gauges.crowd().all(window)) {
+            let all = sum.entry(network).or_default();
+            all.requests += asked.requests;
+            all.errors += asked.errors;
+            all.bytes = all.bytes.saturating_add(asked.bytes);
+            all.doubt += asked.doubt;
+        }
+        sum.into_iter().collect()
     }
 
     /// Requests and TCP relays in flight, those of inbound tunnels included.
@@ -262,6 +354,32 @@ impl ProxyHandle {
     /// Begins to leave: goes on accepting and serving, but asks clients to close after each response.
     pub fn drain(&self) {
         self.phase.send_replace(Phase::Draining);
+    }
+
+    /// Copies of the listening sockets, for the process that comes after this one.
+    ///
+    /// # Errors
+    /// When this process has no descriptors left.
+    pub fn hand_over(&self) -> io::Result<Inherited> {
+        let listening = self.listening.load();
+        let copies = listening.kept.iter().map(|(addr, kept)| {
+            let copies = kept.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>();
+            Ok((*addr, copies?))
+        });
+        copies.collect()
+    }
+
+    /// Accepts nothing more, since the next process does; who is connected is answered and asked to go. Returns when all
+    /// have, at the latest after `deadline`.
+    pub async fn retire(&self, deadline: Duration) {
+        self.phase.send_replace(Phase::Retiring);
+        let all_gone = async {
+            let mut look = tokio::time::interval(LOOK);
+            while self.connections() > 0 {
+                look.tick().await;
+            }
+        };
+        let _ = tokio::time::timeout(deadline, all_gone).await;
     }
 
     /// Stays after all.

@@ -202,7 +202,7 @@ fn answer(
             true => Err(headers::Malformed::Lengths),
             false => headers::check(&mut request, fields),
         };
-        record.asked(request.method(), host.as_ref().ok(), request.uri());
+        record.asked(&request, host.as_ref().ok());
         let peer = forwarded::plain(door.peer.ip());
         let trusted = forwarded::holds(&listener.trusted_proxies, peer);
         let client = forwarded::client(request.headers(), peer, &listener.trusted_proxies);

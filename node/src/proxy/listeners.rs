@@ -1,12 +1,12 @@
 //! Which sockets there are: what a revision wants against what is bound. Connections of listeners that stay are not
 //! touched.
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use gossip::id::ListenerName;
 
-use super::bind::{BindProblem, bind, is_possible};
+use super::bind::{BindProblem, bind, is_possible, share};
 use super::places::Places;
 use super::thread::{Opened, Order};
 use crate::config::model::{Listener, Services};
@@ -16,12 +16,19 @@ use crate::config::model::{Listener, Services};
 pub(super) struct Listening {
     pub(super) sockets: Vec<(ListenerName, SocketAddr)>,
     pub(super) problems: Vec<BindProblem>,
+    pub(super) places: BTreeMap<ListenerName, Arc<Places>>,
+    /// The sockets themselves, one a worker, by the address that the configuration asks for: for the next process.
+    pub(super) kept: Vec<(SocketAddr, Arc<Vec<TcpListener>>)>,
 }
 
 struct Socket {
     listener: Arc<Listener>,
     bound: SocketAddr,
+    kept: Arc<Vec<TcpListener>>,
 }
+
+/// Sockets of the process before, by the address that the configuration asks for.
+pub type Inherited = BTreeMap<SocketAddr, Vec<TcpListener>>;
 
 /// The sockets of all workers, by the address that the configuration asks for.
 pub(super) struct Listeners {
@@ -31,10 +38,11 @@ pub(super) struct Listeners {
     /// The places for connections, counted over all addresses and workers of a listener.
     places: BTreeMap<ListenerName, Arc<Places>>,
     problems: Vec<BindProblem>,
+    inherited: Inherited,
 }
 
 impl Listeners {
-    pub(super) fn new(addresses: Vec<IpAddr>, workers: usize) -> Self {
+    pub(super) fn new(addresses: Vec<IpAddr>, workers: usize, inherited: Inherited) -> Self {
         let (possible, not) = addresses.into_iter().partition(|ip| is_possible(*ip));
         let not: Vec<IpAddr> = not;
         if !not.is_empty() {
@@ -46,6 +54,7 @@ impl Listeners {
             sockets: BTreeMap::new(),
             places: BTreeMap::new(),
             problems: Vec::new(),
+            inherited,
         }
     }
 
@@ -71,23 +80,47 @@ impl Listeners {
                 }
                 continue;
             }
-            match bind(&listener.name, addr, self.workers) {
-                Ok((bound, sockets)) => {
+            match self.open(&listener.name, addr) {
+                Ok((bound, sockets, kept)) => {
                     for (orders, socket) in orders.iter_mut().zip(sockets) {
                         let (listener, places) = (listener.clone(), places.clone());
                         orders.push(Order::Listen(Opened { addr, listener, places, socket }));
                     }
-                    self.sockets.insert(addr, Socket { listener, bound });
+                    self.sockets.insert(addr, Socket { listener, bound, kept: Arc::new(kept) });
                 }
                 Err(problem) => self.problems.push(problem),
             }
         }
+        // What nobody wants any more is closed.
+        self.inherited.clear();
         (orders, self.problems.clone())
+    }
+
+    /// The sockets of all workers at an address, and copies of them: those of the process before, or new ones.
+    fn open(
+        &mut self,
+        listener: &ListenerName,
+        addr: SocketAddr,
+    ) -> Result<(SocketAddr, Vec<TcpListener>, Vec<TcpListener>), BindProblem> {
+        let problem =
+            |error: std::io::Error| BindProblem { listener: listener.clone(), addr, kind: error.kind() };
+        let (bound, sockets) = match self.inherited.remove(&addr) {
+            Some(inherited) => share(addr, inherited, self.workers).map_err(problem)?,
+            None => bind(listener, addr, self.workers)?,
+        };
+        let kept = sockets.iter().map(TcpListener::try_clone).collect::<Result<Vec<_>, _>>();
+        Ok((bound, sockets, kept.map_err(problem)?))
     }
 
     pub(super) fn present(&self) -> Listening {
         let sockets = self.sockets.values().map(|socket| (socket.listener.name.clone(), socket.bound));
-        Listening { sockets: sockets.collect(), problems: self.problems.clone() }
+        let kept = self.sockets.iter().map(|(addr, socket)| (*addr, socket.kept.clone()));
+        Listening {
+            sockets: sockets.collect(),
+            problems: self.problems.clone(),
+            places: self.places.clone(),
+            kept: kept.collect(),
+        }
     }
 
     fn wanted(&self, services: &Services) -> BTreeMap<SocketAddr, Arc<Listener>> {

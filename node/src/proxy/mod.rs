@@ -12,7 +12,7 @@
 //!              ├ http ── fields ── headers ── trace ── forwarded ── added ── websocket, grpc
 //!              │    ├ route ── limit ── addressee ── affinity ── usher ── session ── choose ── keys ── pick
 //!              │    ├ outgoing ── exchange ── admission ── upstream ── http1, multiplex ── settings ── gather ── retry ── body ── upload
-//!              │    └ disguise ── record ── outcome ── log
+//!              │    └ disguise ── record ── outcome ── tally ── crowd ── log
 //!              ├ tcp ── hello ── sni ── relay ── sockets ── pipe
 //!              └ tunnel/{preface, near, far}
 //! ```
@@ -28,6 +28,7 @@ mod bind;
 mod body;
 mod choose;
 mod connection;
+mod crowd;
 mod disguise;
 mod exchange;
 mod fields;
@@ -69,6 +70,7 @@ mod sni;
 mod sockets;
 mod source;
 mod store;
+mod tally;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -83,9 +85,12 @@ mod windows;
 mod worker;
 
 pub use bind::{BindError, BindProblem, check as check_ports};
+pub use crowd::{Asked, Network, WINDOW};
 pub use handle::{ProxyConfig, ProxyHandle, StartError, start};
+pub use listeners::Inherited;
 pub use outcome::{Affinity, Counters, Cut, End};
 pub use route::RouteTable;
 pub use source::SourceKeys;
 pub use store::SessionStore;
+pub use tally::{BOUNDS_MICROS, BUCKETS, ServiceCounts};
 pub use tunnel::{InboundTunnel, TunnelDial, TunnelIo};

@@ -69,6 +69,34 @@ reasons! {
 }
 
 impl End {
+    /// Whether a user was not served though nothing was wrong with the request.
+    pub fn is_failure(self) -> bool {
+        matches!(
+            self,
+            Self::NoBackend
+                | Self::QueueFull
+                | Self::ConnectFailed
+                | Self::UpstreamReset
+                | Self::UpstreamMalformed
+                | Self::UpstreamTimeout
+                | Self::SessionRefused
+        )
+    }
+
+    /// Whether the client got nothing by its own doing, or by a rule.
+    pub fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            Self::Denied
+                | Self::RateLimited
+                | Self::NoRoute
+                | Self::BadRequest
+                | Self::BadProxyHeader
+                | Self::BadClientHello
+                | Self::SlowClient
+        )
+    }
+
     /// When the backend's answer ended in an error.
     pub(super) fn of_broken(error: &io::Error) -> Self {
         match error.kind() {

@@ -42,6 +42,11 @@ impl Places {
             && self.most_per_client == listener.max_connections_per_client
     }
 
+    /// How many are taken, and how many there are.
+    pub(super) fn taken(&self) -> (usize, usize) {
+        (self.most.saturating_sub(self.all.available_permits()), self.most)
+    }
+
     /// A place among all, if there is one now.
     pub(super) fn try_take(&self) -> Option<OwnedSemaphorePermit> {
         self.all.clone().try_acquire_owned().ok()

@@ -7,6 +7,7 @@ use gossip::id::{BackendId, PoolName, RegionName, ServiceName, Tag};
 
 use super::limit::{Limiter, Limiters};
 use super::route::RouteTable;
+use super::tally::Own;
 use crate::backend::{PoolView, Snapshot};
 use crate::config::model::{BalancePolicy, Service, Services};
 
@@ -38,6 +39,8 @@ pub(super) struct Plan {
     pub(super) limiters: BTreeMap<ServiceName, Arc<Limiter>>,
     /// Whether any pool balances by hash.
     pub(super) hashes: bool,
+    /// Where the worker counts what it does for each service.
+    pub(super) tallies: Own,
     pools: Vec<(Tag, Arc<PoolView>)>,
     regions: Vec<(Tag, RegionName)>,
 }
@@ -53,7 +56,7 @@ pub(super) enum Reach {
 
 impl Plan {
     /// Derives what the data plane needs.
-    pub(super) fn new(snapshot: Arc<Snapshot>, routes: &RouteCache) -> Self {
+    pub(super) fn new(snapshot: Arc<Snapshot>, routes: &RouteCache, tallies: Own) -> Self {
         let limiters = routes.1.of(&snapshot.services);
         let routes = routes.of(&snapshot.services);
         let pools =
@@ -67,7 +70,7 @@ impl Plan {
         }
         let hash = |pool: &Arc<PoolView>| matches!(pool.config.balance, BalancePolicy::Hash(_));
         let hashes = snapshot.pools.values().any(hash);
-        Self { snapshot, routes, limiters, hashes, pools, regions }
+        Self { snapshot, routes, limiters, hashes, tallies, pools, regions }
     }
 
     /// A pool by name.

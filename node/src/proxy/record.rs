@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gossip::id::{BackendId, ListenerName, ServiceName};
-use http::{HeaderValue, Method, Uri};
+use http::header::{REFERER, USER_AGENT};
+use http::{HeaderValue, Request, Version};
 
 use super::activity::Activity;
 use super::log::Line;
 use super::outcome::{Affinity, End};
 use super::plan::position;
+use super::tally::Tally;
 use super::trace::Trace;
 use super::worker::{Busy, Worker};
 use crate::backend::PoolView;
@@ -23,6 +25,9 @@ pub(super) struct Record {
     activity: Option<Arc<Activity>>,
     began: Instant,
     line: Option<Box<Line>>,
+    client: IpAddr,
+    tally: Option<Arc<Tally>>,
+    status: Option<u16>,
     affinity: Option<Affinity>,
     sent_bytes: u64,
     end: Option<End>,
@@ -42,31 +47,16 @@ impl Record {
         listener: Option<&ListenerName>,
         activity: Option<Arc<Activity>>,
     ) -> Self {
-        let line = worker.shared.log.as_ref().map(|_| {
-            Box::new(Line {
-                time: worker.clock().wall(),
-                client,
-                listener: listener.cloned(),
-                request_id: None,
-                method: None,
-                host: None,
-                target: None,
-                status: None,
-                sent_bytes: 0,
-                took: std::time::Duration::ZERO,
-                service: None,
-                pool: None,
-                backend: None,
-                affinity: None,
-                tries: 0,
-                end: End::ClientGone,
-            })
-        });
+        let line = || Box::new(Line::new(worker.clock().wall(), client, listener.cloned()));
+        let line = worker.shared.log.is_some().then(line);
         Self {
             worker: worker.clone(),
             activity,
             began: worker.clock().now(),
             line,
+            client,
+            tally: None,
+            status: None,
             affinity: None,
             sent_bytes: 0,
             end: None,
@@ -84,6 +74,9 @@ impl Record {
             activity: None,
             began: worker.clock().now(),
             line: None,
+            client: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            tally: None,
+            status: None,
             affinity: None,
             sent_bytes: 0,
             end: None,
@@ -116,11 +109,14 @@ impl Record {
     }
 
     /// What was asked.
-    pub(super) fn asked(&mut self, method: &Method, host: Option<&HeaderValue>, target: &Uri) {
+    pub(super) fn asked<B>(&mut self, request: &Request<B>, host: Option<&HeaderValue>) {
         if let Some(line) = &mut self.line {
-            line.method = Some(method.clone());
+            line.method = Some(request.method().clone());
             line.host = host.cloned();
-            line.target = Some(target.clone());
+            line.target = Some(request.uri().clone());
+            line.version = Some(if request.version() == Version::HTTP_2 { "2" } else { "1.1" });
+            line.referer = request.headers().get(REFERER).cloned();
+            line.agent = request.headers().get(USER_AGENT).cloned();
         }
     }
 
@@ -133,6 +129,7 @@ impl Record {
 
     /// Who asked, and under which id.
     pub(super) fn known_as(&mut self, client: IpAddr, trace: &Trace) {
+        self.client = client;
         if let Some(line) = &mut self.line {
             line.client = client;
             line.request_id = Some(trace.to_value());
@@ -140,6 +137,7 @@ impl Record {
     }
 
     pub(super) fn routed(&mut self, service: &ServiceName) {
+        self.tally = self.worker.plan().tallies.get(service).cloned();
         if let Some(line) = &mut self.line {
             line.service = Some(service.clone());
         }
@@ -156,6 +154,7 @@ impl Record {
     }
 
     pub(super) fn status(&mut self, status: u16) {
+        self.status = Some(status);
         if let Some(line) = &mut self.line {
             line.status = Some(status);
         }
@@ -205,12 +204,18 @@ impl Drop for Record {
         if let Some(activity) = &self.activity {
             activity.ended(end == End::ClientGone, now);
         }
+        let took = now.saturating_duration_since(self.began);
+        if let Some(tally) = &self.tally {
+            tally.ended(end, self.status, self.sent_bytes, took);
+        }
+        let failed = end.is_failure() || end.is_refusal() || self.status.is_some_and(|status| status >= 400);
+        self.worker.met(self.client, now, failed, self.sent_bytes);
         if let (Some(log), Some(mut line)) = (&shared.log, self.line.take()) {
-            line.took = now.saturating_duration_since(self.began);
+            line.took = took;
             line.sent_bytes = self.sent_bytes;
             line.affinity = self.affinity;
             line.end = end;
-            log.log(*line);
+            log.log(line);
         }
     }
 }

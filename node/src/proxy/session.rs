@@ -88,11 +88,19 @@ impl Session {
         let now = worker.clock().wall();
         let expires = self.expires(now);
         // A new assignment brought its expiry along.
-        if matches!(self.outcome, Affinity::Kept) {
-            worker.shared.sessions.refresh(&self.home, self.id, expires);
-        }
+        let kept = matches!(self.outcome, Affinity::Kept);
         if self.carrier == Carrier::Source {
+            if kept {
+                worker.shared.sessions.refresh(&self.home, self.id, expires);
+            }
             return None;
+        }
+        if kept {
+            // The whole record, not its expiry alone: stores that have lost it count the session again. It is the least of all
+            // with its time, so a copy that knows more stays.
+            let mut known = self.pin(worker, self.pool, backend);
+            (known.assignment.hlc, known.assignment.node) = (assigned, Tag::default());
+            drop(worker.shared.sessions.commit(&self.home, known));
         }
         let cookie = SessionCookie {
             id: self.id,

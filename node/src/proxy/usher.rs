@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use gossip::clock::{Hlc, Wall};
 use gossip::id::{BackendId, PoolName, RegionName, SessionId, Tag};
+use gossip::state::BackendState;
 use storage::cookie::SessionCookie;
 use storage::ends::Stay;
 use storage::pin::{Assignment, Pin};
@@ -290,20 +291,25 @@ impl Usher<'_> {
                     }
                 }
             }
+            Some((at, _, Standing::Gone)) if pool.backends[at].state == BackendState::Maintenance => {
+                // An operator who takes a backend out means its sessions too: `on_down` is about what fails.
+                self.unseated(session, pool.clone(), tried).await
+            }
             Some((_, _, Standing::Gone)) | None => match session.on_down {
                 OnDown::Refuse => Err(End::SessionRefused),
                 OnDown::Temporary => self.lent(session, pool.clone(), tried),
-                OnDown::Repin => {
-                    // A version none of whose backends can take the session loses it: another one beats a 503.
-                    let able = |backend: &BackendView| {
-                        backend.takes_new() && !tried.backends.contains(&backend.config.id)
-                    };
-                    let lost = self.forced.is_none() && !pool.backends.iter().any(able);
-                    let other = lost.then(|| arm_for(self.plan, self.service, &session.id)).flatten();
-                    self.moved(session, other.unwrap_or(pool).clone(), tried).await
-                }
+                OnDown::Repin => self.unseated(session, pool.clone(), tried).await,
             },
         }
+    }
+
+    /// Moves a session within its version; one none of whose backends can take it loses it, since another one beats a 503.
+    async fn unseated(&self, session: Session, pool: Arc<PoolView>, tried: &Tried) -> Result<Seat, End> {
+        let able =
+            |backend: &BackendView| backend.takes_new() && !tried.backends.contains(&backend.config.id);
+        let lost = self.forced.is_none() && !pool.backends.iter().any(able);
+        let other = lost.then(|| arm_for(self.plan, self.service, &session.id)).flatten();
+        self.moved(session, other.cloned().unwrap_or(pool), tried).await
     }
 
     /// A seat elsewhere for this request alone; the session stays where it is.

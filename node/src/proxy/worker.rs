@@ -17,6 +17,7 @@ use storage::ends::Ends;
 use tokio::sync::mpsc;
 
 use super::choose::{Hops, Place, Tried, place};
+use super::crowd::{Crowd, WINDOW};
 use super::keys::Keys;
 use super::log::AccessLogger;
 use super::outcome::Counters;
@@ -25,6 +26,7 @@ use super::plan::{Plan, RouteCache};
 use super::retry::Budget;
 use super::source::SourceKeys;
 use super::store::SessionStore;
+use super::tally::Tallies;
 use super::tunnel::TunnelDial;
 use super::upstream::Upstreams;
 use crate::backend::{BackendShared, BackendView, Evidence, PoolView, Snapshot};
@@ -48,18 +50,31 @@ pub(super) struct Shared {
     /// When the proxy started: what milliseconds of latencies are counted from.
     pub(super) origin: Instant,
     pub(super) counters: Arc<Counters>,
+    pub(super) tallies: Arc<Tallies>,
     pub(super) workers: usize,
 }
 
-/// What one worker has at the moment, for others to read; on cache lines of its own.
+/// What one worker has at the moment, and whom it met, for others to read; on cache lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct Gauges {
     in_flight: AtomicUsize,
     open: AtomicUsize,
+    worker: usize,
+    crowd: Crowd,
 }
 
 impl Gauges {
+    /// Of the worker with this number.
+    pub(super) fn new(worker: usize) -> Self {
+        Self { worker, ..Self::default() }
+    }
+
+    /// Where the users come from.
+    pub(super) fn crowd(&self) -> &Crowd {
+        &self.crowd
+    }
+
     /// Requests and relays.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
@@ -96,6 +111,8 @@ pub(super) enum Phase {
     Serving,
     /// It serves, but asks clients to go.
     Draining,
+    /// It accepts nothing: another process does. Who is connected is answered, and asked to go.
+    Retiring,
     /// It accepts nothing; what is idle is closed, what is in flight may end.
     Closing,
     /// It ends, whatever is in flight.
@@ -126,7 +143,9 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, gauges: Arc<Gauges>) -> Self {
         let mut cache = Cache::new(shared.snapshot.clone());
-        let plan = Rc::new(Plan::new(cache.load().clone(), &shared.routes));
+        let snapshot = cache.load().clone();
+        let tallies = shared.tallies.of(gauges.worker, &snapshot.services);
+        let plan = Rc::new(Plan::new(snapshot, &shared.routes, tallies));
         Self {
             upstreams: Upstreams::new(),
             phase: Cell::new(Phase::Serving),
@@ -150,12 +169,23 @@ impl Worker {
                 // Credits of other weights would take long to wear off.
                 self.turns.borrow_mut().clear();
             }
-            *plan = Rc::new(Plan::new(snapshot.clone(), &self.shared.routes));
+            // The tallies stay as long as the services do: most snapshots differ in health alone.
+            let tallies = match Arc::ptr_eq(&snapshot.services, &plan.snapshot.services) {
+                true => plan.tallies.clone(),
+                false => self.shared.tallies.of(self.gauges.worker, &snapshot.services),
+            };
+            *plan = Rc::new(Plan::new(snapshot.clone(), &self.shared.routes, tallies));
             self.budgets
                 .borrow_mut()
                 .retain(|service, _| plan.snapshot.services.services.contains_key(service));
         }
         plan.clone()
+    }
+
+    /// Counts whom a request or connection was for, once it has ended.
+    pub(super) fn met(&self, client: IpAddr, now: Instant, failed: bool, bytes: u64) {
+        let window = now.saturating_duration_since(self.shared.origin).as_secs() / WINDOW.as_secs();
+        self.gauges.crowd.note(client, window, failed, bytes);
     }
 
     /// Counts one request or relay in.

@@ -15,6 +15,7 @@
 pub(crate) mod fixture;
 mod loads;
 mod orders;
+mod overlay;
 mod regions;
 pub mod snapshot;
 mod task;

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gossip::id::{BackendId, NodeName, PoolName, RegionName};
+use gossip::id::{BackendId, NodeName, PoolName, RegionName, ServiceName};
+use ipnet::IpNet;
 
 /// The orders in force. Names that exist no more do no harm.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -23,4 +24,8 @@ pub struct Orders {
     pub emptied_pools: BTreeSet<PoolName>,
     /// Weights in place of the file's. 0 takes no new sessions.
     pub weights: BTreeMap<BackendId, u32>,
+    /// Shares of the pools in place of the file's.
+    pub splits: BTreeMap<ServiceName, Vec<(PoolName, u32)>>,
+    /// Networks whose users every service refuses.
+    pub denied: BTreeSet<IpNet>,
 }

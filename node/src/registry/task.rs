@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, Sleep};
 
 use super::loads::Loads;
+use super::overlay::Overlay;
 use super::snapshot::{Counters, Inputs, build, same};
 use super::{Current, Orders, regions};
 use crate::backend::Snapshot;
@@ -78,6 +79,7 @@ impl Registry {
             config,
             counters: Counters::default(),
             loads: Loads::default(),
+            overlay: Overlay::default(),
             current: current.clone(),
             changes: sender,
             told: BTreeMap::new(),
@@ -112,6 +114,7 @@ struct Driver {
     config: RegistryConfig,
     counters: Counters,
     loads: Loads,
+    overlay: Overlay,
     current: Arc<ArcSwap<Snapshot>>,
     changes: watch::Sender<Arc<Snapshot>>,
     /// The summary last given to gossip.
@@ -183,6 +186,8 @@ impl Driver {
             self.counters.follow(current.pools());
             self.followed = current.clone();
         }
+        let services = self.overlay.of(&current.services, &orders);
+        let current = Current { services, ..current };
         self.loads.follow(&view, &self.counters);
         let inputs = Inputs {
             me: &self.config.me,

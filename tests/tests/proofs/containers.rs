@@ -202,7 +202,7 @@ async fn come_and_go(compose: &Compose) -> Result<()> {
 async fn elastic(stage: &Stage, compose: &Compose) -> Result<()> {
     let services = std::fs::read_to_string(top().join("deploy/compose/services.toml"))?;
     let scale = format!(
-        "[pool.web]\nscale = {{ min = 3, max = 9, target = {{ in_flight = 4 }}, cooldown = \"10s\", \
+        "[pool.web]\nscale = {{ min = 3, max = 9, target = {{ in_flight = 3 }}, cooldown = \"10s\", \
          via.docker = {{ image = \"{}\", port = 8080, network = \"{}_mesh\" }} }}",
         compose.backend, compose.project
     );
@@ -219,7 +219,8 @@ async fn elastic(stage: &Stage, compose: &Compose) -> Result<()> {
     let many = users(compose.port(0), 30);
     eventually("the pool has grown", secs(25), async || {
         let now = count().await?;
-        ensure!(now >= 8, "from {before} to {now}");
+        // Some of the thirty are always between an answer and their next question.
+        ensure!(now >= 7, "from {before} to {now}");
         Ok(())
     })
     .await?;

@@ -2,6 +2,7 @@
 //!
 //! One binary, so that it links once; the files are independent of each other.
 
+mod admin_api;
 mod apply_anywhere;
 mod backend_dies;
 mod bad_files;
@@ -11,7 +12,9 @@ mod broken_store;
 mod command_line;
 mod containers;
 mod cookies;
+mod dashboard;
 mod demo;
+mod deploy;
 mod discovery;
 mod discovery_figures;
 mod dnssec;
@@ -35,12 +38,15 @@ mod name_server;
 mod names_and_ports;
 mod nearest_region;
 mod on_down;
+mod orders;
 mod policies;
 mod proxy_protocol;
 mod rescue;
 mod resolvers;
 mod revisions;
 mod rotation;
+mod runbook;
+mod schemathesis;
 mod seed_list;
 mod sessions_end;
 mod shed;
@@ -51,4 +57,5 @@ mod tcp;
 mod terminate;
 mod two_nodes;
 mod unreachable_seed;
+mod upgrade;
 mod websocket;

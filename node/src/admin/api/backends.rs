@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The body of `PUT /v1/pools/{pool}/backends/{address}`; everything may be left out.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Registration {
     /// How long the lease lasts, `"15s"`, 1 s to 1 d; default: what the pool's `lease` says.
@@ -30,7 +30,7 @@ pub(crate) struct Registration {
 }
 
 /// The answer to it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct Registered {
     /// The pool.
     pub pool: String,
@@ -45,7 +45,7 @@ pub(crate) struct Registered {
 }
 
 /// One source of one pool, as one node asks it: `GET /v1/sources`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct SourceStatus {
     /// The pool.
     pub pool: String,
@@ -68,7 +68,7 @@ pub(crate) struct SourceStatus {
 }
 
 /// A pool that scales, as the node that is asked sees it: `GET /v1/scale`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ScaleStatus {
     /// The pool.
     pub pool: String,

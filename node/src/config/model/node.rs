@@ -89,6 +89,8 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// Where the access log goes.
     pub access: AccessLog,
+    /// How its lines look.
+    pub access_format: AccessFormat,
 }
 
 /// How log lines look.
@@ -98,6 +100,17 @@ pub enum LogFormat {
     Text,
     /// For machines.
     Json,
+}
+
+/// How lines of the access log look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum AccessFormat {
+    /// For people.
+    Text,
+    /// For machines, with OpenTelemetry's names.
+    Json,
+    /// As Apache's `combined`, for tools that read that.
+    Combined,
 }
 
 /// Where the access log goes.

@@ -20,12 +20,13 @@ use std::time::Duration;
 use gossip::id::{NodeName, RegionName};
 
 use super::diagnostics::{Diagnostics, Span};
-use super::model::{AccessLog, AdminConfig, LogConfig, LogFormat, MeshConfig, NodeConfig};
+use super::model::{AccessFormat, AccessLog, AdminConfig, LogConfig, LogFormat, MeshConfig, NodeConfig};
 use super::report::Report;
 use super::walk::{self, At};
 pub use machine::Machine;
 pub use overrides::NodeOverrides;
 use settings::Settings;
+pub(crate) use settings::parse_access;
 
 const DEFAULT_MESH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7946);
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7900);
@@ -157,6 +158,7 @@ fn merge(file: Settings, flags: &NodeOverrides, machine: &Machine, sink: &Diagno
         sink.error_at(None, "--drain must be at most 1day", None);
     }
     let name = flags.name.clone().or(file.name).or_else(|| host_name(&machine.host_name, sink))?;
+    let log_format = flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text);
     let bare = |settings: Vec<Setting<IpAddr>>| {
         settings.into_iter().map(|setting| setting.value).collect::<Vec<_>>()
     };
@@ -185,8 +187,12 @@ fn merge(file: Settings, flags: &NodeOverrides, machine: &Machine, sink: &Diagno
         dns_rate: file.dns_rate,
         admin: AdminConfig { listen: admin_listen.value, token_file },
         log: LogConfig {
+            access_format: flags.access_format.or(file.access_format).unwrap_or(match log_format {
+                LogFormat::Text => AccessFormat::Text,
+                LogFormat::Json => AccessFormat::Json,
+            }),
             level: flags.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".into()),
-            format: flags.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
+            format: log_format,
             access: flags.access_log.clone().or(file.access).unwrap_or(AccessLog::Stdout),
         },
     })

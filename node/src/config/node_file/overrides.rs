@@ -7,7 +7,7 @@ use std::time::Duration;
 use gossip::id::{NodeName, RegionName, ZoneName};
 
 use super::settings;
-use crate::config::model::{AccessLog, LogFormat};
+use crate::config::model::{AccessFormat, AccessLog, LogFormat};
 
 /// What flags and the environment say; each overrides the file. Flatten it into a command with clap.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -69,4 +69,7 @@ pub struct NodeOverrides {
     /// Where the access log goes: `stdout`, `off` or a path [default: stdout]
     #[arg(long, value_name = "WHERE", value_parser = settings::parse_access)]
     pub access_log: Option<AccessLog>,
+    /// How its lines look: `text`, `json` or `combined` [default: as the log's]
+    #[arg(long, value_enum, value_name = "FORMAT", hide_possible_values = true)]
+    pub access_format: Option<AccessFormat>,
 }

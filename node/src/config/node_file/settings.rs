@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use toml::de::DeTable;
 
 use crate::config::diagnostics::Diagnostics;
-use crate::config::model::{AccessLog, DnsTls, LogFormat};
+use crate::config::model::{AccessFormat, AccessLog, DnsTls, LogFormat};
 use crate::config::read::{self, secs};
 use crate::config::suggest;
 use crate::config::walk::{At, Table, Value};
@@ -40,6 +40,7 @@ pub(super) struct Settings {
     pub(super) log_level: Option<String>,
     pub(super) log_format: Option<LogFormat>,
     pub(super) access: Option<AccessLog>,
+    pub(super) access_format: Option<AccessFormat>,
 }
 
 /// RFC 7858 §3.1.
@@ -154,7 +155,10 @@ fn log(file: &mut Settings, table: &mut Table<'_>) {
     const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
     file.log_level = table.optional("level", level);
     file.log_format = table.optional("format", read::choice(FORMATS, &[]));
+    const ACCESS_FORMATS: &[(&str, AccessFormat)] =
+        &[("text", AccessFormat::Text), ("json", AccessFormat::Json), ("combined", AccessFormat::Combined)];
     file.access = table.optional("access", |value| read::parsed(value, parse_access));
+    file.access_format = table.optional("access_format", read::choice(ACCESS_FORMATS, &[]));
 }
 
 fn seed(value: &Value<'_>) -> Option<String> {
@@ -206,7 +210,7 @@ pub(super) fn parse_level(text: &str) -> Result<String, String> {
 }
 
 /// `stdout`, `off` or a path, which has a slash in it.
-pub(super) fn parse_access(text: &str) -> Result<AccessLog, String> {
+pub(crate) fn parse_access(text: &str) -> Result<AccessLog, String> {
     match text {
         "stdout" => Ok(AccessLog::Stdout),
         "off" => Ok(AccessLog::Off),

@@ -38,6 +38,12 @@ pub(super) fn read(name: String, value: &Value<'_>, files: &ZoneFiles) -> Option
         Some(file) if file.has_nameservers => refuse_beside(&mut table, "nameserver", "name servers (NS)"),
         // Perhaps they stand in the file that could not be read.
         None if named => table.optional("nameserver", |value| nameservers(&name, value)),
+        Some(_) if table.place("nameserver").is_none() => {
+            let hint =
+                "nameserver = { ns1 = [\"198.51.100.10\"] }, or NS records of the zone itself in the file";
+            table.sink().absent(table.span(), "`nameserver` is missing here", Some(hint.into()));
+            None
+        }
         _ => table.required("nameserver", |value| nameservers(&name, value)),
     }
     .unwrap_or_default();
@@ -122,8 +128,23 @@ fn nameservers(zone: &str, value: &Value<'_>) -> Option<Vec<(At<String>, Vec<IpA
             value.wrong("a name server needs at least one address");
         }
         match record::relative(zone, key.value).and_then(record::no_wildcard) {
-            Ok(label) => servers.push((At { span: key.span, value: label }, glue.unwrap_or_default())),
-            Err(error) => value.sink.error(key.span, error, None),
+            Ok(label) => {
+                if label.contains('.') {
+                    let hint = format!(
+                        "the names here are relative to the zone and in it; name servers of other zones stand as NS records in a zone \
+                         file (`file`): @ NS {label}."
+                    );
+                    let message = format!("`{label}` is {label}.{zone}, below the zone {zone}");
+                    value.sink.warning(key.span.clone(), message, Some(hint));
+                }
+                servers.push((At { span: key.span, value: label }, glue.unwrap_or_default()));
+            }
+            Err(error) => {
+                let outside =
+                    key.value.ends_with('.') && error.ends_with(&format!("is not in the zone {zone}"));
+                let hint = "name servers of other zones stand as NS records in a zone file (`file`)";
+                value.sink.error(key.span, error, outside.then(|| hint.to_owned()));
+            }
         }
     }
     if servers.is_empty() {

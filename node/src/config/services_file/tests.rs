@@ -93,6 +93,21 @@ fn a_file_and_the_configuration_must_not_contradict_each_other() {
         ["4:1 the zone file has the zone's SOA, which `contact` says too"]
     );
     assert_eq!(refused(SERVICES, "a A 192.0.2.1\n"), ["2:1 `nameserver` is missing here"]);
+    let report = file(SERVICES, "a A 192.0.2.1\n").1.validate().unwrap_err();
+    assert!(report.entries()[0].hint.as_ref().unwrap().contains("NS records of the zone itself in the file"));
+    let steered = "steer.www.service = \"web\"\n[service.web]\nsplit.p = 1\n[pool.p]\nbackend = [{ address = \"192.0.2.9:80\" }]\n";
+    assert_eq!(
+        refused(&with(steered), "@ NS x.example.\nwww A 192.0.2.1\nwww TXT x\n"),
+        [
+            "zones/example.zone:2:5 this record stands beside steer.\"www\": a steered name has no A, AAAA or CNAME of its own; take one of the two out"
+        ]
+    );
+    assert_eq!(
+        refused(SERVICES, "@ NS ns9\n"),
+        [
+            "zones/example.zone:1:3 this record names the name server ns9.example.com., which has no address in this zone; add an A or AAAA record of it"
+        ]
+    );
     let record = "[[dns.zone.\"example.com\".record]]\nname = \"a\"\ntype = \"A\"\nvalue = \"192.0.2.1\"\n";
     assert_eq!(
         refused(&with(record), "@ NS x.example.\na CNAME b\n"),

@@ -37,7 +37,7 @@ fn set_state(snapshot: &mut Snapshot, at: usize, state: BackendState) {
 }
 
 fn choose(snapshot: &Snapshot, tried: &Tried, hops: Hops) -> Option<Place> {
-    let plan = Plan::new(Arc::new(snapshot.clone()), &RouteCache::default());
+    let plan = Plan::new(Arc::new(snapshot.clone()), &RouteCache::default(), Default::default());
     let pool = plan.pool(&fixture::pool_name("web")).unwrap();
     let (mut turns, mut rng) = (Turns::default(), SmallRng::seed_from_u64(1));
     let clock = Clock::simulated(Wall(0));

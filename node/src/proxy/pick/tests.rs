@@ -169,7 +169,7 @@ fn the_same_client_goes_to_the_same_backend() {
     config.balance = BalancePolicy::Hash(HashOn::SourceIp);
     let service = fixture::service("web", &[("web", 1)]);
     let snapshot = fixture::snapshot("eu", vec![], vec![service.clone()], vec![config]);
-    let plan = Plan::new(Arc::new(snapshot), &RouteCache::default());
+    let plan = Plan::new(Arc::new(snapshot), &RouteCache::default(), Default::default());
     let pool = plan.pool(&fixture::pool_name("web")).unwrap();
     let secrets = SourceKeys::new(&Keyring::generate());
     let mut hand = Hand::new();

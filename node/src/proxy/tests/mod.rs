@@ -45,7 +45,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{InboundTunnel, ProxyConfig, ProxyHandle, SessionStore, SourceKeys, TunnelDial, TunnelIo, start};
 use crate::backend::{Evidence, Snapshot};
-use crate::config::model::{AccessLog, LogFormat};
+use crate::config::model::{AccessFormat, AccessLog};
 
 /// A port that is free at the moment, on an address of its own.
 pub(super) fn free_port() -> u16 {
@@ -193,7 +193,8 @@ impl World {
             evidence,
             tls,
             access: AccessLog::Off,
-            access_format: LogFormat::Text,
+            inherited: Default::default(),
+            access_format: AccessFormat::Text,
             clock: self.clock.clone(),
         })?;
         self.tunnels.0.lock().unwrap().insert(name, tunnel);

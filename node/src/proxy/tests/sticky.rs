@@ -179,6 +179,12 @@ async fn what_happens_to_a_session_whose_backend_is_gone_is_the_services_choice(
         let back = get(node.addr("http"), "/", &[("cookie", &cookie)]).await;
         assert_eq!(back.backend(), first.backend());
         assert_eq!(world.store.repins.load(Ordering::Relaxed), 0);
+        // What an operator takes out is left, whatever the choice.
+        node.change(|snapshot| set_state(snapshot, gone, BackendState::Maintenance));
+        let moved = get(node.addr("http"), "/", &[("cookie", &cookie)]).await;
+        assert_eq!(moved.status, 200);
+        assert!(moved.cookie().is_some() && moved.backend() != first.backend());
+        until(|| world.store.repins.load(Ordering::Relaxed) == 1).await;
     }
 }
 

@@ -292,3 +292,22 @@ fn tls_listeners_serve_by_host_and_make_services_their_own() {
     assert_eq!(served, ["shop"]);
     assert_eq!(services.behind_tls().into_iter().map(ServiceName::as_str).collect::<Vec<_>>(), ["shop"]);
 }
+
+#[test]
+fn all_types_of_zone_files_may_stand_in_records() {
+    for (kind, value) in [
+        ("TLSA", "3 1 1 49fd"),
+        ("sshfp", "4 2 49fd"),
+        ("URI", "10 1 \"https://example.com/\""),
+        ("NAPTR", "1 2 \"u\" \"E2U+sip\" \"\" sip"),
+        ("A", r"\# 4 C0000201"),
+        ("TYPE65280", r"\# 1 00"),
+    ] {
+        let text = format!(
+            "[dns.zone.\"x.de\"]\nnameserver.ns1 = [\"192.0.2.1\"]\n\
+             record = [{{ name = \"a\", type = \"{kind}\", value = '{value}' }}]\n"
+        );
+        let valid = parse("services.toml", &text).unwrap_or_else(|report| panic!("{kind}: {report}"));
+        assert_eq!(valid.services.zones[0].records[0].kind, kind.to_ascii_uppercase());
+    }
+}

@@ -625,6 +625,25 @@ ttl = "1500ms"
         ),
         (
             r#"[dns.zone."x.de"]
+nameserver = { "ns1.other.org" = ["192.0.2.1"], "ns2.other.org." = ["192.0.2.2"] }
+record = [
+  { name = "a", type = "BOGUS", value = "x" },
+  { name = "a", type = "DNSKEY", value = "x" },
+  { name = "a", type = "TLSA", value = "3 1 1" },
+  { name = "a", type = "LOC", value = "42 21 54 N 71 06 18 W -24m" },
+]
+"#,
+            &[
+                "? 2:16 `ns1.other.org` is ns1.other.org.x.de, below the zone x.de (the names here are relative to the zone and in it; name servers of other zones stand as NS records in a zone file (`file`): @ NS ns1.other.org.)",
+                "2:49 `ns2.other.org.` is not in the zone x.de (name servers of other zones stand as NS records in a zone file (`file`))",
+                "4:24 `BOGUS` is no record type; unlisted types are written TYPE65280 (known: A, AAAA, CAA, CERT, CNAME, DS, HINFO, HTTPS, LOC, MX, NAPTR, NS, OPENPGPKEY, PTR, SMIMEA, SRV, SSHFP, SVCB, TLSA, TXT, URI)",
+                "5:24 `DNSKEY` belongs to DNSSEC, which signs by itself",
+                "6:40 `3 1 1` needs a usage, selector, matching type and data: `3 1 1 49fd…`",
+                r"7:39 `42 21 54 N 71 06 18 W -24m` must be written as bytes, `\# LENGTH HEX`; for LOC 16 of them (RFC 1876 §2): `\# 16 00331613 89172DD0 70BE15F0 00988D20`",
+            ],
+        ),
+        (
+            r#"[dns.zone."x.de"]
 nameserver.ns1 = ["192.0.2.1"]
 steer.www = { service = "wbe", policy = "nearst", answers = 9 }
 steer.ns1 = { service = "web", order = ["eu"] }
@@ -687,7 +706,7 @@ record = [
                 "4:3 the apex of a zone holds SOA and NS: no CNAME can stand beside them",
                 "5:37 `::1` does not fit the type A: an IPv4 address",
                 "6:38 `mail` does not fit the type MX: a preference and a name: 10 mail.example.com.",
-                "7:24 `TXXT` is no record type (did you mean `TXT`?)",
+                "7:24 `TXXT` is no record type; unlisted types are written TYPE65280 (did you mean `TXT`?)",
                 "9:3 this record is there twice",
                 "10:3 `c` has a CNAME and other records: a CNAME stands alone",
                 "11:3 `ns1` is a name server: its addresses stand in `nameserver`",

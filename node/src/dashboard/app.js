@@ -1,0 +1,471 @@
+// The dashboard: asks the node's own API and shows the answer. It keeps nothing but the token, in this tab.
+import { drawMap } from "./map.js";
+import { diff } from "./diff.js";
+
+const POLL_MS = 2000;
+const $ = (id) => document.getElementById(id);
+
+// How a state looks: sign, word, and the class that colours it. Never colour alone.
+const BACKENDS = {
+  up: ["✓", "good"], "going-down": ["◔", "warn"], down: ["✕", "bad"], "going-up": ["◑", "warn"],
+  draining: ["⇣", "calm"], maintenance: ["⚒", "calm"], ejected: ["⊘", "bad"], unknown: ["?", "warn"],
+};
+const NODES = { alive: ["✓", "good"], suspect: ["◔", "warn"], dead: ["✕", "bad"], draining: ["⇣", "calm"], left: ["–", "calm"] };
+
+let state = { status: null, traffic: null, users: null, regions: null };
+
+// ---- asking ----
+
+class Refused extends Error {}
+
+async function ask(path, options = {}) {
+  const headers = { accept: "application/json", ...options.headers };
+  const token = sessionStorage.getItem("token");
+  if (token) headers.authorization = `Bearer ${token}`;
+  const response = await fetch(path, { ...options, headers });
+  if (response.status === 401) {
+    await openDoor();
+    return ask(path, options);
+  }
+  if (!response.ok) {
+    const problem = await response.json().catch(() => ({}));
+    throw new Refused(problem.detail ?? `${response.status} ${response.statusText}`);
+  }
+  return response;
+}
+
+const json = async (path) => (await ask(path)).json();
+
+let opening = null;
+function openDoor() {
+  opening ??= new Promise((resolve) => {
+    const door = $("door");
+    door.addEventListener("close", () => {
+      sessionStorage.setItem("token", $("token").value.trim());
+      opening = null;
+      resolve();
+    }, { once: true });
+    door.showModal();
+  });
+  return opening;
+}
+
+// ---- making elements ----
+
+// Text is always text: nothing that a node tells becomes markup.
+function make(tag, attributes = {}, ...children) {
+  const svg = ["path", "circle", "text", "title", "g"].includes(tag) && attributes.svg;
+  const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "svg") continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+// Puts rows into a table's body, and leaves the keyboard where it is.
+function fill(id, rows) {
+  const focused = document.activeElement?.dataset?.key;
+  $(id).tBodies[0].replaceChildren(...rows.map((cells) => make("tr", {}, ...cells.map((cell) => make("td", {}, cell)))));
+  refocus($(id), focused);
+}
+
+function refocus(within, key) {
+  if (key) within.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
+}
+
+const sign = (table, name) => {
+  const [mark, look] = table[name] ?? ["?", "warn"];
+  return make("span", { class: look }, `${mark} ${name}`);
+};
+
+const number = (value, digits = 0) => value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits });
+
+function bytes(count) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (count >= 1024 && unit < units.length - 1) { count /= 1024; unit += 1; }
+  return `${number(count, unit ? 1 : 0)} ${units[unit]}`;
+}
+
+// ---- the head ----
+
+function showVerdict(status) {
+  const revision = status.revision
+    ? `revision ${status.revision.epoch} on ${status.revision.nodes_on} of ${status.revision.nodes} nodes`
+    : "no configuration yet";
+  const [mark, look, word] = status.degraded ? ["▲", "warn", "degraded"] : ["✓", "good", "healthy"];
+  const verdict = $("verdict");
+  verdict.className = look;
+  const text = `mesh ${word} · ${revision} · ${number(status.sessions.count)} sessions`;
+  if (verdict.querySelector(".words").textContent !== text) {
+    verdict.querySelector(".sign").textContent = mark;
+    verdict.querySelector(".words").textContent = text;
+  }
+  $("asked").textContent = `asked ${status.node} · version ${status.version}`;
+  $("problems").replaceChildren(...status.problems.map((problem) => make("li", {}, problem)));
+}
+
+function lost(error) {
+  const verdict = $("verdict");
+  verdict.className = "bad";
+  verdict.querySelector(".sign").textContent = "✕";
+  verdict.querySelector(".words").textContent = `this node does not answer (${error.message}); trying again`;
+}
+
+// ---- tiles ----
+
+function spark(id, values) {
+  const most = Math.max(...values, 0) || 1;
+  const step = values.length > 1 ? 120 / (values.length - 1) : 0;
+  const line = values.map((value, at) => `${at ? "L" : "M"}${(at * step).toFixed(1)} ${(27 - (value / most) * 25).toFixed(1)}`).join("");
+  $(id).querySelector(".spark").replaceChildren(make("path", { svg: true, d: line || "M0 27" }));
+}
+
+function tile(id, text, look = "") {
+  const value = $(id).querySelector(".value");
+  value.textContent = text;
+  value.className = `value ${look}`;
+}
+
+function showTraffic(traffic) {
+  const seconds = traffic.seconds.slice(0, 60).reverse();
+  const last = seconds.slice(-5);
+  const mean = (key) => last.reduce((sum, second) => sum + second[key], 0) / Math.max(last.length, 1);
+  const worst = (key) => Math.max(...last.map((second) => second[key] ?? -1), -1);
+  const [requests, failed] = [mean("requests"), mean("failed")];
+  tile("tile-requests", number(requests, 1));
+  const success = requests > 0 ? 100 * (1 - failed / requests) : null;
+  tile("tile-success", success === null ? "–" : `${success >= 99.9 ? "✓" : "▲"} ${number(success, 2)} %`, success === null || success >= 99.9 ? "" : "bad");
+  const millis = (value) => (value < 0 ? "–" : `${number(value, value < 1 ? 2 : 0)} ms`);
+  tile("tile-latency", `${millis(worst("p50_ms"))} / ${millis(worst("p99_ms"))}`);
+  tile("tile-dns", number(mean("dns_queries"), 1));
+  spark("tile-requests", seconds.map((second) => second.requests));
+  spark("tile-success", seconds.map((second) => (second.requests ? 1 - second.failed / second.requests : 1)));
+  spark("tile-latency", seconds.map((second) => second.p99_ms ?? 0));
+  spark("tile-dns", seconds.map((second) => second.dns_queries));
+}
+
+// ---- regions and pools ----
+
+function showRegions() {
+  const rates = new Map((state.traffic?.regions ?? []).map((region) => [region.name, region]));
+  const regions = state.regions.map((region) => {
+    const total = region.pools.reduce((sum, pool) => sum + pool.total, 0);
+    const healthy = region.pools.reduce((sum, pool) => sum + pool.healthy, 0);
+    const look = region.nodes_alive === 0 || (total > 0 && healthy === 0) ? "bad" : healthy < total || region.nodes_alive < region.nodes.length ? "warn" : "good";
+    return { ...region, total, healthy, look, rate: rates.get(region.name) };
+  });
+  drawMap($("map"), regions, make);
+  const mark = { good: "✓", warn: "▲", bad: "✕" };
+  fill("regions", regions.map((region) => [
+    make("span", { class: region.look }, `${mark[region.look]} ${region.name}`),
+    `${region.nodes_alive} of ${region.nodes.length}`,
+    `${region.healthy} of ${region.total}`,
+    number(region.rate?.requests_per_second ?? 0, 1),
+    number(region.in_flight),
+    `${number(region.rate?.tunnels_out ?? 0)} / ${number(region.rate?.tunnels_in ?? 0)}`,
+  ]));
+}
+
+function showPools(pools) {
+  const focused = document.activeElement?.dataset?.key;
+  $("pools").replaceChildren(...pools.map((pool) => {
+    const takes = pool.backends.filter((backend) => ["up", "going-down", "unknown"].includes(backend.state)).length;
+    const sum = (key) => number(pool.backends.reduce((all, backend) => all + backend[key], 0));
+    const look = takes === pool.backends.length ? "good" : takes === 0 ? "bad" : "warn";
+    return make("article", { class: "pool" },
+      make("p", {}, make("strong", {}, pool.name), make("span", { class: look }, `${takes} of ${pool.backends.length} take new users`),
+        make("span", { class: "soft" }, `${pool.balance} · ${sum("in_flight")} in flight · ${sum("sessions")} sessions`)),
+      make("div", { class: "strip" }, ...pool.backends.map((backend) => {
+        const [mark, colour] = BACKENDS[backend.state] ?? BACKENDS.unknown;
+        const words = `${pool.name} ${backend.address} in ${backend.region}: ${backend.state}${backend.reason ? `, ${backend.reason}` : ""}`;
+        return make("button", {
+          class: `cell ${colour}`, title: words, "aria-label": words, "data-key": `${pool.name}/${backend.address}`, "data-state": backend.state,
+          onclick: () => openBackend(pool, backend),
+        }, mark);
+      })));
+  }));
+  refocus($("pools"), focused);
+}
+
+function showLegend() {
+  $("legend").replaceChildren(...Object.entries(BACKENDS).map(([name, [mark, look]]) => make("span", { class: look }, `${mark} ${name}`)));
+}
+
+// ---- nodes, orders ----
+
+function showNodes(status) {
+  fill("nodes", status.members.map((member) => [
+    sign(NODES, member.state), member.name, member.region, member.zone ?? "–", member.version,
+    member.revision ? member.revision.split(":")[0] : "–", member.address,
+    make("button", { "data-key": `node/${member.name}`, onclick: () => openNode(member) }, member.state === "draining" ? "Undrain…" : "Drain…"),
+  ]));
+  // All round trips where the node tells them, else those from the node that is asked.
+  const names = status.members.map((member) => member.name);
+  const own = Object.fromEntries(status.members.map((member) => [member.name, member.rtt_ms]));
+  const matrix = status.rtt_ms ?? { [status.node]: own };
+  const row = (from) => make("tr", {}, make("th", { scope: "row" }, from), ...names.map((to) => {
+    const rtt = matrix[from]?.[to];
+    return make("td", {}, from === to ? "·" : rtt === null || rtt === undefined ? "–" : `${number(rtt, rtt < 10 ? 1 : 0)} ms`);
+  }));
+  $("rtt").replaceChildren(
+    make("thead", {}, make("tr", {}, make("th", {}, "from \\ to"), ...names.map((name) => make("th", { scope: "col" }, name)))),
+    make("tbody", {}, ...names.filter((name) => matrix[name]).map(row)));
+  fill("orders", status.intents.map((intent) => [
+    `${intent.kind} ${intent.name}`, intent.order, intent.by, intent.at,
+    undoPath(intent) && make("button", { "data-key": `undo/${intent.kind}/${intent.name}/${intent.order}`, onclick: () => act(undoPath(intent), "DELETE") }, "Take back"),
+  ]));
+}
+
+function undoPath(intent) {
+  const name = encodeURIComponent(intent.name);
+  if (intent.order.startsWith("drain")) return `/v1/drains/${intent.kind}/${name}`;
+  if (intent.order === "maintenance") return `/v1/maintenance/${intent.kind}/${name}`;
+  if (intent.order.startsWith("weight")) return `/v1/weights/${name}`;
+  if (intent.order.startsWith("split")) return `/v1/splits/${name}`;
+  if (intent.order.startsWith("deny")) return `/v1/denies/${name}`;
+  return null;
+}
+
+async function act(path, method) {
+  await ask(path, { method });
+  await refresh();
+}
+
+// ---- users, sessions, events, configuration ----
+
+function showUsers(users) {
+  fill("services", users.services.map((of) => [of.name, number(of.requests), number(of.failed), number(of.refused), bytes(of.sent_bytes)]));
+  fill("networks", users.networks.map((of) => [
+    of.network, `${of.doubt ? "≤ " : ""}${number(of.requests)}`, number(of.errors), bytes(of.sent_bytes),
+    make("button", { "data-key": `deny/${of.network}`, onclick: () => openDeny(of) }, "Deny…"),
+  ]));
+}
+
+function left(seconds) {
+  if (seconds < 120) return `${seconds} s`;
+  return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+}
+
+async function showSessions() {
+  const list = await json("/v1/sessions?limit=100");
+  $("session-count").textContent = `(${number(list.backends.reduce((sum, of) => sum + of.sessions, 0))})`;
+  fill("sessions", list.sessions.map((of) => [make("code", {}, of.id), of.home, of.backend, of.assigned, left(of.seconds_left)]));
+}
+
+const events = [];
+function showEvents() {
+  $("events").replaceChildren(...events.slice(-200).reverse().map((event) => make("li", {},
+    make("time", {}, new Date(event.at_ms).toISOString().slice(0, 19).replace("T", " ")),
+    make("span", {}, event.kind), make("span", {}, event.text))));
+}
+
+async function showRevisions() {
+  const text = async (path) => (await ask(path)).text();
+  const pre = $("revision");
+  const shown = await text("/v1/revisions/current").catch(() => "no configuration was applied yet");
+  // The history, where the node tells it; else the one in force.
+  const history = await json("/v1/revisions").catch(() => []);
+  if (!pre.dataset.pinned) pre.textContent = shown;
+  const id = (of) => of.id ?? `${of.epoch}:${of.hash}`;
+  fill("revisions", (Array.isArray(history) ? history : history.revisions ?? []).map((of, at, all) => [
+    String(of.epoch), of.author ?? "–", of.at ?? of.time ?? "–",
+    make("button", { "data-key": `diff/${id(of)}`, onclick: async () => {
+      const bodies = await Promise.all([all[at + 1], of].map((one) => (one ? text(`/v1/revisions/${id(one)}`) : "")));
+      pre.dataset.pinned = "yes";
+      pre.replaceChildren(...diff(...bodies).map(([sign, line]) => make("span", { class: sign === "+" ? "plus" : sign === "-" ? "minus" : "" }, `${sign} ${line}\n`)));
+    } }, "What changed"),
+  ]));
+}
+
+// ---- dialogs ----
+
+function openDialog({ title, facts, impact, command, actions }) {
+  $("dialog-title").textContent = title;
+  $("dialog-facts").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, String(value))]));
+  $("dialog-impact").textContent = impact;
+  $("dialog-command").textContent = command;
+  $("dialog-error").textContent = "";
+  const button = ([words, path, method, look]) => make("button", { type: "button", class: look, "data-act": words, onclick: async (event) => {
+    event.target.disabled = true;
+    try {
+      await act(path, method);
+      $("dialog").close();
+    } catch (error) {
+      $("dialog-error").textContent = error.message;
+      event.target.disabled = false;
+    }
+  } }, words);
+  $("dialog-actions").replaceChildren(...actions.map(button), make("button", { value: "cancel" }, "Close"));
+  $("dialog").showModal();
+}
+
+function openBackend(pool, backend) {
+  const name = `${pool.name}/${backend.address}`;
+  const path = encodeURIComponent(name);
+  const others = pool.backends.filter((other) => other !== backend && ["up", "going-down", "unknown"].includes(other.state)).length;
+  const out = ["draining", "maintenance"].includes(backend.state);
+  openDialog({
+    title: `Backend ${backend.address}`,
+    facts: { Pool: pool.name, Region: backend.region + (backend.zone ? ` / ${backend.zone}` : ""), State: backend.state, Why: backend.reason || "–", Weight: backend.weight,
+      "In flight": number(backend.in_flight), Sessions: number(backend.sessions), Requests: number(backend.requests), Source: backend.source },
+    impact: out
+      ? "It takes new users again as soon as it is given back."
+      : `Draining keeps its ${number(backend.sessions)} sessions and sends new users to the ${others} other backends of the pool that take them. Maintenance moves the sessions at once.`,
+    command: out ? `meridian undrain backend ${name}` : `meridian drain backend ${name}`,
+    actions: out
+      ? [["Give back", `/v1/drains/backend/${path}`, "DELETE", ""]]
+      : [["Drain", `/v1/drains/backend/${path}`, "PUT", "danger"], ["Maintenance", `/v1/maintenance/backend/${path}`, "PUT", "danger"]],
+  });
+}
+
+function openNode(member) {
+  const out = member.state === "draining";
+  const others = state.status.members.filter((other) => other.name !== member.name && other.region === member.region && other.state === "alive").length;
+  openDialog({
+    title: `Node ${member.name}`,
+    facts: { Region: member.region, State: member.state, Version: member.version, Public: member.public.join(", ") || "–" },
+    impact: out
+      ? "DNS names it again, and other regions send their rescued users to it."
+      : `DNS names it no more, so new users come to the ${others} other living nodes of ${member.region}${others ? "" : ", that is to another region"}. Who is connected is served.`,
+    command: out ? `meridian undrain node ${member.name}` : `meridian drain node ${member.name}`,
+    actions: [out ? ["Undrain", `/v1/drains/node/${encodeURIComponent(member.name)}`, "DELETE", ""] : ["Drain", `/v1/drains/node/${encodeURIComponent(member.name)}`, "PUT", "danger"]],
+  });
+}
+
+function openDeny(of) {
+  const path = `/v1/denies/${encodeURIComponent(of.network)}?seconds=3600`;
+  openDialog({
+    title: `Refuse ${of.network}`,
+    facts: { Requests: number(of.requests), Errors: number(of.errors) },
+    impact: "Every service of the mesh refuses all users of this network for an hour; it can be taken back under Nodes.",
+    command: `meridian deny add ${of.network} --for 1h`,
+    actions: [["Refuse for an hour", path, "PUT", "danger"]],
+  });
+}
+
+$("where").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const asked = new URLSearchParams(new FormData(event.target));
+  const answer = $("answer");
+  try {
+    const told = await json(`/v1/dns/explain?${asked}`);
+    const view = told.views[0];
+    const steering = view.steering;
+    const words = steering
+      ? [`${steering.region ?? "nobody"} by ${steering.source}, ${steering.step}; the order is ${steering.order.join(", ")}`,
+        steering.skipped.length ? `passed over: ${steering.skipped.map((skip) => `${skip.region} (${skip.why})`).join(", ")}` : null]
+      : [view.zone ? "this name is not steered" : "no zone here answers for this name"];
+    answer.replaceChildren(
+      make("p", {}, make("strong", {}, steering?.region ?? view.rcode), ` ← ${view.client}`),
+      ...words.filter(Boolean).map((line) => make("p", {}, line)),
+      make("pre", {}, view.answers.join("\n") || view.rcode),
+      make("p", {}, "The same from a shell: ", make("code", {}, `meridian dns explain ${asked.get("name")} --from ${asked.get("from")}`)));
+  } catch (error) {
+    answer.replaceChildren(make("p", { class: "bad" }, `✕ ${error.message}`));
+  }
+});
+
+// ---- tabs ----
+
+const tabs = [...document.querySelectorAll("[role=tab]")];
+function choose(tab) {
+  for (const other of tabs) {
+    const chosen = other === tab;
+    other.setAttribute("aria-selected", chosen);
+    other.tabIndex = chosen ? 0 : -1;
+    $(other.getAttribute("aria-controls")).hidden = !chosen;
+  }
+  history.replaceState(null, "", `#${tab.id.slice(4)}`);
+  showView().catch(lost);
+}
+for (const tab of tabs) {
+  tab.addEventListener("click", () => choose(tab));
+  tab.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    const next = tabs[(tabs.indexOf(tab) + step + tabs.length) % tabs.length];
+    next.focus();
+    choose(next);
+  });
+}
+const view = () => tabs.find((tab) => tab.getAttribute("aria-selected") === "true").id.slice(4);
+
+async function showView() {
+  if (view() === "users") showUsers(await json("/v1/users"));
+  if (view() === "sessions") await showSessions();
+  if (view() === "revisions") await showRevisions();
+  if (view() === "events") showEvents();
+}
+
+// ---- the loop ----
+
+let running = null;
+function refresh() {
+  running ??= (async () => {
+    try {
+      const [status, regions, traffic] = await Promise.all([json("/v1/status"), json("/v1/regions"), json("/v1/traffic")]);
+      Object.assign(state, { status, regions, traffic });
+      showVerdict(status);
+      showTraffic(traffic);
+      showRegions();
+      showPools(status.pools);
+      showNodes(status);
+      await showView();
+    } catch (error) {
+      lost(error);
+    } finally {
+      running = null;
+    }
+  })();
+  return running;
+}
+
+// What happens is told at once; the rest is asked for every two seconds.
+async function follow() {
+  let last = null;
+  for (;;) {
+    try {
+      const headers = { accept: "text/event-stream", ...(last ? { "last-event-id": last } : {}) };
+      const response = await ask("/v1/events", { headers });
+      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+      let text = "";
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        text += value;
+        const parts = text.split("\n\n");
+        text = parts.pop();
+        for (const part of parts) {
+          const field = (name) => part.split("\n").find((line) => line.startsWith(name))?.slice(name.length).trim();
+          const data = field("data:");
+          if (!data) continue;
+          last = field("id:") ?? last;
+          events.push(JSON.parse(data));
+          events.splice(0, Math.max(0, events.length - 1000));
+          soon();
+        }
+      }
+    } catch (error) {
+      lost(error);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
+
+let waiting = false;
+function soon() {
+  if (waiting) return;
+  waiting = true;
+  setTimeout(() => { waiting = false; refresh(); }, 200);
+}
+
+showLegend();
+const wanted = tabs.find((tab) => tab.id === `tab-${location.hash.slice(1)}`);
+if (wanted) choose(wanted);
+refresh();
+setInterval(() => { if (!document.hidden) refresh(); }, POLL_MS);
+follow();
