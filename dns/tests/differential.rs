@@ -191,7 +191,6 @@ fn meridian(zone: ZoneSpec) -> DnsServer {
         tcp: TcpLimits::default(),
         tls: None,
         clock,
-        inherited: Vec::new(),
     };
     DnsServer::bind(config, Arc::new(Responder::new(table, 1))).unwrap()
 }

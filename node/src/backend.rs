@@ -6,8 +6,8 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use gossip::clock::Hlc;
 use gossip::id::{NodeName, PoolName, RegionName, RevisionId, ZoneName};
@@ -19,6 +19,7 @@ use crate::balance::peak_ewma::Latency;
 use crate::balance::rack::Rack;
 use crate::config::model::{Backend, Pool, Services};
 use crate::queue::Queue;
+use crate::timings::Timings;
 
 /// What belongs to a backend as long as its pool names it, over all revisions. Padded to a cache line pair so that
 /// workers on different cores do not share one by accident.
@@ -31,6 +32,7 @@ pub struct BackendShared {
     requests: AtomicU64,
     errors: AtomicU64,
     latency: Latency,
+    timings: OnceLock<Box<Timings>>,
     queue: Queue,
 }
 
@@ -72,6 +74,14 @@ impl BackendShared {
     /// How long requests of this node took, while the pool's policy wants to know.
     pub fn latency(&self) -> &Latency {
         &self.latency
+    }
+    /// How long requests of this node took, by step, once one was measured.
+    pub fn timings(&self) -> Option<&Timings> {
+        self.timings.get().map(Box::as_ref)
+    }
+    /// A measured request took so long.
+    pub fn took(&self, took: Duration) {
+        self.timings.get_or_init(Box::default).add(took);
     }
     /// A request went well: the run of failures is over.
     pub fn succeeded(&self) {

@@ -22,7 +22,7 @@ pub use proxy::{client_hello, proxy_header, tunnel_preface};
 pub type Decoder = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
 
 /// All of them.
-pub const DECODERS: [Decoder; 10] = [
+pub const DECODERS: [Decoder; 12] = [
     ("tunnel-preface", tunnel_preface, proxy::tunnel_preface_golden),
     ("proxy-header", proxy_header, proxy::proxy_header_golden),
     ("client-hello", client_hello, proxy::client_hello_golden),
@@ -32,6 +32,8 @@ pub const DECODERS: [Decoder; 10] = [
     ("services", services_file, || vec![SERVICES.into()]),
     ("node", node_file, || vec![NODE.into()]),
     ("report", report, report_golden),
+    ("scale", scale, crate::scale::wire::golden),
+    ("claims", claims, crate::discovery::wire::golden),
     ("traffic", traffic, traffic_golden),
 ];
 
@@ -40,6 +42,19 @@ const NODE: &str = include_str!("../../deploy/examples/node.toml");
 
 const ZONE: &str = "$ORIGIN example.com.\n$TTL 1h\n@ SOA ns1 host ( 1 ; serial\n 1d 2h 4w 5m )\n NS ns1\nns1 60 IN A 192.0.2.1\n\
     a.b TXT \"a \\\"b\\\" \\065\" c\n TYPE65280 \\# 3 0a 0b0c\n@ HTTPS 1 . alpn=\"h2,h3\" port=8443\n CAA 0 issue \"ca.example\"\n";
+
+/// What nodes tell each other of backends; what is read is written the same.
+pub fn claims(bytes: &[u8]) {
+    use crate::discovery::wire;
+    if let Some(message) = wire::decode(bytes) {
+        assert!(wire::encode(&message).and_then(|bytes| wire::decode(&bytes)) == Some(message));
+    }
+}
+
+/// What nodes tell each other of load and of decisions.
+pub fn scale(bytes: &[u8]) {
+    assert!(crate::scale::wire::is_stable(bytes));
+}
 
 /// A zone file.
 pub fn zone_file(bytes: &[u8]) {

@@ -15,17 +15,22 @@ mod cautions;
 mod cli;
 pub mod config;
 mod dashboard;
+mod discovery;
 pub mod distance;
+mod docker;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod geoip;
 pub mod health;
 pub(crate) mod keys;
+mod kubernetes;
 pub mod proxy;
 pub mod queue;
 pub mod registry;
+mod scale;
 mod stamp;
 mod steering;
+pub mod timings;
 pub mod tls;
 mod watchdog;
 

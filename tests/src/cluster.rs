@@ -102,7 +102,7 @@ impl Node {
             self.key.as_ref().map(|key| format!("key_file = \"{}\"\n", key.display())).unwrap_or_default();
         format!(
             "[node]\nname = \"{name}\"\nregion = \"{region}\"\ndata = \"{}\"\n\
-             [mesh]\nlisten = \"{address}:{MESH}\"\nseeds = [{seeds}]\n{key}\
+             scale_exec = [\"/bin/sh\"]\n[mesh]\nlisten = \"{address}:{MESH}\"\nseeds = [{seeds}]\n{key}\
              [proxy]\nlisten = [\"{proxy}\"]\nworkers = 2\n\
              [dns]\nlisten = [\"{address}:{DNS}\"]\n\
              [admin]\nlisten = \"{address}:{ADMIN}\"\n\

@@ -27,6 +27,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("similar", &["node/src/cli/diff.rs"]),
     ("sled", &["storage/src/disk"]),
     ("maxminddb", &["dns/src/geo"]),
+    ("bollard", &["node/src/docker.rs"]),
+    ("trust_dns_resolver", &["node/src/discovery/sources/dns.rs"]),
     ("memmap2", &["dns/src/geo/map.rs"]),
     ("prometheus_client", &["node/src/admin/metrics/page.rs"]),
     ("indicatif", &["node/src/cli/progress.rs"]),

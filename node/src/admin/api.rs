@@ -1,6 +1,7 @@
 //! What the admin API says: JSON shapes, apart from the types of the domain, so that renaming a field there breaks
 //! no script. More keys may come; none goes away or changes its meaning.
 
+pub(crate) mod backends;
 pub(crate) mod dns;
 mod orders;
 mod places;
@@ -32,6 +33,9 @@ pub(crate) struct Status {
     pub degraded: bool,
     /// In words.
     pub problems: Vec<String>,
+    /// What may become a problem, in words: it does not make the mesh degraded.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// All nodes known.
     pub members: Vec<MemberStatus>,
     /// The operators' orders in force.
@@ -114,7 +118,7 @@ pub(crate) struct BackendStatus {
     pub zone: Option<String>,
     /// `up going-down down going-up draining maintenance ejected unknown`.
     pub state: String,
-    /// Where its address comes from: `static`.
+    /// Who names it: `static added lease file dns docker kubernetes`, several with commas between.
     pub source: String,
     /// The weight in force.
     pub weight: u32,

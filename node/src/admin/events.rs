@@ -37,7 +37,8 @@ pub(crate) struct Event {
     pub(crate) seq: u64,
     /// Milliseconds since 1970.
     pub(crate) at_ms: u64,
-    /// `joined left suspect cleared dead verdict revision isolated rejoined name-taken order ...`.
+    /// `joined left suspect cleared dead verdict revision isolated rejoined name-taken order backends source-failing source-well lease
+    /// scale ...`.
     pub(crate) kind: String,
     /// Whom it is about: a node, a pool and a backend's id, or what an order names.
     pub(crate) subject: String,

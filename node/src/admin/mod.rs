@@ -11,6 +11,7 @@
 
 mod access;
 pub(crate) mod api;
+mod backends;
 mod counted;
 mod doorkeeper;
 mod endings;
@@ -25,6 +26,7 @@ mod problem;
 pub(crate) mod reports;
 pub(crate) mod revisions;
 mod routes;
+mod scale;
 mod server;
 mod services;
 mod sessions;
@@ -57,9 +59,11 @@ pub(crate) use self::server::{Admin, AdminError, Serving};
 pub(crate) use self::traffic::Traffic;
 pub(crate) use self::upgrade::UpgradeOrder;
 use crate::backend::Snapshot;
+use crate::discovery::Discovery;
 use crate::geoip::Geo;
 use crate::keys::MeshKeys;
 use crate::proxy::ProxyHandle;
+use crate::scale::Scaling;
 
 /// What the admin API speaks about.
 pub(crate) struct Context {
@@ -91,6 +95,10 @@ pub(crate) struct Context {
     pub(crate) traffic: Traffic,
     /// What happened.
     pub(crate) events: Arc<EventLog>,
+    /// Who is in the pools beside those in the file.
+    pub(crate) discovery: Discovery,
+    /// The pools that grow and shrink.
+    pub(crate) scaling: Scaling,
     /// The nodes to meet first, as this node was told.
     pub(crate) seeds: Vec<String>,
     /// The name server, where there is one.

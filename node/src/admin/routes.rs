@@ -13,8 +13,8 @@ use utoipa_axum::routes;
 
 use super::problem::{explained, problem};
 use super::{
-    Context, endings, events, explain, keys, metrics, openapi, orders, probes, revisions, sessions, shield,
-    state, traffic, upgrade, zones,
+    Context, backends as registered, endings, events, explain, keys, metrics, openapi, orders, probes,
+    revisions, scale, sessions, shield, state, traffic, upgrade, zones,
 };
 use crate::dashboard;
 
@@ -53,6 +53,9 @@ fn documented() -> OpenApiRouter<Arc<Context>> {
         .routes(routes!(state::pool))
         .routes(routes!(state::backends))
         .routes(routes!(state::backend))
+        .routes(routes!(registered::put, registered::remove))
+        .routes(routes!(registered::sources))
+        .routes(routes!(scale::list))
         .routes(routes!(state::all_services))
         .routes(routes!(state::service))
         .routes(routes!(traffic::routes::traffic))

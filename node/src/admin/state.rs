@@ -33,6 +33,7 @@ pub(super) async fn whole(State(context): Shared) -> Json<Status> {
         version: env!("CARGO_PKG_VERSION").into(),
         degraded: !problems.is_empty(),
         problems,
+        warnings: status::warnings(&snapshot),
         members: status::members(&view, context.clock.now()),
         intents: orders::spell(
             context.intents.list().iter().filter(|((target, _), _)| !is_elsewhere(target)),

@@ -13,7 +13,7 @@ use super::api::{
     BackendStatus, MemberStatus, PoolStatus, RegionPool, RegionStatus, RevisionStatus, RttMatrix,
 };
 use super::reports::Load;
-use crate::backend::{PoolView, Snapshot};
+use crate::backend::{BackendView, PoolView, Snapshot};
 
 /// What a clock may be off without a word (the mesh goes by the median anyway).
 const CLOCK_MAY_DIFFER: Duration = Duration::from_millis(500);
@@ -122,7 +122,7 @@ fn pool(
             region: backend.config.region.to_string(),
             zone: backend.config.zone.as_ref().map(ToString::to_string),
             state: backend.state.as_str().into(),
-            source: "static".into(),
+            source: backend.config.sources.to_string(),
             weight: backend.weight,
             in_flight: load.in_flight,
             requests: load.requests,
@@ -229,6 +229,34 @@ fn aged(reason: &str, silence: Option<u64>) -> String {
         ("", Some(seconds)) => format!("its region was last heard {seconds} s ago"),
         (_, Some(seconds)) => format!("{reason}; its region was last heard {seconds} s ago"),
     }
+}
+
+/// What one loss would take with it: pools whose backends in a region all stand in one zone, or in one rack. Only where
+/// places are named: what is not known is no warning.
+pub(super) fn warnings(snapshot: &Snapshot) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for pool in snapshot.pools.values() {
+        let mut by_region: BTreeMap<_, Vec<&BackendView>> = BTreeMap::new();
+        for backend in pool.backends.iter().filter(|backend| backend.takes_new()) {
+            by_region.entry(&backend.config.region).or_default().push(backend);
+        }
+        for (region, backends) in by_region.into_iter().filter(|(_, backends)| backends.len() > 1) {
+            let config = &backends[0].config;
+            let same = |what: &dyn Fn(&BackendView) -> bool| backends.iter().all(|backend| what(backend));
+            let same_zone = same(&|backend| backend.config.zone == config.zone);
+            let same_rack = same_zone && same(&|backend| backend.config.rack == config.rack);
+            let place = match (&config.rack, &config.zone) {
+                (Some(rack), _) if same_rack => format!("rack {rack}"),
+                (_, Some(zone)) if same_zone => format!("zone {zone}"),
+                _ => continue,
+            };
+            let (name, many) = (&pool.config.name, backends.len());
+            warnings.push(format!(
+                "pool {name}: all its {many} backends in {region} stand in {place}, and go with it"
+            ));
+        }
+    }
+    warnings
 }
 
 /// What needs attention, in words: first `told`, what the nodes say of themselves.

@@ -217,7 +217,8 @@ impl App {
         }
 
         let mut tasks = JoinSet::new();
-        let current = tasks::follow_revisions(&mut tasks, &storage);
+        let events = Arc::new(EventLog::new(&clock));
+        let (discovery, current) = tasks::discover(&mut tasks, &config, &gossip, &storage, &clock, &events);
         let orders = tasks::follow_intents(&mut tasks, &storage, clock.clone());
         let tickets = TicketKeys::new(&keyring, clock.clone());
         let secrets = TlsConfig { tickets: tickets.clone(), clock: clock.clone() };
@@ -323,13 +324,15 @@ impl App {
 
         let (bound, sessions) = (proxy.clone(), storage.sessions());
         let (places, zone_keys, keys) = (geo.clone(), storage.zone_keys(), mesh_keys.clone());
-        let (revisions, now, mesh) = (storage.revisions(), clock.clone(), gossip.mesh());
+        let (revisions, now, mesh, found) =
+            (storage.revisions(), clock.clone(), gossip.mesh(), discovery.clone());
         let problems = Arc::new(move || {
             let mut problems: Vec<String> = bound.problems().iter().map(ToString::to_string).collect();
             problems.extend(tls.problems());
             problems.extend(places.problem());
             problems.extend(dot.problems());
             problems.extend(zone_keys.problems());
+            problems.extend(found.problems().iter().cloned());
             problems.extend(keys.problems());
             problems.extend(status::of_revisions(&revisions, now.mesh_wall()));
             problems.extend(mesh.strangers());
@@ -348,9 +351,9 @@ impl App {
             problems
         });
         let reports = Reports::start(gossip.mesh(), gossip.view(), registry.changes(), problems);
-        let traffic = Traffic::start(gossip.mesh(), gossip.view(), proxy.clone(), responder.clone());
-        let events = Arc::new(EventLog::new(&clock));
         tasks.spawn(tasks::record_events(gossip.events(), events.clone(), clock.clone()));
+        let scaling = tasks::scale(&mut tasks, &config, &gossip, &registry, &discovery, &clock, &events);
+        let traffic = Traffic::start(gossip.mesh(), gossip.view(), proxy.clone(), responder.clone());
         let (upgrades, upgrades_ordered) = mpsc::channel(1);
         let context = Arc::new(admin::Context {
             node: config.name.clone(),
@@ -367,6 +370,8 @@ impl App {
             reports,
             traffic,
             events,
+            scaling,
+            discovery,
             seeds: config.mesh.seeds.clone(),
             dns: responder.clone(),
             geo,

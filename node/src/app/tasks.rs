@@ -19,14 +19,69 @@ use super::intents;
 use crate::admin::EventLog;
 use crate::backend::Snapshot;
 use crate::cautions::{self, Caution};
+use crate::config::model::NodeConfig;
 use crate::config::services;
+use crate::discovery::{self, Discovery, DiscoveryConfig};
 use crate::registry::{Current, Orders, Registry};
+use crate::scale::{self, ScaleConfig, Scaling};
 
 /// How often the fast lane's load is refreshed.
 const LOAD_EVERY: Duration = Duration::from_millis(100);
 
+/// Pools that grow and shrink with their load.
+pub(super) fn scale(
+    tasks: &mut JoinSet<()>,
+    config: &NodeConfig,
+    gossip: &Gossip,
+    registry: &Registry,
+    discovery: &Discovery,
+    clock: &Clock,
+    events: &Arc<EventLog>,
+) -> Scaling {
+    let (log, noting) = (events.clone(), clock.clone());
+    let (scaling, task) = scale::start(ScaleConfig {
+        me: config.name.clone(),
+        region: config.region.clone(),
+        zone: config.zone.clone(),
+        programs: config.scale_exec.clone(),
+        snapshot: registry.changes(),
+        view: gossip.view(),
+        mesh: gossip.mesh(),
+        discovery: discovery.clone(),
+        clock: clock.clone(),
+        notes: Arc::new(move |kind, pool, text| log.tell(kind, pool, text, &noting)),
+    });
+    tasks.spawn(supervise("scaling", task));
+    scaling
+}
+
+/// The configuration in force with all the backends that sources found.
+pub(super) fn discover(
+    tasks: &mut JoinSet<()>,
+    config: &NodeConfig,
+    gossip: &Gossip,
+    storage: &Storage,
+    clock: &Clock,
+    events: &Arc<EventLog>,
+) -> (Discovery, watch::Receiver<Current>) {
+    let (log, noting) = (events.clone(), clock.clone());
+    let (discovery, current, task) = discovery::start(DiscoveryConfig {
+        me: config.name.clone(),
+        region: config.region.clone(),
+        zone: config.zone.clone(),
+        data: config.data.clone(),
+        current: follow_revisions(tasks, storage),
+        view: gossip.view(),
+        mesh: gossip.mesh(),
+        clock: clock.clone(),
+        notes: Box::new(move |note| log.tell(note.kind, note.subject, note.text, &noting)),
+    });
+    tasks.spawn(supervise("discovery", task));
+    (discovery, current)
+}
+
 /// The configuration in force, parsed, whenever a revision becomes current.
-pub(super) fn follow_revisions(tasks: &mut JoinSet<()>, storage: &Storage) -> watch::Receiver<Current> {
+fn follow_revisions(tasks: &mut JoinSet<()>, storage: &Storage) -> watch::Receiver<Current> {
     let mut revisions = storage.revisions().watch();
     let first = parse(revisions.borrow_and_update().as_deref()).unwrap_or_default();
     let (sender, receiver) = watch::channel(first);
@@ -66,7 +121,11 @@ pub(super) async fn tell_served(
 fn parse(revision: Option<&Revision>) -> Option<Current> {
     let revision = revision?;
     match services::parse("services.toml", &revision.body) {
-        Ok(valid) => Some(Current { revision: Some(revision.id), services: Arc::new(valid.services) }),
+        Ok(valid) => Some(Current {
+            revision: Some(revision.id),
+            services: Arc::new(valid.services),
+            ..Current::default()
+        }),
         Err(report) => {
             let epoch = revision.id.epoch;
             tracing::error!(epoch, %report, "this program does not accept the mesh's configuration; the last one stays");

@@ -4,6 +4,7 @@
 //! for the whole mesh. Standard output carries the answer, standard error everything else.
 
 mod apply;
+mod backend;
 mod client;
 pub(crate) mod demo;
 mod diff;
@@ -16,6 +17,7 @@ mod fmt;
 mod healthcheck;
 mod history;
 mod key;
+mod lease;
 mod members;
 mod orders;
 mod output;
@@ -23,8 +25,11 @@ mod pools;
 mod progress;
 mod proxy;
 mod rtt;
+mod run;
+mod scale;
 mod sessions;
 mod shell;
+mod sources;
 mod start;
 mod status;
 mod supervisor;
@@ -130,6 +135,18 @@ enum Command {
     Drain(drain::DeadlineArgs),
     /// Undo a drain or maintenance.
     Undrain(drain::DrainArgs),
+    /// Add a backend to a pool, or take it out.
+    #[command(subcommand)]
+    Backend(backend::BackendCommand),
+    /// Run a process as a backend: in its pool when its port answers, drained before it ends.
+    Run(run::RunArgs),
+    /// What `run` becomes.
+    #[command(hide = true)]
+    RunChild(run::ChildArgs),
+    /// Show the pools that grow and shrink with their load, and what the load asks for now.
+    Scale(scale::ScaleArgs),
+    /// List where the backends of pools come from, and whether that can be asked.
+    Sources,
     /// Take everything off a backend, region or pool at once, or undo that.
     Maintenance(drain::MaintenanceArgs),
     /// Give a backend another weight than the file does.
@@ -197,6 +214,11 @@ pub fn main() -> ExitCode {
         Command::Healthcheck => answer(healthcheck::run(global)),
         Command::Completion(args) => Ok(shell::completion(&args, Cli::command())),
         Command::Man(args) => shell::man(&args, Cli::command()),
+        Command::Backend(command) => ask(backend::run(global, command)),
+        Command::RunChild(args) => run::child(args),
+        Command::Run(args) => answer(run::run(global, args)),
+        Command::Scale(args) => ask(scale::run(global, args)),
+        Command::Sources => ask(sources::run(global)),
     };
     match ended {
         Ok(code) => code,

@@ -43,7 +43,18 @@ pub(super) fn print(pools: &[PoolStatus]) {
         return;
     }
     table(
-        &["pool", "backend", "region", "state", "weight", "in flight", "sessions", "requests", "reason"],
+        &[
+            "pool",
+            "backend",
+            "region",
+            "state",
+            "source",
+            "weight",
+            "in flight",
+            "sessions",
+            "requests",
+            "reason",
+        ],
         pools.iter().flat_map(|pool| {
             pool.backends.iter().map(|backend| {
                 vec![
@@ -54,6 +65,7 @@ pub(super) fn print(pools: &[PoolStatus]) {
                         None => backend.region.clone(),
                     },
                     backend.state.clone(),
+                    backend.source.clone(),
                     backend.weight.to_string(),
                     backend.in_flight.to_string(),
                     backend.sessions.to_string(),

@@ -30,6 +30,9 @@ pub(super) async fn run(global: &Global) -> Result<(), CliError> {
     for problem in &status.problems {
         line(format_args!("  ! {problem}"));
     }
+    for warning in &status.warnings {
+        line(format_args!("  ~ {warning}"));
+    }
     for intent in &status.intents {
         line(format_args!(
             "  - {} {}: {}, ordered on {} at {}",

@@ -255,20 +255,6 @@ impl<'t> Table<'t> {
         }
     }
 
-    /// As [`Table::later`], of a key that says little without its table's name.
-    pub(super) fn later_in<T>(
-        &mut self,
-        table: &str,
-        key: &'static str,
-        read: impl FnOnce(&Value<'t>) -> Option<T>,
-    ) {
-        self.later.push(key);
-        if let Some((span, value)) = self.misplaced(key) {
-            self.sink.error(span, format!("`{table}.{key}` is not yet supported"), None);
-            read(&value);
-        }
-    }
-
     /// All entries of a table whose keys are names that the user chose, in the file's order.
     pub(super) fn entries(self) -> impl Iterator<Item = (At<&'t str>, Value<'t>)> {
         self.fields.into_iter().rev()

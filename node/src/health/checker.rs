@@ -16,7 +16,7 @@ use super::agenda::Agenda;
 use super::assign::Roster;
 use super::target::{PeerWord, Target};
 use crate::backend::Evidence;
-use crate::config::model::{PoolProtocol, Probe, Region, SendProxy, Services};
+use crate::config::model::{Pool, PoolProtocol, Probe, Region, SendProxy};
 
 /// For how long a node that lost all its peers at once holds on to what they said (I5).
 pub const FREEZE: Duration = Duration::from_secs(10);
@@ -117,10 +117,15 @@ impl Checker {
 
     /// A configuration is in force. Backends that stay keep all that is known of them; new ones are probed at once. One
     /// that was taken out and returns comes out of a break: its sessions may have moved (I2).
-    pub fn configure(&mut self, services: &Services, at: Moment) {
+    pub fn configure<'a>(
+        &mut self,
+        regions: &[Region],
+        pools: impl Iterator<Item = (&'a PoolName, &'a Arc<Pool>)>,
+        at: Moment,
+    ) {
         let mut old = std::mem::take(&mut self.targets);
-        self.regions = services.regions.clone();
-        for pool in services.pools.values() {
+        self.regions = regions.to_vec();
+        for (_, pool) in pools {
             for backend in &pool.backends {
                 let target = match old.remove(&backend.id) {
                     Some(mut target) => {

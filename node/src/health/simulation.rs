@@ -76,7 +76,8 @@ impl World {
         for number in 1..=nodes {
             let name = node(&format!("eu-{number}"));
             let mut checker = Checker::new(name.clone(), region("eu"), seed ^ number as u64);
-            checker.configure(&world.services, world.moment());
+            let services = &world.services;
+            checker.configure(&services.regions, services.pools.iter(), world.moment());
             let heard = (1..=nodes).map(|n| (node(&format!("eu-{n}")), (MemberState::Alive, Arc::default())));
             let heard = heard.collect();
             world.nodes.push(SimNode {

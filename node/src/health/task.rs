@@ -114,8 +114,8 @@ impl Driver {
                     if changed.is_err() {
                         return;
                     }
-                    let services = current.borrow_and_update().services.clone();
-                    self.checker.configure(&services, self.moment());
+                    let current = current.borrow_and_update().clone();
+                    self.checker.configure(&current.services.regions, current.pools(), self.moment());
                 }
                 changed = view.changed() => {
                     if changed.is_err() {

@@ -11,8 +11,8 @@ use gossip::state::BackendState;
 use crate::backend::{BackendShared, BackendView, PoolView, RegionView, Snapshot};
 use crate::balance::rack;
 use crate::config::model::{
-    Backend, BalancePolicy, Listener, ListenerProtocol, OnDown, Pool, Retry, Service, Services, StickyCookie,
-    Timeouts,
+    Backend, BalancePolicy, Listener, ListenerProtocol, OnDown, Pool, Retry, Service, Services, SourceKind,
+    SourceKinds, StickyCookie, Timeouts,
 };
 
 pub(crate) fn region(name: &str) -> RegionName {
@@ -103,6 +103,9 @@ pub(crate) fn pool(name: &str, backends: &[(SocketAddr, &str)]) -> Pool {
                 zone: None,
                 rack: None,
                 weight: 100,
+                sources: SourceKinds::of(SourceKind::Static),
+                leaving: false,
+                priority: 0,
             })
         })
         .collect();
@@ -116,6 +119,10 @@ pub(crate) fn pool(name: &str, backends: &[(SocketAddr, &str)]) -> Pool {
         slow_start: None,
         max_connections: None,
         ejection: Default::default(),
+        sources: Vec::new(),
+        lease: None,
+        scale: None,
+        drain: Pool::DRAIN,
         backends,
     }
 }

@@ -30,7 +30,7 @@ use super::tally::Tallies;
 use super::tunnel::TunnelDial;
 use super::upstream::Upstreams;
 use crate::backend::{BackendShared, BackendView, Evidence, PoolView, Snapshot};
-use crate::config::model::{BalancePolicy, Service};
+use crate::config::model::{BalancePolicy, ScaleTarget, Service};
 use crate::tls::Tls;
 
 /// What all workers of the node share.
@@ -237,15 +237,18 @@ impl Worker {
         }
     }
 
-    /// Starts to measure a request's latency, if the pool's policy goes by it.
+    /// Starts to measure a request's latency, if the pool's policy goes by it, or its size does.
     pub(super) fn measure(&self, pool: &PoolView) -> Option<Instant> {
-        (pool.config.balance == BalancePolicy::PeakEwma).then(|| self.clock().now())
+        let scales =
+            || pool.config.scale.as_ref().is_some_and(|scale| matches!(scale.target, ScaleTarget::P99(_)));
+        (pool.config.balance == BalancePolicy::PeakEwma || scales()).then(|| self.clock().now())
     }
 
     /// Takes note of the latency of a request that was measured.
     pub(super) fn measured(&self, backend: &BackendView, began: Option<Instant>, went: Went) {
         let Some(began) = began else { return };
         let took: Duration = self.clock().now().saturating_duration_since(began);
+        backend.shared.took(took);
         let now = millis(self.clock(), self.shared.origin);
         backend.shared.latency().update(|estimate| match went {
             Went::Well => estimate.observe(took, now),

@@ -8,7 +8,9 @@ use gossip::clock::{Clock, Wall};
 use gossip::id::{BackendId, NodeName, PoolName, RegionName};
 use gossip::state::{ClusterView, Member, MemberState, NodeRecord};
 
-use crate::config::model::{Backend, BalancePolicy, HealthCheck, Pool, Probe, Region, Services};
+use crate::config::model::{
+    Backend, BalancePolicy, HealthCheck, Pool, Probe, Region, Services, SourceKind, SourceKinds,
+};
 
 pub(crate) fn region(name: &str) -> RegionName {
     RegionName::new(name).unwrap()
@@ -30,6 +32,9 @@ pub(crate) fn pool(name: &str, backends: &[(&str, &str)]) -> Pool {
             zone: None,
             rack: None,
             weight: 100,
+            sources: SourceKinds::of(SourceKind::Static),
+            leaving: false,
+            priority: 0,
         })
     };
     Pool {
@@ -48,6 +53,10 @@ pub(crate) fn pool(name: &str, backends: &[(&str, &str)]) -> Pool {
         slow_start: None,
         max_connections: None,
         ejection: Default::default(),
+        sources: Vec::new(),
+        lease: None,
+        scale: None,
+        drain: Pool::DRAIN,
         name,
     }
 }

@@ -70,7 +70,7 @@ mod tests {
         let pool = pool("web", &[("10.0.0.1:80", "eu"), ("10.0.0.2:80", "eu"), ("10.0.0.3:80", "eu")]);
         let ids = pool.backends.iter().map(|backend| backend.id).collect();
         let mut counters = Counters::default();
-        counters.follow(&services(&["eu"], vec![pool]));
+        counters.follow(services(&["eu"], vec![pool]).pools.iter());
         (counters, ids)
     }
 

@@ -23,11 +23,12 @@ mod task;
 pub use orders::Orders;
 pub use task::{PublishSummaries, Registry, RegistryConfig};
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gossip::id::RevisionId;
+use gossip::id::{PoolName, RevisionId};
 
-use crate::config::model::Services;
+use crate::config::model::{Pool, Services};
 
 /// The configuration in force.
 #[derive(Debug, Clone, Default)]
@@ -36,4 +37,13 @@ pub struct Current {
     pub revision: Option<RevisionId>,
     /// What it says.
     pub services: Arc<Services>,
+    /// The pools whose backends do not all stand in it, with those that sources found. They change without a revision.
+    pub discovered: Arc<BTreeMap<PoolName, Arc<Pool>>>,
+}
+
+impl Current {
+    /// All pools with all their backends, by name.
+    pub fn pools(&self) -> impl Iterator<Item = (&PoolName, &Arc<Pool>)> + Clone {
+        self.services.pools.iter().map(|(name, pool)| (name, self.discovered.get(name).unwrap_or(pool)))
+    }
 }

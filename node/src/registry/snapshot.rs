@@ -10,7 +10,7 @@ use gossip::state::{BackendState, ClusterView};
 use super::{Current, Orders, regions};
 use crate::backend::{BackendShared, BackendView, Evidence, PoolView, Snapshot};
 use crate::balance::rack;
-use crate::config::model::{Backend, Pool, Services};
+use crate::config::model::{Backend, Pool};
 use crate::health::{BackendHealth, HealthTable};
 use crate::queue::Queue;
 
@@ -37,13 +37,13 @@ pub struct Counters(HashMap<BackendId, Arc<BackendShared>>, HashMap<PoolName, Ar
 
 impl Counters {
     /// Keeps the counters of the backends that are configured, makes those that are missing, drops the rest.
-    pub fn follow(&mut self, services: &Services) {
+    pub fn follow<'a>(&mut self, pools: impl Iterator<Item = (&'a PoolName, &'a Arc<Pool>)> + Clone) {
         let mut old = std::mem::take(&mut self.0);
-        for backend in services.pools.values().flat_map(|pool| &pool.backends) {
+        for backend in pools.clone().flat_map(|(_, pool)| &pool.backends) {
             self.0.insert(backend.id, old.remove(&backend.id).unwrap_or_default());
         }
         let mut old = std::mem::take(&mut self.1);
-        for pool in services.pools.keys() {
+        for (pool, _) in pools {
             self.1.insert(pool.clone(), old.remove(pool).unwrap_or_default());
         }
     }
@@ -58,9 +58,9 @@ impl Counters {
 /// node's snapshots saw: of an operator's maintenance, for one.
 pub fn build(inputs: Inputs<'_>, counters: &Counters, before: &Snapshot, now: Hlc) -> Snapshot {
     let services = &inputs.current.services;
-    let pools: BTreeMap<PoolName, Arc<PoolView>> = services
-        .pools
-        .iter()
+    let pools: BTreeMap<PoolName, Arc<PoolView>> = inputs
+        .current
+        .pools()
         .map(|(name, config)| {
             let old = before.pools.get(name);
             let mut pool = pool(inputs, config, counters, old.map(Arc::as_ref), now);
@@ -139,6 +139,7 @@ fn pool(
         })
         .collect();
     spare(&mut backends, inputs, config);
+    stand_by(&mut backends);
     // Where nothing else could take a new session, in any region, this node's own bad experience keeps nobody out: one
     // more refused connection costs less than an error for certain.
     if !backends.iter().any(|(view, _)| view.takes_new()) {
@@ -201,6 +202,16 @@ fn spare(backends: &mut [(BackendView, Option<Settled>)], inputs: Inputs<'_>, co
     }
 }
 
+/// Backends of a greater priority take new sessions only while none of a smaller one does (RFC 2782).
+fn stand_by(backends: &mut [(BackendView, Option<Settled>)]) {
+    let taking = backends.iter().filter(|(view, _)| view.takes_new()).map(|(view, _)| view.config.priority);
+    let Some(first) = taking.min() else { return };
+    for (view, _) in backends.iter_mut().filter(|(view, _)| view.config.priority > first) {
+        view.weight = 0;
+        view.reason = with(&format!("stands by, priority {}", view.config.priority), &view.reason);
+    }
+}
+
 /// Dates what begins to take requests: it comes back, or it is new though the pool or the node is not.
 fn date_joins(pool: &mut PoolView, before: Option<&PoolView>, is_first_revision: bool, now: Hlc) {
     for view in &mut pool.backends {
@@ -252,10 +263,11 @@ fn settle(
         || orders.drained_pools.contains(&pool.name)
         || orders.drained_regions.contains(&backend.region);
     let serves = matches!(health.state, Up | GoingDown | Unknown);
-    let settled = match (drains, serves) {
-        (true, true) => Settled { state: Draining, reason: with("drain ordered", &health.reason) },
-        (true, false) => Settled { state: health.state, reason: with("drain ordered", &health.reason) },
-        (false, _) => Settled { state: health.state, reason: health.reason.clone() },
+    let state = if serves { Draining } else { health.state };
+    let settled = match (drains, backend.leaving) {
+        (true, _) => Settled { state, reason: with("drain ordered", &health.reason) },
+        (false, true) => Settled { state, reason: with("its source takes it away", &health.reason) },
+        (false, false) => Settled { state: health.state, reason: health.reason.clone() },
     };
     match health.ejected {
         Some(why) if serves => {

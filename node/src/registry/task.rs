@@ -83,6 +83,7 @@ impl Registry {
             current: current.clone(),
             changes: sender,
             told: BTreeMap::new(),
+            followed: Current::default(),
         };
         driver.rebuild();
         (Self { current, changes }, tokio::spawn(driver.run()))
@@ -118,6 +119,8 @@ struct Driver {
     changes: watch::Sender<Arc<Snapshot>>,
     /// The summary last given to gossip.
     told: BTreeMap<PoolName, PoolSummary>,
+    /// Whose backends the counters are.
+    followed: Current,
 }
 
 impl Driver {
@@ -177,11 +180,14 @@ impl Driver {
         let health = self.config.health.borrow_and_update().clone();
         let orders = self.config.orders.borrow_and_update().clone();
         let before = self.current.load_full();
+        let as_before = Arc::ptr_eq(&self.followed.services, &current.services)
+            && Arc::ptr_eq(&self.followed.discovered, &current.discovered);
+        if !as_before {
+            self.counters.follow(current.pools());
+            self.followed = current.clone();
+        }
         let services = self.overlay.of(&current.services, &orders);
         let current = Current { services, ..current };
-        if !Arc::ptr_eq(&before.services, &current.services) {
-            self.counters.follow(&current.services);
-        }
         self.loads.follow(&view, &self.counters);
         let inputs = Inputs {
             me: &self.config.me,

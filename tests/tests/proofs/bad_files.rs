@@ -59,7 +59,7 @@ fn validate_tells_every_mistake_of_a_services_file() {
             ),
             ("[region.eu]\nlatitude = 150.0\nlongitude = 8.0\n", 2, "latitude"),
             ("[region.eu]\nprefixes = [\"10.0.0.0/40\"]\n", 2, "10.0.0.0/40"),
-            ("[pool.web]\nscale = {}\nbackend = []\n", 2, "not yet supported"),
+            ("[pool.web]\nscale = {}\nbackend = []\n", 2, "`max` is missing"),
             ("[listener.a]\nport = 443\nprotocol = \"https\"\n", 1, "certificate"),
             ("[servise.web]\nsplit = { web = 1 }\n", 1, "service"),
         ];

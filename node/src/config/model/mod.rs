@@ -2,10 +2,12 @@
 //!
 //! Strings end here. How files become it is in [`super::services`] and [`super::node_file`].
 
+mod discovery;
 mod node;
 mod pool;
 mod services;
 
+pub use discovery::*;
 pub use node::*;
 pub use pool::*;
 pub use services::*;

@@ -23,6 +23,8 @@ pub struct NodeConfig {
     pub data: PathBuf,
     /// What DNS tells users; empty: the proxy's own addresses.
     pub public: Vec<IpAddr>,
+    /// The programs that the mesh's configuration may have this node run, by their whole paths; others it does not run.
+    pub scale_exec: Vec<PathBuf>,
     /// The longest time from SIGTERM to exit.
     pub drain: Duration,
     /// The mesh.

@@ -8,6 +8,8 @@ use std::time::Duration;
 use gossip::id::{BackendId, PoolName, RackName, RegionName, ZoneName};
 use http::{HeaderName, StatusCode};
 
+use super::{LeaseRule, Scale, SourceKinds, SourceSpec};
+
 /// `[pool.NAME]`.
 #[derive(Debug, Clone)]
 pub struct Pool {
@@ -29,8 +31,21 @@ pub struct Pool {
     pub ejection: EjectionRule,
     /// The PROXY header sent to backends, TCP only.
     pub send_proxy: Option<SendProxy>,
-    /// The backends, by id.
+    /// Where backends come from beside the file itself.
+    pub sources: Vec<SourceSpec>,
+    /// Whether backends may register themselves, and for how long at a time.
+    pub lease: Option<LeaseRule>,
+    /// Whether it grows and shrinks with its load.
+    pub scale: Option<Scale>,
+    /// How long a backend that no source names any more keeps its sessions before it is taken out.
+    pub drain: Duration,
+    /// The backends: those of the file, and in the data plane those that sources found too.
     pub backends: Vec<Arc<Backend>>,
+}
+
+impl Pool {
+    /// [`Pool::drain`] where the file says nothing.
+    pub const DRAIN: Duration = Duration::from_secs(30);
 }
 
 /// What a pool's backends speak with HTTP services, over TLS or not.
@@ -189,7 +204,7 @@ pub enum SendProxy {
     V2,
 }
 
-/// One entry of `pool.*.backend`.
+/// One entry of `pool.*.backend`, or what a source found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
     /// Hash of pool and address.
@@ -204,4 +219,10 @@ pub struct Backend {
     pub rack: Option<RackName>,
     /// Its share, 1 to 65,535; 100 when the file says nothing. 0 takes no new sessions.
     pub weight: u16,
+    /// Who names it.
+    pub sources: SourceKinds,
+    /// Its source takes it away: it keeps its sessions and gets no new ones.
+    pub leaving: bool,
+    /// It takes new sessions only while none of a smaller number does (RFC 2782); 0 but where SRV records say otherwise.
+    pub priority: u16,
 }

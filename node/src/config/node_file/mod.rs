@@ -209,6 +209,7 @@ fn merge(file: Settings, flags: &NodeOverrides, machine: &Machine, sink: &Diagno
         zone: flags.zone.clone().or(file.zone),
         data: flags.data.clone().or(file.data).unwrap_or_else(|| machine.data.clone()),
         public: bare(public),
+        scale_exec: file.scale_exec,
         drain,
         mesh: MeshConfig {
             listen: mesh_listen.value,

@@ -20,6 +20,7 @@ pub(super) struct Settings {
     pub(super) name: Option<NodeName>,
     pub(super) region: Option<RegionName>,
     pub(super) zone: Option<ZoneName>,
+    pub(super) scale_exec: Vec<PathBuf>,
     pub(super) data: Option<PathBuf>,
     pub(super) public: Vec<At<IpAddr>>,
     pub(super) drain: Option<Duration>,
@@ -121,6 +122,7 @@ fn node(file: &mut Settings, table: &mut Table<'_>) {
     file.name = table.optional("name", read::name);
     file.region = table.optional("region", read::name);
     file.zone = table.optional("zone", read::name);
+    file.scale_exec = table.optional("scale_exec", read::list(read::path)).unwrap_or_default();
     file.data = table.optional("data", read::path);
     file.public = table.optional("public", read::list(read::located(read::ip))).unwrap_or_default();
     file.drain = table.optional("drain", read::duration(secs(0)..=super::MAX_DRAIN));

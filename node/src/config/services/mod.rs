@@ -7,6 +7,7 @@
 
 mod behind;
 mod check;
+mod discover;
 mod ejection;
 mod hash;
 mod health;
@@ -15,6 +16,7 @@ mod pool;
 mod record;
 mod region;
 mod route;
+mod scale;
 mod service;
 #[cfg(test)]
 mod tests;

@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use gossip::id::{BackendId, PoolName, RegionName};
 
+use super::discover;
 use super::ejection;
 use super::hash;
 use super::health;
+use super::scale;
 use crate::config::diagnostics::Span;
-use crate::config::model::{Backend, BackendTls, BalancePolicy, HashOn, Pool, PoolProtocol, SendProxy};
+use crate::config::model::{
+    Backend, BackendTls, BalancePolicy, HashOn, Pool, PoolProtocol, SendProxy, SourceKind, SourceKinds,
+};
 use crate::config::read::{self, ms, secs};
 use crate::config::suggest;
 use crate::config::walk::{At, Table, Value};
@@ -61,10 +65,18 @@ pub(super) fn read(name: PoolName, value: &Value<'_>, declared: Regions<'_>) -> 
         let hint = "backend = [{ address = \"10.0.1.11:8080\" }]";
         table.sink().absent(table.span(), "`backend` is missing here", Some(hint.into()));
     }
-    later(&mut table);
+    let mut regions = Vec::new();
+    let sources = table.optional("discover", |value| discover::read(value, declared, &mut regions));
+    let lease = table.optional("lease", discover::lease);
+    let drain = table.optional("drain", discover::drain);
+    let scale_key = table.place("scale");
+    let scale = table.optional("scale", scale::read);
+    if let Some(place) = scale_key.filter(|_| !discovers) {
+        let hint = "lease = { ttl = \"15s\" }, or discover.docker = { label = \"meridian.pool=web\" }";
+        table.sink().error(place, "nothing would find the backends that `scale` starts", Some(hint.into()));
+    }
     table.finish();
 
-    let mut regions = Vec::new();
     let backends = backends.and_then(|(_, value)| backends_of(&name, &value, declared, &mut regions));
     let pool = Pool {
         name,
@@ -79,6 +91,10 @@ pub(super) fn read(name: PoolName, value: &Value<'_>, declared: Regions<'_>) -> 
         max_connections,
         ejection,
         send_proxy,
+        sources: sources.unwrap_or_default(),
+        lease,
+        scale,
+        drain: drain.unwrap_or(Pool::DRAIN),
         backends: backends.unwrap_or_default(),
     };
     let asked = tls_key.clone().or_else(|| protocol.clone());
@@ -165,7 +181,11 @@ fn backends_of(
         }
         let address = address.value;
         let id = BackendId::of(pool, address);
-        backends.push(Arc::new(Backend { id, address, region: region.value, zone, rack, weight }));
+        let sources = SourceKinds::of(SourceKind::Static);
+        let region = region.value;
+        let backend =
+            Backend { id, address, region, zone, rack, weight, sources, leaving: false, priority: 0 };
+        backends.push(Arc::new(backend));
     }
     if value.list()?.next().is_none() {
         value.sink.warning(value.span.clone(), "this pool has no backends", None);
@@ -174,7 +194,7 @@ fn backends_of(
 }
 
 /// The region of a backend that names none: the only one there is.
-fn region_of(backend: &Value<'_>, declared: Regions<'_>) -> Option<At<RegionName>> {
+pub(super) fn region_of(backend: &Value<'_>, declared: Regions<'_>) -> Option<At<RegionName>> {
     let only = match declared {
         [] => "local",
         [only] => only,
@@ -207,7 +227,7 @@ fn address(value: &Value<'_>) -> Option<SocketAddr> {
         {
             value.wrong_but(
                 format!("`{text}` is a name: a backend is an IP address with a port"),
-                "names will come with `discover.dns`, which is not yet supported",
+                "a name that may change: discover.dns = { name = \"web.internal\", type = \"a\", port = 8080 }",
             );
             None
         }
@@ -215,45 +235,7 @@ fn address(value: &Value<'_>) -> Option<SocketAddr> {
     }
 }
 
-fn is_name(host: &str) -> bool {
+pub(super) fn is_name(host: &str) -> bool {
     let letters = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     host.bytes().all(letters) && host.bytes().any(|byte| byte.is_ascii_alphabetic())
-}
-
-/// The pool's keys whose features are still to come.
-fn later(table: &mut Table<'_>) {
-    table.later("lease", |value| {
-        let mut table = value.table()?;
-        table.required("ttl", read::duration(secs(1)..=secs(86_400)));
-        table.finish();
-        Some(())
-    });
-    table.later("scale", |value| value.table().map(drop));
-    table.optional("discover", |value| {
-        let mut table = value.table()?;
-        table.later_in("discover", "dns", |value| {
-            let mut table = value.table()?;
-            table.required("name", read::text);
-            table.optional("type", read::choice(&[("srv", ()), ("a", ()), ("aaaa", ())], &[]));
-            table.optional("port", read::integer::<u16>(1..=65_535));
-            table.optional("region", read::name::<RegionName>);
-            table.finish();
-            Some(())
-        });
-        for (key, fields) in
-            [("file", &["path"][..]), ("docker", &["label"]), ("kubernetes", &["service", "namespace"])]
-        {
-            table.later_in("discover", key, |value| {
-                let mut table = value.table()?;
-                for field in fields {
-                    table.optional(field, read::text);
-                }
-                table.optional("region", read::name::<RegionName>);
-                table.finish();
-                Some(())
-            });
-        }
-        table.finish();
-        Some(())
-    });
 }

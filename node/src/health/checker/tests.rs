@@ -4,6 +4,7 @@ use gossip::state::{BackendState, Member, MemberState};
 
 use super::*;
 use crate::config::model::EjectionRule;
+use crate::config::model::Services;
 use crate::registry::fixture::{member, node, pool, region, services, view};
 
 const START: u64 = 1_000_000;
@@ -34,10 +35,11 @@ impl Bench {
 
     fn configure(&mut self) {
         let at = self.at();
-        self.checker.configure(&self.services, at);
+        let services = &self.services;
+        self.checker.configure(&services.regions, services.pools.iter(), at);
     }
 
-    fn change_pool(&mut self, change: impl FnOnce(&mut crate::config::model::Pool)) {
+    fn change_pool(&mut self, change: impl FnOnce(&mut Pool)) {
         let mut pool = (*self.services.pools["web"]).clone();
         change(&mut pool);
         self.services.pools.insert(pool.name.clone(), Arc::new(pool));

@@ -56,7 +56,7 @@ impl Running {
             status: vec![(StatusCode::OK, StatusCode::from_u16(399).unwrap())],
         };
         let services = Arc::new(services(&["eu"], vec![pool]));
-        let (current, current_of) = watch::channel(Current { revision: None, services });
+        let (current, current_of) = watch::channel(Current { services, ..Current::default() });
         let (view, view_of) = watch::channel(Arc::new(view("eu-1", vec![member("eu-1", "eu")])));
         let (evidence, evidence_of) = mpsc::channel(16);
         let published = Arc::new(Mutex::new(BTreeMap::new()));

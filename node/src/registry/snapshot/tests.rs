@@ -20,9 +20,9 @@ impl World {
     fn new(backends: &[(&str, &str)]) -> Self {
         let services = services(&["eu", "us", "ap"], vec![pool("web", backends)]);
         let mut counters = Counters::default();
-        counters.follow(&services);
+        counters.follow(services.pools.iter());
         Self {
-            current: Current { revision: None, services: Arc::new(services) },
+            current: Current { services: Arc::new(services), ..Current::default() },
             view: view("eu-1", vec![member("eu-1", "eu"), member("eu-2", "eu"), member("us-1", "us")]),
             health: HealthTable::new(),
             orders: Orders::default(),
@@ -136,7 +136,7 @@ fn counters_outlive_revisions() {
     let before = world.counters.get(world.id(0)).unwrap().clone();
     let _in_flight = before.enter();
     let fewer = services(&["eu"], vec![pool("web", &TWO[..1])]);
-    world.counters.follow(&fewer);
+    world.counters.follow(fewer.pools.iter());
     assert!(Arc::ptr_eq(&before, world.counters.get(world.id(0)).unwrap()));
     assert!(world.counters.get(world.id(1)).is_none());
 }

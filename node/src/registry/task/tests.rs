@@ -48,7 +48,7 @@ async fn until(changes: &mut watch::Receiver<Arc<Snapshot>>, wanted: impl Fn(&Sn
 
 fn two_backends() -> Current {
     let pool = pool("web", &[("10.0.0.1:80", "eu"), ("10.0.0.2:80", "eu")]);
-    Current { revision: None, services: Arc::new(services(&["eu"], vec![pool])) }
+    Current { services: Arc::new(services(&["eu"], vec![pool])), ..Current::default() }
 }
 
 #[tokio::test]

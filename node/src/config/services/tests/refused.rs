@@ -180,12 +180,12 @@ send_proxy = "v3"
             &[
                 "6:42 `burst` must be an integer, not a string",
                 r#"10:28 `interval` must be a time (a time is written "500ms", "30s", "8h")"#,
-                "13:10 `discover.dns` is not yet supported",
+                "13:16 `port` is missing here: A and AAAA records have none (port = 8080, or type = \"srv\")",
                 "13:30 unknown key `typ` (did you mean `type`?)",
-                "14:10 `discover.docker` is not yet supported",
                 "14:29 `label` must be a string, not an integer",
-                "15:1 `lease` is not yet supported",
-                "16:1 `scale` is not yet supported",
+                "16:9 `max` is missing here",
+                "16:9 `target` is missing here",
+                "16:9 `via` is missing here",
                 r#"17:1 `hash` means nothing to balance `peak-ewma` (balance = "hash")"#,
                 "18:26 `max_share` must be between 0 and 1",
                 "19:1 `send_proxy` is for pools behind tcp and tls listeners, and an HTTP service uses this one (an HTTP backend reads the client's address in X-Forwarded-For)",
@@ -206,7 +206,6 @@ lease.ttl = "15s"
             &[
                 "3:8 the text of the zone file `x.zone` is missing, and no node has that file (`meridian apply` reads the file and puts its text into the revision: file = { name, text })",
                 "4:10 `dnssec` must be a boolean, not a string",
-                "9:1 `lease` is not yet supported",
             ],
         ),
     ]);
@@ -553,7 +552,7 @@ backend = [
 "#,
             &[
                 "11:15 `10.0.0.1:80` is already in this pool (to give it more, raise its `weight`)",
-                "12:15 `web.internal:80` is a name: a backend is an IP address with a port (names will come with `discover.dns`, which is not yet supported)",
+                "12:15 `web.internal:80` is a name: a backend is an IP address with a port (a name that may change: discover.dns = { name = \"web.internal\", type = \"a\", port = 8080 })",
                 r#"13:15 `10.0.0.2` is no IP address with a port (with a port: "10.0.0.2:8080")"#,
                 "? 13:36 no [region.ue] is declared (did you mean `eu`?)",
                 "13:51 `weight` must be between 0 and 65535",
@@ -838,10 +837,7 @@ backend = [{ address = "10.0.1.11:8080" }]
 discover.dns = { name = "_http._tcp.web.internal", type = "srv", region = "eu" }
 lease = { ttl = "15s" }
 "#;
-    assert_eq!(
-        faults(sample),
-        ["17:10 `discover.dns` is not yet supported", "18:1 `lease` is not yet supported",]
-    );
+    assert_eq!(faults(sample), [""; 0]);
 }
 
 #[test]
