@@ -78,7 +78,7 @@ const TYPES: &[u16] =
     &[1, 2, 5, 6, 12, 15, 16, 28, 33, 35, 39, 43, 46, 48, 52, 64, 65, 99, 255, 257, 65280, 65534];
 
 fn zone_file() -> String {
-    let mut text = format!("$ORIGIN {ZONE}.\n$TTL 300\n@ SOA ns1 hostmaster 7 86400 7200 3600000 300\n");
+    let mut text = format!("$ORIGIN {ZONE}.\n$TTL 300\n@ SOA ns1 hostmaster 7 3600 900 3600000 300\n");
     text.push_str("@ NS ns1\n@ NS ns2\nns1 A 192.0.2.101\nns1 AAAA 2001:db8::101\nns2 A 192.0.2.102\n");
     for (name, kind, value) in RECORDS {
         writeln!(text, "{name} {kind} {value}").unwrap();

@@ -97,6 +97,7 @@ struct Inner {
     source: Source,
     last: AtomicU64,
     offset_millis: AtomicI64,
+    deviation_millis: AtomicI64,
 }
 
 /// A clock. Clones are the same clock.
@@ -123,7 +124,12 @@ impl Clock {
     }
 
     fn with(source: Source) -> Self {
-        Self(Arc::new(Inner { source, last: AtomicU64::new(0), offset_millis: AtomicI64::new(0) }))
+        Self(Arc::new(Inner {
+            source,
+            last: AtomicU64::new(0),
+            offset_millis: AtomicI64::new(0),
+            deviation_millis: AtomicI64::new(0),
+        }))
     }
 
     /// Moves a simulated clock; a system clock moves by itself and ignores it.
@@ -189,6 +195,17 @@ impl Clock {
     /// milliseconds, positive when they are ahead.
     pub fn correct(&self, offset_millis: i64) {
         self.0.offset_millis.store(offset_millis, Ordering::Relaxed);
+    }
+
+    /// Notes how far the peers' clocks are ahead of this one, in milliseconds, whether that is believed or not.
+    pub(crate) fn note_deviation(&self, millis: i64) {
+        self.0.deviation_millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// How far the peers' clocks are ahead of this one, in milliseconds. The correction differs from it where nobody can say
+    /// whose clock is wrong.
+    pub fn deviation(&self) -> i64 {
+        self.0.deviation_millis.load(Ordering::Relaxed)
     }
 
     /// The correction in force, in milliseconds.

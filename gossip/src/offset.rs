@@ -59,7 +59,7 @@ impl Offsets {
     }
 
     /// How far this clock is off, as far as can be said: by the median, or of two by the other.
-    fn deviation(&self) -> i64 {
+    pub(crate) fn deviation(&self) -> i64 {
         match self.all()[..] {
             [low, high] => low.saturating_add(high),
             _ => self.median(),

@@ -3,13 +3,14 @@
 //! It ends when the last [`super::Gossip`] is dropped or the node left; stopping it at any point loses nothing that peers
 //! could not tell again. Everything it waits for is cancel-safe; its handlers do not wait but for chitchat's lock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::clocks::Clocks;
 use super::control::{self, Control};
 use super::distances;
 use super::join::{Called, Caller, Seeds};
@@ -25,7 +26,6 @@ use crate::membership::{Known, Life, Membership};
 use crate::mesh::tls::Identity;
 use crate::mesh::tunnel::Tunnels;
 use crate::mesh::{Inbound, MemberAddr, Mesh};
-use crate::offset::{self, Offsets};
 use crate::peers::{Peers, PeersFile};
 use crate::state::key;
 use crate::state::{ClusterView, MemberState, MeshEvent, diff};
@@ -68,7 +68,7 @@ pub(super) struct Driver {
     liveness: Liveness,
     lane: LaneSender,
     lanes: LaneReceiver,
-    offsets: Offsets,
+    clocks: Clocks,
     roster: Roster,
     caller: Caller,
     clocks_at: Instant,
@@ -106,7 +106,7 @@ impl Driver {
             membership,
             lane: LaneSender::new(parts.life.generation),
             lanes: LaneReceiver::default(),
-            offsets: Offsets::default(),
+            clocks: Clocks::new(parts.mesh.clone(), parts.clock.clone(), parts.events.clone()),
             roster: Roster::default(),
             caller: Caller::new(parts.seeds.clone(), now),
             clocks_at: now + Duration::from_secs(1),
@@ -423,39 +423,14 @@ impl Driver {
                     names::lost(owner, &self.parts.events);
                 }
             }
-            Done::Clock(name, offset) => {
-                self.offsets.measured(name, offset);
-                self.correct_clock();
-            }
-        }
-    }
-
-    /// After the clocks that are known have changed.
-    fn correct_clock(&mut self) {
-        self.parts.clock.correct(self.offsets.correction());
-        if let Some(offset_millis) = self.offsets.alarm() {
-            tracing::warn!(
-                offset_millis,
-                limit = offset::ALARM_MILLIS,
-                "this node's clock against the mesh's"
-            );
-            let _ = self.parts.events.send(MeshEvent::ClockOff { offset_millis });
+            Done::Clock(name, offset) => self.clocks.measured(name, offset),
         }
     }
 
     fn ask_clocks(&mut self) {
-        let alive = self.roster.names().filter(|name| self.is_alive(name)).cloned().collect::<BTreeSet<_>>();
-        self.offsets.retain(|name| alive.contains(name));
-        self.correct_clock();
-        for name in alive {
-            let asking = control::ask_clock(self.parts.mesh.clone(), self.parts.clock.clone(), name.clone());
-            let done = self.done.0.clone();
-            tokio::spawn(async move {
-                if let Some(offset) = asking.await {
-                    let _ = done.try_send(Done::Clock(name, offset));
-                }
-            });
-        }
+        let alive = self.roster.names().filter(|name| self.is_alive(name)).cloned().collect();
+        let done = self.done.0.clone();
+        self.clocks.ask(alive, move |name, offset| drop(done.try_send(Done::Clock(name, offset))));
     }
 
     fn housekeeping(&mut self, now: Instant) {

@@ -6,6 +6,7 @@
 //!        └── view, events, load ◀───┘          join: calls seeds and lost peers, asks whether the name is free
 //! ```
 
+mod clocks;
 pub(crate) mod control;
 mod distances;
 mod driver;

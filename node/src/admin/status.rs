@@ -210,15 +210,14 @@ pub(crate) fn of_revisions(revisions: &Revisions, now: Wall) -> Vec<String> {
     problems
 }
 
-/// What an operator should know of this node's clock, which the mesh's is ahead of by so much.
-pub(crate) fn of_clock(ahead_millis: i64) -> Option<String> {
+/// What an operator should know of this node's clock, which the mesh's is ahead of by so much, and of what it adds to it.
+pub(crate) fn of_clock(ahead_millis: i64, correction_millis: i64) -> Option<String> {
     let off = Duration::from_millis(ahead_millis.unsigned_abs());
     let side = if ahead_millis > 0 { "behind" } else { "ahead of" };
     (off > CLOCK_MAY_DIFFER).then(|| {
         let off = humantime::format_duration(off);
-        format!(
-            "this node's clock is {off} {side} the mesh's, which it goes by; is the time synchronized (NTP)?"
-        )
+        let goes_by = if correction_millis == 0 { "its own, since nobody can say which is wrong" } else { "the mesh's" };
+        format!("this node's clock is {off} {side} the mesh's; it goes by {goes_by}; is the time synchronized (NTP)?")
     })
 }
 
@@ -320,9 +319,15 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_off_is_told_with_its_side() {
-        assert_eq!(of_clock(500), None);
-        assert!(of_clock(60_000).is_some_and(|told| told.contains("1m behind")));
-        assert!(of_clock(-501).is_some_and(|told| told.contains("501ms ahead of")));
+        assert_eq!(of_clock(500, 500), None);
+        assert!(
+            of_clock(60_000, 60_000)
+                .is_some_and(|told| told.contains("1m behind") && told.contains("by the mesh's"))
+        );
+        assert!(
+            of_clock(-501, 0)
+                .is_some_and(|told| told.contains("501ms ahead of") && told.contains("by its own"))
+        );
     }
 
     #[test]

@@ -336,7 +336,7 @@ impl App {
             problems.extend(keys.problems());
             problems.extend(status::of_revisions(&revisions, now.mesh_wall()));
             problems.extend(mesh.strangers());
-            problems.extend(status::of_clock(now.correction()));
+            problems.extend(status::of_clock(now.deviation(), now.correction()));
             if sessions.stats().disk_behind {
                 let text = "the store on disk lags behind; sessions are safe in memory and on other nodes";
                 problems.push(text.into());

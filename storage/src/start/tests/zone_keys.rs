@@ -79,7 +79,7 @@ async fn two_halves_end_with_both_keys_in_one_order() {
         assert!(nodes.at(node).zone_keys().known().is_settling("a.example"));
     }
     // One that starts again may do so right behind the other key's coming.
-    wait_for("the disk", || async { file::read(&nodes.data(0)).unwrap().len() == 2 }).await;
+    wait_for("the disk", || async { file::read(nodes.data(0)).unwrap().len() == 2 }).await;
     nodes.kill(0);
     nodes.restart(0).await;
     let known = nodes.at(0).zone_keys().known();
