@@ -218,7 +218,7 @@ fn what_was_on_disk_survives_kills_in_the_middle_of_writing() {
             let known = told.lock().map_err(|_| anyhow!("a user panicked"))?.clone();
             // An order is on disk when it is answered, and so is all that was before it.
             let cli = mesh.node("eu-1").cli();
-            cli.expect(code::OK, &["drain", "node", "eu-1"]).await?;
+            cli.expect(code::OK, &["drain", "node", "eu-1", "--force"]).await?;
             cli.expect(code::OK, &["undrain", "node", "eu-1"]).await?;
             safe = known;
             load.progress(30 + life as u64 * 17).await?;
