@@ -132,6 +132,14 @@ impl Answer {
         })
     }
 
+    /// Its IPv4 addresses, in order.
+    pub fn ipv4(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.addresses.iter().filter_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })
+    }
+
     /// An error unless there are addresses and every one is among `nodes`.
     pub fn only(&self, nodes: &[Ipv4Addr]) -> Result<()> {
         ensure!(self.code == ResponseCode::NoError, "{}", self.code);

@@ -270,7 +270,7 @@ impl<'g> Field<'g> {
 
     /// The last failure that a user met.
     pub(crate) fn last_failure(&self) -> String {
-        self.tally.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tally.last_failure()
     }
 
     /// What every node that can be asked says now.

@@ -160,17 +160,27 @@ async fn gone(field: &Field<'_>, nodes: &[&str], by: impl Fn(&str) -> bool + Cop
     Ok(Found { detected: Some(detected), dns: Some(dns), healed: None })
 }
 
-/// Lets `weather` rule for a while, in which no node may be taken for dead; then until all is well.
-async fn storm(field: &Field<'_>, weather: Weather, time: Duration, bears: bool) -> Result<Found> {
-    field.weather(weather);
+/// Looks on for a while, in which nobody may take a node for dead.
+async fn nobody_dies(field: &Field<'_>, time: Duration) -> Result<()> {
     let end = field.clock.now() + time;
     while field.clock.now() < end {
         for (name, view) in field.views() {
             let dead =
                 view.status.iter().flat_map(|status| status.members_that_are("dead")).collect::<Vec<_>>();
-            ensure!(!bears || dead.is_empty(), "{name} takes {dead:?} for dead");
+            ensure!(dead.is_empty(), "{name} takes {dead:?} for dead");
         }
         sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
+/// Lets `weather` rule for a while; then until all is well. Where the mesh `bears` it, nobody may be taken for dead.
+async fn storm(field: &Field<'_>, weather: Weather, time: Duration, bears: bool) -> Result<Found> {
+    field.weather(weather);
+    if bears {
+        nobody_dies(field, time).await?;
+    } else {
+        sleep(time).await;
     }
     field.weather(Weather::default());
     healed(field, Found::default()).await
@@ -235,8 +245,9 @@ pub(crate) async fn play(name: &str, field: &mut Field<'_>) -> Result<Found> {
         }
         "freeze-3" => {
             field.freeze("eu-1", true)?;
-            sleep(secs(3)).await;
+            nobody_dies(field, secs(3)).await?;
             field.freeze("eu-1", false)?;
+            nobody_dies(field, secs(5)).await?;
             healed(field, Found::default()).await
         }
         "freeze-30" => {

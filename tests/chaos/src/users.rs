@@ -23,52 +23,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(3);
 
 /// What users met.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    /// Requests that ended, one way or the other.
-    pub requests: AtomicU64,
-    /// Those without a good answer.
-    pub failed: AtomicU64,
-    /// Good answers after more than three seconds.
-    pub slow: AtomicU64,
-    /// Answers by another backend than the one before.
-    pub moved: AtomicU64,
-    /// Name look-ups.
-    pub lookups: AtomicU64,
-    /// Look-ups that no name server answered.
-    pub unresolved: AtomicU64,
-    /// The last failure, in words.
-    pub last: Mutex<String>,
-}
-
-/// Figures of a tally.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Figures {
+    /// Requests that ended, one way or the other.
     pub requests: u64,
+    /// Those without a good answer.
     pub failed: u64,
+    /// Good answers after more than three seconds.
     pub slow: u64,
+    /// Answers by another backend than the one before.
     pub moved: u64,
-    pub lookups: u64,
+    /// Look-ups that no name server answered.
     pub unresolved: u64,
-}
-
-impl Tally {
-    pub(crate) fn figures(&self) -> Figures {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Figures {
-            requests: of(&self.requests),
-            failed: of(&self.failed),
-            slow: of(&self.slow),
-            moved: of(&self.moved),
-            lookups: of(&self.lookups),
-            unresolved: of(&self.unresolved),
-        }
-    }
-
-    fn fails(&self, why: String) {
-        add(&self.failed);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = why;
-    }
 }
 
 impl std::ops::Sub for Figures {
@@ -80,14 +46,34 @@ impl std::ops::Sub for Figures {
             failed: self.failed - before.failed,
             slow: self.slow - before.slow,
             moved: self.moved - before.moved,
-            lookups: self.lookups - before.lookups,
             unresolved: self.unresolved - before.unresolved,
         }
     }
 }
 
-fn add(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+/// Where all users count.
+#[derive(Debug, Default)]
+pub(crate) struct Tally(Mutex<(Figures, String)>);
+
+impl Tally {
+    pub(crate) fn figures(&self) -> Figures {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// The last failure, in words.
+    pub(crate) fn last_failure(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    fn count(&self, met: impl FnOnce(&mut Figures)) {
+        met(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).0);
+    }
+
+    fn fails(&self, why: String) {
+        let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        met.0.failed += 1;
+        met.1 = why;
+    }
 }
 
 /// The resolver of a region: asks the servers in turn, the one that answered last first, and remembers for the TTL.
@@ -115,27 +101,19 @@ impl Resolver {
                 return known.0.clone();
             }
         }
-        add(&self.tally.lookups);
         let first = self.favourite.load(Ordering::Relaxed) as usize;
         for turn in 0..self.servers.len() {
             let index = (first + turn) % self.servers.len();
             let asked = resolve((self.servers[index], DNS).into(), NAME, self.network);
             let Ok(Ok(answer)) = timeout(ASK, asked).await else { continue };
-            let addresses: Vec<Ipv4Addr> = answer
-                .addresses
-                .iter()
-                .filter_map(|address| match address {
-                    std::net::IpAddr::V4(address) => Some(*address),
-                    std::net::IpAddr::V6(_) => None,
-                })
-                .collect();
+            let addresses: Vec<Ipv4Addr> = answer.ipv4().collect();
             let Some(ttl) = answer.ttl.filter(|_| !addresses.is_empty()) else { continue };
             self.favourite.store(index as u64, Ordering::Relaxed);
             let until = self.clock.now() + Duration::from_secs(ttl.into());
             *self.known.lock().unwrap_or_else(PoisonError::into_inner) = (addresses.clone(), Some(until));
             return addresses;
         }
-        add(&self.tally.unresolved);
+        self.tally.count(|met| met.unresolved += 1);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.1 = Some(self.clock.now() + Duration::from_secs(1));
         known.0.clone()
@@ -176,7 +154,7 @@ pub(crate) async fn shop(number: u64, resolver: Arc<Resolver>, tally: Arc<Tally>
                 None => sleep(PAUSE).await,
             }
         };
-        add(&tally.requests);
+        tally.count(|met| met.requests += 1);
         match end {
             Err(why) => tally.fails(why),
             Ok(answer) if answer.status != StatusCode::OK => {
@@ -184,12 +162,12 @@ pub(crate) async fn shop(number: u64, resolver: Arc<Resolver>, tally: Arc<Tally>
             }
             Ok(answer) => {
                 if clock.now() - begun > SLOW {
-                    add(&tally.slow);
+                    tally.count(|met| met.slow += 1);
                 }
                 match answer.seen() {
                     Ok(seen) => {
                         if backend.as_ref().is_some_and(|before| *before != seen.backend) {
-                            add(&tally.moved);
+                            tally.count(|met| met.moved += 1);
                         }
                         backend = Some(seen.backend);
                     }

@@ -1,7 +1,7 @@
 //! What each node says, looked at again and again from its own host: its status, and its DNS answers to each region's users.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -58,11 +58,7 @@ pub(crate) async fn watch(name: String, address: Ipv4Addr, views: Views) {
         for (region, _, _, users) in REGIONS {
             let asked = timeout(PATIENCE, resolve((address, DNS).into(), NAME, users)).await;
             if let Ok(Ok(answer)) = asked {
-                let addresses = answer.addresses.iter().filter_map(|address| match address {
-                    IpAddr::V4(address) => Some(*address),
-                    IpAddr::V6(_) => None,
-                });
-                answers.insert(region, addresses.collect());
+                answers.insert(region, answer.ipv4().collect());
             }
         }
         let view = View { status, answers };

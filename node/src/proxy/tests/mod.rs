@@ -59,7 +59,6 @@ pub(super) struct FakeStore {
     pub(super) commits: AtomicUsize,
     pub(super) finds: AtomicUsize,
     pub(super) repins: AtomicUsize,
-    pub(super) refreshes: AtomicUsize,
     pub(super) commit_takes: Duration,
     /// Whether every node is a replica of every session.
     pub(super) held_here: bool,
@@ -72,6 +71,16 @@ impl FakeStore {
             pin.assignment.hlc = at;
             pin.assignment.backend = None;
         }
+    }
+
+    /// As the loss of every disk and memory does.
+    pub(super) fn lose_all(&self) {
+        self.pins.lock().unwrap().clear();
+    }
+
+    /// What is held of a session.
+    pub(super) fn held(&self, id: &SessionId) -> Option<Pin> {
+        self.pins.lock().unwrap().get(id).copied()
     }
 
     /// Sessions that have not ended.
@@ -114,9 +123,7 @@ impl SessionStore for FakeStore {
         Box::pin(async move { answer })
     }
     fn forward(&self, _: &RegionName, _: &RegionName, _: Pin) {}
-    fn refresh(&self, _: &RegionName, _: SessionId, _: u32) {
-        self.refreshes.fetch_add(1, Ordering::Relaxed);
-    }
+    fn refresh(&self, _: &RegionName, _: SessionId, _: u32) {}
 }
 
 /// Tunnels in memory: a name leads to a node's queue.
@@ -163,6 +170,11 @@ impl World {
         }
     }
 
+    /// The cookies of all nodes.
+    pub(super) fn cookies(&self) -> Cookies {
+        Cookies::new(&self.keyring)
+    }
+
     pub(super) fn hlc(&self) -> Hlc {
         self.clock.hlc()
     }
@@ -185,7 +197,7 @@ impl World {
             snapshot: current.clone(),
             changes: changed,
             sessions: self.store.clone(),
-            cookies: Cookies::new(&self.keyring),
+            cookies: self.cookies(),
             ends: self.ends.clone(),
             source_keys: SourceKeys::new(&self.keyring),
             tunnels: self.tunnels.clone(),

@@ -349,3 +349,31 @@ async fn a_cookie_does_not_bring_back_a_session_whose_record_says_that_it_ended(
     assert!(after.cookie().is_some());
     assert_eq!((world.store.standing(), world.store.commits.load(Ordering::Relaxed)), (1, 2));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_all_stores_have_lost_is_written_again_when_its_cookie_is_renewed() {
+    let world = World::new();
+    let node = world.node("eu-1", sticky_web(&three_backends().await, |_| {}));
+    let service = node.snapshot.load().services.services.keys().next().unwrap().clone();
+    let first = get(node.addr("http"), "/", &[]).await;
+    let (name, value) = (first.cookie().unwrap(), world.cookies());
+    let sealed = name.strip_prefix("meridian=").unwrap();
+    let now = Clock::system().wall();
+    let told = value.open(&service, sealed, now).unwrap();
+    let before = world.store.held(&told.id).unwrap();
+    world.store.lose_all();
+    assert_eq!(get(node.addr("http"), "/", &[("cookie", &name)]).await.cookie(), None);
+    assert_eq!(world.store.held(&told.id), None, "a young cookie costs no store anything");
+    // A quarter of the eight idle hours and more.
+    let old = storage::cookie::SessionCookie { last_seen: told.last_seen - 3 * 3600, ..told };
+    let old = format!("meridian={}", value.seal(&service, &old, now));
+    let renewed = get(node.addr("http"), "/", &[("cookie", &old)]).await;
+    assert!(renewed.cookie().is_some() && renewed.backend() == first.backend());
+    let after = world.store.held(&told.id).unwrap();
+    assert_eq!(
+        (after.assignment.hlc, after.assignment.backend),
+        (before.assignment.hlc, before.assignment.backend)
+    );
+    // Whoever still holds the record keeps it, but for its longer life.
+    assert_eq!(before.merge(after).assignment, before.assignment);
+}
