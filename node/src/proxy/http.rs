@@ -220,7 +220,7 @@ fn answer(
         let plan = worker.plan();
         let service = plan.routes.find(host.to_str().unwrap_or_default(), request.uri().path());
         let service = service.ok_or(End::NoRoute)?;
-        record.routed(&service.name);
+        record.routed(&plan, &service.name);
         if !admits(service, client) {
             return Err(End::Denied.into());
         }

@@ -11,7 +11,7 @@ use http::{HeaderValue, Request, Version};
 use super::activity::Activity;
 use super::log::Line;
 use super::outcome::{Affinity, End};
-use super::plan::position;
+use super::plan::{Plan, position};
 use super::tally::Tally;
 use super::trace::Trace;
 use super::worker::{Busy, Worker};
@@ -136,8 +136,9 @@ impl Record {
         }
     }
 
-    pub(super) fn routed(&mut self, service: &ServiceName) {
-        self.tally = self.worker.plan().tallies.get(service).cloned();
+    /// For which service of the plan that the request goes by.
+    pub(super) fn routed(&mut self, plan: &Plan, service: &ServiceName) {
+        self.tally = plan.tallies.get(service).cloned();
         if let Some(line) = &mut self.line {
             line.service = Some(service.clone());
         }

@@ -71,7 +71,7 @@ pub(super) async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream,
         }
         return record.end(End::NoRoute);
     };
-    record.routed(&service.name);
+    record.routed(&plan, &service.name);
     if !admits(service, client.ip()) {
         return record.end(End::Denied);
     }
