@@ -1,9 +1,10 @@
 #!/bin/sh
 # Builds the image `meridian` from this repository: deploy/image.sh [TAG]
 #
-# Nothing is pulled. The program is linked statically (glibc's own resolver included), so the image is that one file and a
-# folder for its data. MERIDIAN_BINARY names a program that is already built, which is taken as it is; when it is linked
-# dynamically its libraries go along.
+# Nothing is pulled, and nothing but Rust and a C compiler is needed. The program is linked statically (glibc's own resolver
+# included), so the image is that one file and a folder for its data; it holds no certificates, since nothing in it needs the public
+# authorities: the mesh, Kubernetes and backends with TLS each name their own. MERIDIAN_BINARY names a program that is already
+# built, which is taken as it is; when it is linked dynamically its libraries go along (the tests do that with a debug build).
 set -eu
 top=$(cd "$(dirname "$0")/.." && pwd)
 tag=${1:-meridian}
@@ -16,6 +17,10 @@ if [ -z "$binary" ]; then
   RUSTFLAGS='-C target-feature=+crt-static' \
     cargo build --manifest-path "$top/Cargo.toml" --release --locked -p node --target "$target"
   binary="$top/target/$target/release/meridian"
+  if readelf -d "$binary" | grep -q NEEDED; then
+    echo "$binary is not linked statically: is libc6-dev installed?" >&2
+    exit 1
+  fi
 fi
 
 mkdir -p "$context/root/bin" "$context/root/var/lib/meridian" "$context/root/tmp" "$context/root/etc"
@@ -35,3 +40,5 @@ done
 printf 'hosts: files dns\n' > "$context/root/etc/nsswitch.conf"
 cp "$top/deploy/Dockerfile" "$context/Dockerfile"
 docker build -q -t "$tag" "$context"
+# It starts.
+docker run --rm --network none "$tag" --version

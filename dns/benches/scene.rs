@@ -47,7 +47,7 @@ fn measure_signatures() {
     let mut spec = table_spec(&size, &mut rng);
     let secret = SigningKey::generate().expect("randomness");
     let keys = vec![SigningKey::from_pkcs8(&secret).expect("what was made")];
-    spec.zones[0].signed = Some(Signing { keys, all_sign: false });
+    spec.zones[0].signed = Some(Signing { keys, all_sign: false, ..Signing::default() });
     let responder = Responder::new(Table::build(&spec).expect("a sound specification"), 7);
     responder.set_state(Arc::new(state(&size, 0)));
     let signed = |mut query: Vec<u8>| {

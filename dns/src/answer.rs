@@ -412,3 +412,56 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
         signed.is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{QueryBytes, Read, ask};
+    use crate::responder::Responder;
+    use crate::table::Table;
+    use crate::zone::{Draft, DraftSet};
+
+    /// What a zone of these aliases, which would be refused where zones are built, answers.
+    fn asked(aliases: &[(&str, &str)], label: &str) -> Read {
+        let origin = Name::parse_absolute("loop.example.").unwrap();
+        let name = |label: &str| Name::parse(label, &origin).unwrap();
+        let empty = |name: Name| (name.folded().into(), Draft { name, sets: Vec::new(), steer: None });
+        let mut drafts: Vec<(Box<[u8]>, Draft)> = vec![empty(origin.clone()), empty(name("w"))];
+        for (owner, target) in aliases {
+            let (key, mut draft) = empty(name(owner));
+            let data = vec![Arc::from(name(target).wire())];
+            draft.sets.push(DraftSet { kind: Kind::CNAME, ttl: 30, data });
+            drafts.push((key, draft));
+        }
+        let zone = Zone::new(origin, drafts, Arc::from([0; 22]), 30, None);
+        let responder = Responder::new(Table::empty().with_unchecked(zone), 1);
+        ask(&responder, &QueryBytes::new(&format!("{label}.loop.example"), "A").edns())
+    }
+
+    #[test]
+    fn aliases_in_a_circle_are_each_told_once() {
+        for (aliases, label, expected) in [
+            (vec![("self", "self")], "self", vec!["self CNAME self"]),
+            (vec![("a", "b"), ("b", "a")], "a", vec!["a CNAME b", "b CNAME a"]),
+            // The circle need not hold the name that was asked for, nor be made of names that are written anywhere.
+            (vec![("in", "a"), ("a", "b"), ("b", "a")], "in", vec!["in CNAME a", "a CNAME b", "b CNAME a"]),
+            (vec![("*.w", "x.w")], "y.w", vec!["y.w CNAME x.w", "x.w CNAME x.w"]),
+            (vec![("a", "B"), ("b", "A")], "a", vec!["a CNAME B", "B CNAME A"]),
+        ] {
+            let read = asked(&aliases, label);
+            let full = |text: &str| {
+                let (owner, target) = text.split_once(" CNAME ").unwrap();
+                format!("{owner}.loop.example. CNAME 30 {target}.loop.example.")
+            };
+            let mut expected: Vec<_> = expected.iter().map(|text| full(text)).collect();
+            expected.sort();
+            assert_eq!(read.answers(), expected, "{label} in {aliases:?}");
+            assert_eq!(read.rcode(), Rcode::NOERROR);
+        }
+        // However long it is, an answer walks no more than the longest chain that a zone may have.
+        let names: Vec<String> = (0..12).map(|link| format!("c{link}")).collect();
+        let ring: Vec<_> =
+            (0..12).map(|link| (names[link].as_str(), names[(link + 1) % 12].as_str())).collect();
+        assert_eq!(asked(&ring, "c0").answers().len(), MAX_CHAIN + 1);
+    }
+}

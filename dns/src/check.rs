@@ -35,13 +35,22 @@ pub struct Observed {
     /// Its name servers as it is configured.
     pub servers: Vec<NameServer>,
     /// Those that the parent names, with its glue; `None`: nobody asked it.
-    pub parent: Option<Result<Vec<NameServer>, String>>,
+    pub parent: Option<Result<Vec<NameServer>, NoParent>>,
     /// The zone's DS records at the parent, their data; `None`: nobody asked, or it does not say.
     pub parent_ds: Option<Vec<Vec<u8>>>,
     /// Signed, as it is configured.
     pub signed: bool,
     /// One for each address of each server.
     pub probes: Vec<Probed>,
+}
+
+/// Why a server that was asked as the parent's does not say whom the parent names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoParent {
+    /// It does not answer, in the system's words.
+    Silent(String),
+    /// It serves the zone itself and none above: what it says is the zone's own word.
+    OwnServer,
 }
 
 /// What one address of a name server answered. An error is what the system said.
@@ -148,6 +157,23 @@ pub struct Finding {
     pub what: String,
     /// What to do.
     pub hint: String,
+}
+
+/// Whom the parent names, in the answers of a server that was asked as the parent's for the zone's NS and DS. One that serves the
+/// parent answers DS from there, and else as the zone itself (RFC 4035 §3.1.4.1).
+///
+/// # Errors
+/// The server is not the parent's.
+pub fn told_by_parent(zone: &Name, ns: &Seen, ds: Option<&Seen>) -> Result<Vec<NameServer>, NoParent> {
+    let is_own =
+        ns.authoritative && ns.answers.iter().any(|record| record.kind == Kind::NS && record.owner == *zone);
+    let is_above = |record: &SeenRecord| match record.kind {
+        Kind::DS => record.owner == *zone,
+        Kind::SOA => record.owner != *zone && zone.is_within(&record.owner),
+        _ => false,
+    };
+    let knows_parent = ds.is_some_and(|ds| ds.answers.iter().chain(&ds.authorities).any(is_above));
+    if is_own && !knows_parent { Err(NoParent::OwnServer) } else { Ok(ns.name_servers(zone)) }
 }
 
 impl Seen {

@@ -13,7 +13,8 @@ use crate::terms::CookieSecret;
 
 /// The option's length with both cookies.
 pub(crate) const COOKIE_BYTES: usize = 24;
-const CLIENT_BYTES: usize = 8;
+/// That of the client's cookie before it.
+pub(crate) const CLIENT_BYTES: usize = 8;
 const VERSION: u8 = 1;
 /// How old a cookie may be, and from when on it is renewed (RFC 9018 §4.3), in seconds.
 const OLDEST: u32 = 3600;

@@ -12,7 +12,8 @@ pub struct Counters {
     tallies: Mutex<Vec<Arc<Tally>>>,
 }
 
-/// What one thread counts, on cache lines of its own.
+/// What one thread counts, on cache lines of its own. No other one writes it, so counting needs no locked instruction; any may
+/// read it.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Tally {
@@ -25,6 +26,10 @@ pub(crate) struct Tally {
     fail_open: AtomicU64,
     tcp_refused: AtomicU64,
     tcp_evicted: AtomicU64,
+    tcp_open: AtomicU64,
+    tcp_places: AtomicU64,
+    tls_open: AtomicU64,
+    tls_places: AtomicU64,
     limited: AtomicU64,
     transfers: AtomicU64,
     signed: AtomicU64,
@@ -54,6 +59,14 @@ pub struct CountersSnapshot {
     pub tcp_refused: u64,
     /// Idle TCP connections closed because others needed their places.
     pub tcp_evicted: u64,
+    /// TCP connections that are open now ...
+    pub tcp_open: u64,
+    /// ... and those that may be, at all addresses together.
+    pub tcp_places: u64,
+    /// TLS connections that are open now ...
+    pub tls_open: u64,
+    /// ... and those that may be.
+    pub tls_places: u64,
     /// Answers over UDP held back or cut because their network got too many.
     pub limited: u64,
     /// Zones given away whole.
@@ -85,6 +98,10 @@ impl Counters {
             fail_open: sum(&|tally| &tally.fail_open),
             tcp_refused: sum(&|tally| &tally.tcp_refused),
             tcp_evicted: sum(&|tally| &tally.tcp_evicted),
+            tcp_open: sum(&|tally| &tally.tcp_open),
+            tcp_places: sum(&|tally| &tally.tcp_places),
+            tls_open: sum(&|tally| &tally.tls_open),
+            tls_places: sum(&|tally| &tally.tls_places),
             limited: sum(&|tally| &tally.limited),
             transfers: sum(&|tally| &tally.transfers),
             signed: sum(&|tally| &tally.signed),
@@ -105,8 +122,15 @@ impl Counters {
     }
 }
 
+/// By the only thread that writes it.
+fn set(counter: &AtomicU64, change: impl FnOnce(u64) -> u64) -> u64 {
+    let now = change(counter.load(Ordering::Relaxed));
+    counter.store(now, Ordering::Relaxed);
+    now
+}
+
 fn add(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+    set(counter, |count| count.wrapping_add(1));
 }
 
 impl Tally {
@@ -147,6 +171,23 @@ impl Tally {
         add(&self.tcp_evicted);
     }
 
+    /// One more address takes so many connections.
+    pub(crate) fn places(&self, encrypted: bool, places: usize) {
+        let of = if encrypted { &self.tls_places } else { &self.tcp_places };
+        set(of, |all| all + places as u64);
+    }
+
+    /// A connection has begun.
+    pub(crate) fn connected(&self, encrypted: bool) {
+        add(if encrypted { &self.tls_open } else { &self.tcp_open });
+    }
+
+    /// One has ended.
+    pub(crate) fn disconnected(&self, encrypted: bool) {
+        let of = if encrypted { &self.tls_open } else { &self.tcp_open };
+        set(of, |open| open.saturating_sub(1));
+    }
+
     pub(crate) fn limit(&self) {
         add(&self.limited);
     }
@@ -165,7 +206,7 @@ impl Tally {
 
     /// Counts a panic; returns how many there were.
     pub(crate) fn panic(&self) -> u64 {
-        self.panics.fetch_add(1, Ordering::Relaxed) + 1
+        set(&self.panics, |panics| panics.wrapping_add(1))
     }
 
     pub(crate) fn rcode(&self, rcode: Rcode) {

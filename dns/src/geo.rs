@@ -51,6 +51,9 @@ pub(crate) struct Point([f64; 3]);
 
 impl Location {
     /// The same place in space.
+    // Inlined, its sines are computed for every query before it is known whether a place is needed, of whatever bytes stand where
+    // there is none: more than half of a decision's time.
+    #[inline(never)]
     pub(crate) fn point(&self) -> Point {
         let (north, north_cosine) = self.latitude.to_radians().sin_cos();
         let (east, east_cosine) = self.longitude.to_radians().sin_cos();

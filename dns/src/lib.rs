@@ -67,7 +67,7 @@ pub use limit::ResponseRate;
 pub use moment::{Clock, Moment};
 pub use responder::{Clerk, Responder, Transport, Verdict};
 pub use server::{BindError, DnsServer, Inherited, ServerConfig, TcpLimits};
-pub use sign::{KeyError, SigningKey};
+pub use sign::{KeyError, SigningKey, names_key};
 pub use spec::{
     Place, Policy, RecordError, RecordSpec, RecordTypeError, RegionSpec, Shed, Signing, SpecError, SteerSpec,
     TableSpec, ZoneSpec, check_contact, check_label, check_record, check_record_type, check_zone_name,

@@ -57,6 +57,15 @@ impl Limiter {
         Self { rate, hasher: RandomState::new(), start: OnceLock::new(), rows }
     }
 
+    /// How many buckets hold what is not yet paid for, and how many there are. Walks all of them: for operators.
+    pub(crate) fn used(&self, now: Instant) -> (usize, usize) {
+        let micros =
+            self.start.get().map_or(0, |start| now.saturating_duration_since(*start).as_micros() as u64);
+        let slots = self.rows.iter().flat_map(|Row(ways)| ways);
+        let used = slots.filter(|slot| slot.load(Ordering::Relaxed) & TIME_MASK > micros + 1);
+        (used.count(), ROWS * WAYS)
+    }
+
     /// How often an answer over the limit is sent cut.
     pub(crate) fn slip(&self) -> u32 {
         self.rate.slip
@@ -133,6 +142,8 @@ mod tests {
         let at = Duration::from_secs;
         assert_eq!(admitted(&limiter, "192.0.2.1", Rcode::NOERROR, at(0), 1000), 10);
         assert_eq!(admitted(&limiter, "192.0.2.200", Rcode::NOERROR, at(0), 1000), 0, "the same /24");
+        let start = *limiter.start.get().unwrap();
+        assert_eq!((limiter.used(start).0, limiter.used(start + at(60)).0), (1, 0));
         assert_eq!(admitted(&limiter, "192.0.2.1", Rcode::NXDOMAIN, at(0), 1000), 10, "another kind");
         assert_eq!(admitted(&limiter, "192.0.2.1", Rcode::REFUSED, at(0), 1000), 10);
         assert_eq!(admitted(&limiter, "192.0.3.1", Rcode::NOERROR, at(0), 1000), 10);

@@ -11,13 +11,17 @@ use std::mem::{MaybeUninit, offset_of, size_of, zeroed};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::ptr;
+use std::time::Duration;
 
 use libc::{c_int, c_uint, c_void};
 
 /// Datagrams a system call. More gain nothing measurable, and each waits for those before it.
 pub(crate) const BATCH: usize = 32;
-/// The longest query that is read; a longer one is cut and so a form error.
-const QUERY_BYTES: usize = 4096;
+/// Datagrams that there is always room for, however few came last.
+const BATCH_LEAST: usize = 4;
+/// The longest query that is read; a longer one is cut and so a form error. Not a whole number of pages: the buffers stand behind each
+/// other, and the first lines of all of them would share one set of the cache.
+const QUERY_BYTES: usize = 4096 + 192;
 /// Room for the longest answer, so that it never grows.
 const REPLY_BYTES: usize = 1280;
 
@@ -31,6 +35,17 @@ pub(crate) struct Batch {
     replies: Box<[Vec<u8>; BATCH]>,
     /// How many slots hold a query.
     count: usize,
+    /// How many datagrams the next call may bring: twice what the last one did, for each slot costs its making.
+    room: usize,
+}
+
+/// What to do while no datagram is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Return at once.
+    None,
+    /// Sleep until one comes, at most for the [time](prepare) the socket was given. Those behind it are not waited for.
+    ForOne,
 }
 
 /// What belongs to one datagram.
@@ -61,28 +76,35 @@ impl Batch {
             slots: Box::new([slot; BATCH]),
             replies: Box::new(std::array::from_fn(|_| Vec::with_capacity(REPLY_BYTES))),
             count: 0,
+            room: BATCH,
         }
     }
 
-    /// Reads what has come, without waiting. Returns how many datagrams there are; an error tells of none
-    /// (`WouldBlock`) or of the socket.
-    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+    /// Reads what has come. Returns how many datagrams there are; an error tells of none (`WouldBlock`) or of the
+    /// socket.
+    pub(crate) fn receive(&mut self, socket: &UdpSocket, patience: Patience) -> io::Result<usize> {
         self.count = 0;
+        let flags = match patience {
+            Patience::None => libc::MSG_DONTWAIT,
+            Patience::ForOne => libc::MSG_WAITFORONE,
+        };
         let mut vectors: [MaybeUninit<libc::iovec>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
         let mut headers: [MaybeUninit<libc::mmsghdr>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
-        let places = self.queries.iter_mut().zip(self.slots.iter_mut());
+        let places = self.queries.iter_mut().zip(self.slots.iter_mut()).take(self.room);
+        let mut offered = 0;
         for ((query, slot), (vector, header)) in places.zip(vectors.iter_mut().zip(&mut headers)) {
             let vector =
                 vector.write(libc::iovec { iov_base: query.as_mut_ptr().cast(), iov_len: QUERY_BYTES });
             slot.peer_bytes = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
             slot.control_bytes = size_of::<Control>();
             header.write(message(vector, slot));
+            offered += 1;
         }
-        // SAFETY: every header was written above and points to a vector, a buffer and a slot that outlive the call, with
-        // their lengths.
+        // SAFETY: the first `offered` headers were written above and point to vectors, buffers and slots that outlive the
+        // call, with their lengths.
         let received = unsafe {
             let headers = headers.as_mut_ptr().cast::<libc::mmsghdr>();
-            libc::recvmmsg(socket.as_raw_fd(), headers, BATCH as c_uint, libc::MSG_DONTWAIT, ptr::null_mut())
+            libc::recvmmsg(socket.as_raw_fd(), headers, offered as c_uint, flags, ptr::null_mut())
         };
         let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
         for (header, slot) in headers.iter().zip(self.slots.iter_mut()).take(received) {
@@ -93,6 +115,7 @@ impl Batch {
             slot.control_bytes = leave_from(&header.msg_hdr);
         }
         self.count = received;
+        self.room = (2 * received).clamp(BATCH_LEAST, BATCH);
         Ok(received)
     }
 
@@ -200,9 +223,11 @@ impl Slot {
     }
 }
 
-/// Prepares a socket: each datagram tells the address it was sent to, when the socket is bound to a wildcard; and
+/// Prepares a socket: who waits for one datagram waits so long; each datagram tells the address it was sent to, when the socket is bound to a wildcard; and
 /// answers go as large as the interface takes, whatever strangers say of the path's limit.
-pub(crate) fn prepare(socket: &UdpSocket) -> io::Result<()> {
+pub(crate) fn prepare(socket: &UdpSocket, patience: Duration) -> io::Result<()> {
+    socket.set_nonblocking(false)?;
+    socket.set_read_timeout(Some(patience))?;
     let local = socket.local_addr()?;
     let (level, info, discover, omit) = match local {
         SocketAddr::V4(_) => {

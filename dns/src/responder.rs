@@ -19,7 +19,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::answer::{Asker, Outcome, answer, wants_signatures};
 use crate::board::Board;
-use crate::cookie::Cookie;
+use crate::cookie::{CLIENT_BYTES, Cookie};
 use crate::counters::{Counters, Tally};
 use crate::explain::{ExplainError, Explanation};
 use crate::geo::GeoIp;
@@ -124,6 +124,12 @@ impl Responder {
             }
             parts.terms = Arc::new(terms);
         });
+    }
+
+    /// How many networks the limit on answers counts now, each kind of answer apart, and how many it can; `None` while there is
+    /// no limit. Walks the whole table: for operators.
+    pub fn limited_networks(&self, now: Instant) -> Option<(usize, usize)> {
+        self.scene.load().limiter.as_ref().map(|limiter| limiter.used(now))
     }
 
     fn change(&self, change: impl FnOnce(&mut Parts)) {
@@ -312,6 +318,13 @@ impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
         self.cookie.is_some_and(|cookie| cookie.valid)
     }
 
+    /// True when the sender has a server's cookie that was not made here, or too long ago.
+    fn shows_a_wrong_cookie(&self) -> bool {
+        let option = self.request.edns.as_ref().and_then(|edns| edns.cookie);
+        option.is_some_and(|option| option.len() > CLIENT_BYTES)
+            && self.cookie.is_some_and(|cookie| !cookie.valid)
+    }
+
     fn begin<'o>(&'o self, limit: u16, out: &'o mut Vec<u8>) -> Reply<'o, 'm> {
         let cookie = self.cookie.map(|cookie| cookie.told);
         Reply::begin(self.request, Extras { cookie, nsid: self.scene.terms.nsid() }, limit, out)
@@ -350,8 +363,11 @@ impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
                 }
                 outcome
             }
-            // A query for a cookie alone (RFC 7873 §5.4).
-            (None, None) => Outcome::default(),
+            // A query for a cookie alone, or about one (RFC 7873 §5.4).
+            (None, None) => {
+                let rcode = if self.shows_a_wrong_cookie() { Rcode::BADCOOKIE } else { Rcode::NOERROR };
+                Outcome { rcode, ..Outcome::default() }
+            }
             (_, Some(rcode)) => Outcome { rcode, ..Outcome::default() },
         };
         if outcome.put_off {

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use crate::dot::TlsListen;
 use crate::moment::Clock;
 use crate::responder::{Responder, SharedDesk};
-use crate::tcp::Serving;
+use crate::tcp::{Serving, Stage};
 use crate::{tcp, udp};
 
 /// How often a free port of UDP may turn out to be taken in TCP.
@@ -114,8 +114,9 @@ pub struct DnsServer {
     threads: Vec<JoinHandle<()>>,
     /// Copies of all sockets, for the process that comes after this one.
     kept: Vec<Inherited>,
-    /// The threads of connections end when these are gone.
-    connections: Vec<oneshot::Sender<()>>,
+    /// The threads of connections end when this is gone.
+    connections: Option<watch::Sender<Stage>>,
+    responder: Arc<Responder>,
 }
 
 impl fmt::Debug for DnsServer {
@@ -165,7 +166,8 @@ impl DnsServer {
             stop: Arc::new(stop),
             threads: Vec::new(),
             kept,
-            connections: Vec::new(),
+            connections: Some(watch::Sender::new(Stage::Serving)),
+            responder: Arc::clone(&responder),
         };
         let mut plain = Vec::new();
         for bound in bound {
@@ -207,11 +209,10 @@ impl DnsServer {
             limits: config.tcp,
             tls,
         };
-        let (stop, stopped) = oneshot::channel();
-        let serve = tcp::prepare(sockets, serving, stopped).map_err(BindError::Threads)?;
+        let Some(stage) = self.connections.as_ref().map(watch::Sender::subscribe) else { return Ok(()) };
+        let serve = tcp::prepare(sockets, serving, stage).map_err(BindError::Threads)?;
         let thread = std::thread::Builder::new().name(thread.to_owned()).spawn(serve);
         self.threads.push(thread.map_err(BindError::Threads)?);
-        self.connections.push(stop);
         Ok(())
     }
 
@@ -234,19 +235,42 @@ impl DnsServer {
         &self.addresses
     }
 
+    /// Reads no datagram and accepts no connection any more: the next process does. Connections that stand are answered until they
+    /// have asked nothing for a moment, or for as long as one may keep another process waiting; see [`DnsServer::connections`].
+    pub fn retire(&mut self) {
+        self.stop_datagrams();
+        if let Some(stage) = &self.connections {
+            stage.send_replace(Stage::Retiring);
+        }
+    }
+
+    /// How many connections are open, TLS too.
+    pub fn connections(&self) -> u64 {
+        let counted = self.responder.counters().snapshot();
+        counted.tcp_open + counted.tls_open
+    }
+
     /// Stops all threads and connections; returns when the threads have ended. Calling it again does nothing.
     pub fn shutdown(&mut self) {
-        self.connections.clear();
-        if rustix::io::write(&*self.stop, &1u64.to_ne_bytes()).is_err() {
-            tracing::error!("cannot wake the DNS threads");
+        self.connections = None;
+        if !self.stop_datagrams() {
             return;
         }
-        self.kept.clear();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a DNS thread panicked");
             }
         }
+    }
+
+    /// Has the UDP threads end with the batch that they have; whether they can be told.
+    fn stop_datagrams(&mut self) -> bool {
+        let told = rustix::io::write(&*self.stop, &1u64.to_ne_bytes()).is_ok();
+        if !told {
+            tracing::error!("cannot wake the DNS threads");
+        }
+        self.kept.clear();
+        told
     }
 }
 

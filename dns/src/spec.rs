@@ -55,6 +55,9 @@ pub struct Signing {
     pub keys: Vec<SigningKey>,
     /// All of them sign everything, since resolvers may know some of them alone.
     pub all_sign: bool,
+    /// Published and signing the keys themselves, no more: on their way out, for those who remember what they signed and
+    /// which of them the parent named.
+    pub retiring: Vec<SigningKey>,
 }
 
 /// One steered name.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet, LocalSet, yield_now};
 use tokio::time::timeout;
 
@@ -33,6 +33,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Messages that one connection may send in a row, as long as others wait.
 const TURN: u32 = 16;
 
+/// A connection of a process that was replaced may ask nothing for so long, ...
+const RETIRED_IDLE: Duration = Duration::from_millis(500);
+/// ... and is closed after so long, behind an answer: it would be told what this process knew.
+const RETIRED_MOST: Duration = Duration::from_secs(5);
+/// Who is told that a connection ends may take so long to hear it. Until then what it sends is read: closing over unread
+/// questions would take the last answers back.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How far a server is in ending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It is not.
+    Serving,
+    /// Another process accepts; connections that stand are answered for a little.
+    Retiring,
+}
+
 /// What the connections of one thread are served with.
 #[derive(Clone)]
 pub(crate) struct Serving {
@@ -46,11 +63,11 @@ pub(crate) struct Serving {
     pub(crate) tls: Option<Arc<TlsListen>>,
 }
 
-/// What a thread runs to serve these sockets, until `stop` is told or its sender is gone.
+/// What a thread runs to serve these sockets, until the sender of `stage` is gone.
 pub(crate) fn prepare(
     sockets: Vec<std::net::TcpListener>,
     serving: Serving,
-    stop: oneshot::Receiver<()>,
+    mut stage: watch::Receiver<Stage>,
 ) -> io::Result<impl FnOnce() + Send + 'static> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let entered = runtime.enter();
@@ -60,10 +77,10 @@ pub(crate) fn prepare(
         let tasks = LocalSet::new();
         tasks.block_on(&runtime, async {
             for socket in sockets {
-                tokio::task::spawn_local(Listener::new(socket, serving.clone()).run());
+                tokio::task::spawn_local(Listener::new(socket, serving.clone(), stage.clone()).run());
             }
-            // Told or gone is the same.
-            let _ = stop.await;
+            // However far it is, until nobody can say so any more.
+            while stage.changed().await.is_ok() {}
         });
     })
 }
@@ -77,20 +94,27 @@ struct Listener {
     handles: HashMap<u64, AbortHandle>,
     connections: Rc<RefCell<Connections>>,
     next: u64,
+    stage: watch::Receiver<Stage>,
 }
 
 impl Listener {
-    fn new(socket: TcpListener, serving: Serving) -> Self {
+    fn new(socket: TcpListener, serving: Serving, stage: watch::Receiver<Stage>) -> Self {
+        serving.tally.places(serving.tls.is_some(), serving.limits.connections);
         let connections = Rc::new(RefCell::new(Connections::new(serving.limits)));
         let (numbers, handles) = (HashMap::new(), HashMap::new());
-        Self { socket, serving, tasks: JoinSet::new(), numbers, handles, connections, next: 0 }
+        Self { socket, serving, tasks: JoinSet::new(), numbers, handles, connections, next: 0, stage }
     }
 
-    /// Accepts until its thread ends, and the connections with it.
+    /// Accepts until another process does or its thread ends, and the connections with it.
     async fn run(mut self) {
         loop {
+            let accepts = *self.stage.borrow_and_update() == Stage::Serving;
+            if !accepts && self.tasks.is_empty() {
+                return;
+            }
             tokio::select! {
-                accepted = self.socket.accept() => match accepted {
+                changed = self.stage.changed(), if accepts => if changed.is_err() { return },
+                accepted = self.socket.accept(), if accepts => match accepted {
                     Ok((stream, peer)) => self.admit(stream, peer),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept DNS connections");
@@ -119,7 +143,8 @@ impl Listener {
         self.next += 1;
         let Serving { responder, tally, desk, clock, limits, tls } = self.serving.clone();
         let clerk = responder.clerk_with(tally, &desk);
-        let seat = Seat { connections: Rc::clone(&self.connections), number, clock };
+        let seat =
+            Seat { connections: Rc::clone(&self.connections), number, clock, stage: self.stage.clone() };
         let handle = match tls {
             None => {
                 // An answer is written in one piece; without this it would only be slower.
@@ -141,6 +166,7 @@ impl Listener {
                 }
             }),
         };
+        self.serving.tally.connected(self.serving.tls.is_some());
         self.numbers.insert(handle.id(), number);
         self.handles.insert(number, handle);
     }
@@ -159,6 +185,7 @@ impl Listener {
             }
         };
         if let Some(number) = self.numbers.remove(&id) {
+            self.serving.tally.disconnected(self.serving.tls.is_some());
             self.handles.remove(&number);
             self.connections.borrow_mut().leave(number);
         }
@@ -170,6 +197,7 @@ struct Seat {
     connections: Rc<RefCell<Connections>>,
     number: u64,
     clock: Clock,
+    stage: watch::Receiver<Stage>,
 }
 
 impl Seat {
@@ -187,7 +215,13 @@ impl Seat {
 
     /// How long it may ask nothing.
     fn idle(&self) -> Duration {
-        self.connections.borrow().idle()
+        let idle = self.connections.borrow().idle();
+        if self.retires() { idle.min(RETIRED_IDLE) } else { idle }
+    }
+
+    /// Whether another process has taken this one's place.
+    fn retires(&self) -> bool {
+        *self.stage.borrow() == Stage::Retiring
     }
 }
 
@@ -206,6 +240,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Err(error) = self.exchange().await {
             tracing::debug!(client.addr = %self.peer, %error, "a DNS connection ended");
         }
+        if self.seat.retires() {
+            // Who does not go has had its time.
+            let _ = timeout(FAREWELL, self.farewell()).await;
+            return;
+        }
         // TLS says goodbye, so that nobody takes a cut for the end; who does not listen has had its time.
         if self.encrypted && timeout(self.limits.transfer, self.stream.shutdown()).await.is_err() {
             tracing::debug!(client.addr = %self.peer, "a DNS client does not take the goodbye");
@@ -215,14 +254,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Answers until the client closes, idles or is too slow.
     async fn exchange(&mut self) -> io::Result<()> {
         let (mut query, mut answer, mut framed) = (Vec::new(), Vec::new(), Vec::new());
-        let mut sent = 0;
+        let (mut sent, mut retired) = (0, None);
         loop {
             let mut length = [0; 2];
             // Nothing at all is idleness; a part of something must go on.
-            match timeout(self.seat.idle(), self.stream.read(&mut length)).await {
-                Err(_) | Ok(Ok(0)) => return Ok(()),
-                Ok(Err(error)) => return Err(error),
-                Ok(Ok(read)) => {
+            match self.begin(&mut length).await? {
+                0 => return Ok(()),
+                read => {
                     self.seat.work();
                     let rest = async {
                         self.stream.read_exact(&mut length[read..]).await?;
@@ -258,11 +296,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             self.send(&answer, &mut framed).await?;
             self.seat.rest();
+            if self.seat.retires() {
+                let since = *retired.get_or_insert(now.monotonic);
+                if now.monotonic.saturating_duration_since(since) >= RETIRED_MOST {
+                    return Ok(());
+                }
+            }
             sent += 1;
             if sent % TURN == 0 {
                 yield_now().await;
             }
         }
+    }
+
+    /// Waits for the first bytes of a question; none: nobody asks any more.
+    async fn begin(&mut self, length: &mut [u8]) -> io::Result<usize> {
+        let mut stage = self.seat.stage.clone();
+        loop {
+            let (retires, idle) = (self.seat.retires(), self.seat.idle());
+            tokio::select! {
+                read = timeout(idle, self.stream.read(length)) => return read.unwrap_or(Ok(0)),
+                // With less patience from now on.
+                Ok(_) = stage.wait_for(|stage| *stage == Stage::Retiring), if !retires => {}
+            }
+        }
+    }
+
+    /// Ends a connection to whom the next process is to answer.
+    async fn farewell(&mut self) -> io::Result<()> {
+        self.stream.shutdown().await?;
+        let mut unread = [0; 512];
+        while self.stream.read(&mut unread).await? > 0 {}
+        Ok(())
     }
 
     /// Sends one message with its length before it, in one piece.
@@ -275,5 +340,86 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.stream.flush().await
         };
         timeout(self.limits.transfer, sent).await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll};
+
+    use tokio::io::ReadBuf;
+
+    use super::*;
+    use crate::fixtures::{QueryBytes, responder, start};
+
+    /// A client that has always sent something more and takes everything at once, so that nothing but the connection
+    /// itself ever pauses.
+    struct Greedy {
+        /// One framed query, again and again.
+        query: Vec<u8>,
+        read: usize,
+        answers: Rc<RefCell<u32>>,
+    }
+
+    impl AsyncRead for Greedy {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let from = self.read % self.query.len();
+            let bytes = buffer.remaining().min(self.query.len() - from);
+            buffer.put_slice(&self.query[from..from + bytes]);
+            self.read += bytes;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Greedy {
+        /// An answer is written in one piece.
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            *self.answers.borrow_mut() += 1;
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn who_always_has_a_query_more_lets_others_go_first_after_a_turn() {
+        let query = QueryBytes::new("www.lb.example.com", "A").bytes();
+        let query = [&(query.len() as u16).to_be_bytes(), query.as_slice()].concat();
+        let answers = Rc::<RefCell<u32>>::default();
+        let limits = TcpLimits::default();
+        let connections = Rc::new(RefCell::new(Connections::new(limits)));
+        let peer: SocketAddr = "198.51.100.7:4000".parse().unwrap();
+        connections.borrow_mut().arrive(0, peer.ip(), start().monotonic);
+        let (_stages, stage) = watch::channel(Stage::Serving);
+        let connection = Connection {
+            stream: Greedy { query, read: 0, answers: Rc::clone(&answers) },
+            peer,
+            clerk: responder().clerk(),
+            seat: Seat { connections, number: 0, clock: Arc::new(start), stage },
+            limits,
+            encrypted: false,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let mut serving = pin!(connection.serve());
+            for turns in 1..=5 {
+                let paused =
+                    poll_fn(|context| Poll::Ready(serving.as_mut().poll(context).is_pending())).await;
+                assert!(paused, "it serves as long as it is asked");
+                assert_eq!(*answers.borrow(), turns * TURN, "answers after {turns} turns");
+            }
+        });
     }
 }

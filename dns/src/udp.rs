@@ -1,24 +1,27 @@
 //! DNS over UDP: one plain thread a socket, many sockets a port.
 //!
 //! A worker owns its socket. It reads what has come (up to [`BATCH`](crate::mmsg::BATCH) datagrams a system call),
-//! answers each in turn, sends all answers with one more call, and sleeps in `poll` on its socket and the server's stop
-//! descriptor when nothing is left. It queues nothing: when it is too slow the kernel's receive buffer fills and drops,
-//! and resolvers ask again. Nothing is allocated and no lock taken between two batches.
+//! answers each in turn and sends all answers with one more call. While queries come it sleeps in the reading call itself, so
+//! that a pause between two of them costs no call more; after a longer one in `poll`, on its socket and the server's stop
+//! descriptor. It queues nothing: when it is too slow the kernel's receive buffer fills and drops, and resolvers ask again.
+//! Nothing is allocated and no lock taken between two batches.
 
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::mmsg::{self, Batch};
+use crate::mmsg::{self, Batch, Patience};
 use crate::moment::Clock;
 use crate::responder::{Clerk, Transport, Verdict};
 
-/// Batches between two looks at the stop descriptor while a flood leaves no pause.
-const BATCHES_A_LOOK: u32 = 64;
+/// The longest pause that is slept through in the reading call, which does not see the stop descriptor; and the time between two
+/// looks at that while no pause is longer.
+const PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) struct Worker {
     socket: UdpSocket,
@@ -29,7 +32,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(socket: UdpSocket, clerk: Clerk, clock: Clock, stop: Arc<OwnedFd>) -> io::Result<Self> {
-        mmsg::prepare(&socket)?;
+        mmsg::prepare(&socket, PAUSE)?;
         Ok(Self { socket, clerk, clock, stop })
     }
 
@@ -46,27 +49,28 @@ impl Worker {
 
     fn serve(&mut self) {
         let mut batch = Batch::new();
-        let mut unseen = 0;
-        let mut busy = false;
+        let mut patience = Patience::None;
+        // When the stop descriptor was looked at last; `None`: it is time to.
+        let mut looked = None;
         loop {
-            // While there is more than one at a time, the next ones are likely to be there already.
-            let look = !busy || unseen >= BATCHES_A_LOOK;
-            if look && !self.wait(busy) {
+            let is_quiet = patience == Patience::None;
+            if (is_quiet || looked.is_none()) && !self.wait(!is_quiet) {
                 return;
             }
-            unseen = if look { 0 } else { unseen + 1 };
-            busy = match batch.receive(&self.socket) {
-                Ok(received) => received > 1,
-                Err(error) => {
-                    // Errors of earlier answers (port unreachable) and interruptions end here too.
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        tracing::debug!(%error, "cannot receive DNS queries");
-                    }
-                    busy = false;
-                    continue;
+            let received = batch.receive(&self.socket, patience);
+            patience = if received.is_ok() { Patience::ForOne } else { Patience::None };
+            if let Err(error) = received {
+                // What is told of the socket (an earlier answer could not be delivered) and interruptions end here too.
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    tracing::debug!(%error, "cannot receive DNS queries");
                 }
-            };
+                continue;
+            }
             let now = (self.clock)();
+            let since = *looked.get_or_insert(now.monotonic);
+            if now.monotonic.saturating_duration_since(since) >= PAUSE {
+                looked = None;
+            }
             for datagram in batch.datagrams() {
                 let verdict =
                     self.clerk.respond(datagram.query, datagram.from, Transport::Udp, now, datagram.reply);

@@ -90,6 +90,12 @@ enum Source {
         elapsed_nanos: AtomicU64,
         wall_millis_at_origin: u64,
     },
+    /// The clock of the tokio runtime, which a simulation pauses, and the wall time at `origin`.
+    #[cfg(feature = "simulated")]
+    Runtime {
+        origin: Instant,
+        wall_millis_at_origin: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -123,6 +129,13 @@ impl Clock {
         })
     }
 
+    /// The clock of the current tokio runtime, where it is `wall` now. Paused, it stands still while there is work and then
+    /// jumps to what is waited for next. For simulations.
+    #[cfg(feature = "simulated")]
+    pub fn of_runtime(wall: Wall) -> Self {
+        Self::with(Source::Runtime { origin: runtime_now(), wall_millis_at_origin: wall.0 })
+    }
+
     fn with(source: Source) -> Self {
         Self(Arc::new(Inner {
             source,
@@ -147,6 +160,8 @@ impl Clock {
             Source::Simulated { origin, elapsed_nanos, .. } => {
                 *origin + Duration::from_nanos(elapsed_nanos.load(Ordering::Relaxed))
             }
+            #[cfg(feature = "simulated")]
+            Source::Runtime { .. } => runtime_now(),
         }
     }
 
@@ -159,6 +174,10 @@ impl Clock {
             }
             Source::Simulated { elapsed_nanos, wall_millis_at_origin, .. } => {
                 Wall(wall_millis_at_origin + elapsed_nanos.load(Ordering::Relaxed) / 1_000_000)
+            }
+            #[cfg(feature = "simulated")]
+            Source::Runtime { origin, wall_millis_at_origin } => {
+                Wall(*wall_millis_at_origin).plus(runtime_now().saturating_duration_since(*origin))
             }
         }
     }
@@ -212,6 +231,12 @@ impl Clock {
     pub fn correction(&self) -> i64 {
         self.0.offset_millis.load(Ordering::Relaxed)
     }
+}
+
+#[cfg(feature = "simulated")]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the runtime's clock")]
+fn runtime_now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 #[cfg(test)]

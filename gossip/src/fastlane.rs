@@ -7,6 +7,9 @@
 //! Numbers are little-endian. A vector that fills more than one datagram is sent in parts that share a `seq`; one of
 //! which a part is lost is not reported, the next comes in 100 ms. What is older than the latest seen is ignored, so
 //! a late datagram never counts as a word. A datagram is sent even when there is no load: it is the heartbeat.
+//!
+//! A region of many nodes with many busy backends would fill links with load. There some beats carry none of it: the first of two
+//! parts, of which the second never comes, so that what was reported before stands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -22,6 +25,12 @@ const VERSION: u8 = 1;
 const MAX_SILENT: usize = 32;
 const LOADS_A_PART: usize = 75;
 const MAX_PARTS: usize = 255;
+/// What all copies of a node's load may take in a second; beyond it, load is told less often than ten times a second, ...
+const LOAD_BYTES_A_SECOND: usize = 20_000;
+/// ... but at least every so many beats.
+const LOAD_BEATS_MOST: usize = 10;
+/// Beats in a second.
+const BEATS: usize = 10;
 /// The load of a node that is silent for so long is dropped.
 const LOAD_EXPIRES: Duration = Duration::from_secs(2);
 
@@ -39,22 +48,38 @@ pub struct LoadReport {
 pub(crate) struct LaneSender {
     generation: u64,
     seq: u32,
+    /// Beats since load was told.
+    untold: usize,
 }
 
 impl LaneSender {
     pub(crate) fn new(generation: u64) -> Self {
-        Self { generation, seq: 0 }
+        Self { generation, seq: 0, untold: usize::MAX - 1 }
     }
 
-    /// The datagrams of one beat. Of more backends than fit (19,125) the idle ones go first.
-    pub(crate) fn beat(&mut self, loads: &[(BackendId, u32)], silent: &BTreeSet<Tag>) -> Vec<Bytes> {
+    /// The datagrams of one beat, for so many peers. Of more backends than fit (19,125) the idle ones go first.
+    pub(crate) fn beat(
+        &mut self,
+        loads: &[(BackendId, u32)],
+        silent: &BTreeSet<Tag>,
+        peers: usize,
+    ) -> Vec<Bytes> {
         self.seq = self.seq.wrapping_add(1);
         let mut busy = loads.iter().filter(|(_, in_flight)| *in_flight > 0).copied().collect::<Vec<_>>();
         if busy.len() > LOADS_A_PART * MAX_PARTS {
             busy.sort_by_key(|(_, in_flight)| std::cmp::Reverse(*in_flight));
             busy.truncate(LOADS_A_PART * MAX_PARTS);
         }
-        let parts = busy.len().div_ceil(LOADS_A_PART).max(1);
+        self.untold = self.untold.saturating_add(1);
+        let every = (busy.len() * 12 * peers * BEATS).div_ceil(LOAD_BYTES_A_SECOND).clamp(1, LOAD_BEATS_MOST);
+        let is_told = self.untold >= every;
+        if is_told {
+            self.untold = 0;
+        } else {
+            busy.clear();
+        }
+        let whole = busy.len().div_ceil(LOADS_A_PART).max(1);
+        let (parts, sent) = if is_told { (whole, whole) } else { (2, 1) };
         let part = |part: usize| {
             let mut bytes = BytesMut::with_capacity(CHANNEL.max_bytes);
             bytes.put_u8(VERSION);
@@ -72,7 +97,7 @@ impl LaneSender {
             }
             bytes.freeze()
         };
-        (0..parts).map(part).collect()
+        (0..sent).map(part).collect()
     }
 }
 
@@ -197,8 +222,11 @@ mod tests {
 
     #[test]
     fn the_bytes_of_version_1() {
-        let beat = LaneSender::new(0x0807060504030201)
-            .beat(&[(BackendId(5), 6), (BackendId(7), 0)], &[Tag(9)].into());
+        let beat = LaneSender::new(0x0807060504030201).beat(
+            &[(BackendId(5), 6), (BackendId(7), 0)],
+            &[Tag(9)].into(),
+            1,
+        );
         let expected = [
             &[1, 1, 2, 3, 4, 5, 6, 7, 8, 1, 0, 0, 0, 0, 1, 1, 9, 0, 0, 0][..],
             &[5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0],
@@ -211,10 +239,10 @@ mod tests {
         let now = Clock::simulated(Wall(0)).now();
         let loads = (1..=1000).map(|n| (BackendId(n), n as u32)).collect::<Vec<_>>();
         let mut sender = LaneSender::new(1);
-        let first = sender.beat(&loads, &BTreeSet::new());
+        let first = sender.beat(&loads, &BTreeSet::new(), 0);
         assert_eq!(first.len(), 14);
         assert!(first.iter().all(|part| part.len() <= CHANNEL.max_bytes));
-        let second = sender.beat(&loads, &BTreeSet::new());
+        let second = sender.beat(&loads, &BTreeSet::new(), 0);
         let mut receiver = LaneReceiver::default();
         let mut reports = Vec::new();
         for part in second.iter().rev() {
@@ -223,17 +251,57 @@ mod tests {
         assert_eq!(reports, [LoadReport { from: name(), loads }]);
         assert_eq!(receiver.datagram(&name(), &first[0], now), None);
         // No load again is no news; a restarted sender starts from below.
-        let third = sender.beat(&[], &BTreeSet::new());
+        let third = sender.beat(&[], &BTreeSet::new(), 1);
         assert!(receiver.datagram(&name(), &third[0], now).unwrap().report.unwrap().loads.is_empty());
-        let restarted = LaneSender::new(2).beat(&[], &BTreeSet::new());
+        let restarted = LaneSender::new(2).beat(&[], &BTreeSet::new(), 1);
         assert_eq!(receiver.datagram(&name(), &restarted[0], now).unwrap().report, None);
+    }
+
+    #[test]
+    fn load_for_many_is_told_less_often_and_stands_meanwhile() {
+        let now = Clock::simulated(Wall(0)).now();
+        let loads = (1..=100).map(|n| (BackendId(n), 1)).collect::<Vec<_>>();
+        let told = |peers: usize| {
+            let (mut sender, mut receiver) = (LaneSender::new(1), LaneReceiver::default());
+            let mut reports = 0;
+            for _ in 0..100 {
+                for datagram in sender.beat(&loads, &[Tag(9)].into(), peers) {
+                    let heard = receiver.datagram(&name(), &datagram, now).expect("each is a word");
+                    assert_eq!(heard.silent, [Tag(9)].into());
+                    assert!(heard.report.as_ref().is_none_or(|report| report.loads == loads));
+                    reports += usize::from(heard.report.is_some());
+                }
+            }
+            reports
+        };
+        assert_eq!([1, 2, 9, 1000].map(told), [100, 50, 17, 10]);
+        let mut sender = LaneSender::new(1);
+        assert!((0..9).all(|_| sender.beat(&loads[..10], &BTreeSet::new(), 9)[0][13..15] == [0, 1]));
+    }
+
+    #[test]
+    fn what_a_later_version_says_is_no_word_and_changes_nothing() {
+        let now = Clock::simulated(Wall(0)).now();
+        let loads = vec![(BackendId(1), 1)];
+        let mut sender = LaneSender::new(1);
+        let mut receiver = LaneReceiver::default();
+        let mut later = sender.beat(&[], &[Tag(9)].into(), 1)[0].to_vec();
+        let beat = sender.beat(&loads, &BTreeSet::new(), 1);
+        let heard = receiver.datagram(&name(), &beat[0], now).unwrap();
+        assert_eq!(heard.report, Some(LoadReport { from: name(), loads: loads.clone() }));
+        // Newer by its number as well: it must not make what follows late.
+        (later[0], later[12]) = (VERSION + 1, 0xff);
+        assert_eq!(receiver.datagram(&name(), &later, now), None);
+        let next = sender.beat(&[(BackendId(1), 2)], &BTreeSet::new(), 1);
+        let heard = receiver.datagram(&name(), &next[0], now).unwrap();
+        assert_eq!(heard.report.unwrap().loads, [(BackendId(1), 2)]);
     }
 
     #[test]
     fn the_load_of_a_silent_peer_is_dropped_once() {
         let clock = Clock::simulated(Wall(0));
         let mut receiver = LaneReceiver::default();
-        let beat = LaneSender::new(1).beat(&[(BackendId(1), 1)], &BTreeSet::new());
+        let beat = LaneSender::new(1).beat(&[(BackendId(1), 1)], &BTreeSet::new(), 1);
         receiver.datagram(&name(), &beat[0], clock.now()).unwrap();
         clock.advance(Duration::from_secs(2));
         assert_eq!(receiver.expire(clock.now()), []);

@@ -112,7 +112,7 @@ fn control_golden() -> Vec<Vec<u8>> {
 fn fast_lane_golden() -> Vec<Vec<u8>> {
     let long: Vec<_> = (1..=90).map(|number| (BackendId(number), number as u32)).collect();
     let in_a_row = |loads: &[(BackendId, u32)]| -> Vec<u8> {
-        let beats = LaneSender::new(9).beat(loads, &[Tag(9)].into());
+        let beats = LaneSender::new(9).beat(loads, &[Tag(9)].into(), 1);
         beats.iter().flat_map(|beat| [&(beat.len() as u16).to_le_bytes()[..], beat].concat()).collect()
     };
     vec![in_a_row(&[]), in_a_row(&[(BackendId(5), 6), (BackendId(7), 1)]), in_a_row(&long)]

@@ -24,7 +24,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 const HEADER: &str = "meridian-keyring 1";
 const EXPORT_PREFIX: &str = "mk1-";
 /// More keys than any rotation needs; bounds the work of every handshake.
-const MAX_KEYS: usize = 8;
+pub const MAX_KEYS: usize = 8;
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// One or more 32-byte secrets; the one in use seals and signs, all open and verify.

@@ -27,6 +27,10 @@ mod membership;
 pub mod mesh;
 mod offset;
 mod peers;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 pub mod state;
 
-pub use agent::{Gossip, GossipConfig, StartError};
+pub use agent::{Gauges, Gossip, GossipConfig, StartError};
+#[cfg(feature = "other-versions")]
+pub use mesh::version::claim as claim_versions;

@@ -194,6 +194,11 @@ impl Liveness {
         }
     }
 
+    /// Nodes gossip so often from now on.
+    pub(crate) fn expect_pulses_every(&mut self, gossip_interval: Duration) {
+        self.pulse_overdue_most = PULSE_OVERDUE_MOST.max(gossip_interval * 5);
+    }
+
     /// What is believed of a node and since when; `None` for one that is unknown or was never heard.
     pub(crate) fn state(&self, name: &NodeName) -> Option<(MemberState, Instant)> {
         let life = self.lives.get(name)?;

@@ -11,12 +11,13 @@
 //! life of the same node with the same state.
 
 mod blocks;
+mod pace;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::BufMut;
@@ -27,19 +28,27 @@ use chitchat::{
 };
 use tokio::sync::{Mutex, mpsc};
 
+use crate::clock::Clock;
 use crate::id::NodeName;
 use crate::mesh::{Channel, Inbound, Mesh};
 use crate::state::VALUE_MAX_BYTES;
 use crate::state::key::{self, NodeState};
+use pace::Pace;
+#[cfg(feature = "simulated")]
+pub(crate) use pace::interval;
+
+/// What changes all the time and is no news is told once in the time that a mesh of so many nodes makes of this, a node.
+const GRADUAL_A_NODE: Duration = Duration::from_millis(50);
+const GRADUAL_LEAST: Duration = Duration::from_secs(1);
 
 pub(crate) const CHANNEL: Channel = Channel { id: 1, name: "membership", max_bytes: 128 * 1024, queue: 512 };
 
 const VERSION: u8 = 1;
 const GRACE: Duration = Duration::from_secs(15 * 60);
 /// The most that one node gossips in all.
-const STATE_MAX_BYTES: usize = 1 << 20;
+pub(crate) const STATE_MAX_BYTES: usize = 1 << 20;
 /// More nodes than a mesh has; what lies beyond is not looked at.
-const MAX_NODES: usize = 2048;
+pub(crate) const MAX_NODES: usize = 2048;
 
 /// Who this node is to chitchat.
 #[derive(Debug, Clone)]
@@ -65,10 +74,13 @@ pub(crate) struct Known {
 /// This node's membership of the mesh.
 pub(crate) struct Membership {
     life: Life,
-    interval: Duration,
     link: MeshLink,
     handle: ChitchatHandle,
     own: BTreeMap<String, String>,
+    nodes: usize,
+    /// When gradual changes were last told, and whether some wait.
+    gradual_at: Option<Instant>,
+    holds_back: bool,
     decoded: HashMap<ChitchatId, (u64, Option<Arc<NodeState>>)>,
 }
 
@@ -79,14 +91,18 @@ impl Membership {
         life: Life,
         nodes_expected: usize,
         mesh: &Mesh,
+        clock: &Clock,
         words: mpsc::Sender<NodeName>,
         own: BTreeMap<String, String>,
     ) -> Result<Self, String> {
         let inbound = Arc::new(Mutex::new(mesh.listen(CHANNEL)));
-        let link = MeshLink { mesh: mesh.clone(), inbound, words, advertise: life.advertise };
-        let interval = Duration::from_millis(300).max(Duration::from_millis(10) * nodes_expected as u32);
-        let handle = spawn(&life, interval, &link, &own).await?;
-        Ok(Self { life, interval, link, handle, own, decoded: HashMap::new() })
+        let pace = Arc::new(StdMutex::new(Pace::new(nodes_expected)));
+        let (mesh, clock) = (mesh.clone(), clock.clone());
+        let link = MeshLink { mesh, inbound, words, advertise: life.advertise, pace, clock };
+        let handle = spawn(&life, &link, &own).await?;
+        let decoded = HashMap::new();
+        let nodes = nodes_expected;
+        Ok(Self { life, link, handle, own, nodes, gradual_at: None, holds_back: false, decoded })
     }
 
     /// Waits until chitchat's task has ended, which it does not do by itself. Why.
@@ -106,22 +122,42 @@ impl Membership {
         self.handle.abort();
         self.life.generation = generation.max(self.life.generation + 1);
         self.own = own;
-        self.handle = spawn(&self.life, self.interval, &self.link, &self.own).await?;
+        self.handle = spawn(&self.life, &self.link, &self.own).await?;
         self.decoded.clear();
         Ok(())
     }
 
-    /// How often this node gossips. Fixed at the start, from the number of peers known then.
+    /// How often this node gossips: the larger the mesh, the less often.
     pub(crate) fn interval(&self) -> Duration {
-        self.interval
+        self.link.pace().interval()
     }
 
     pub(crate) fn life(&self) -> &Life {
         &self.life
     }
 
-    /// Replaces this node's entries; what did not change is not sent. Whether anything changed.
-    pub(crate) async fn set(&mut self, entries: BTreeMap<String, String>) -> bool {
+    /// Replaces this node's entries; what did not change is not sent. What changes all the time waits until its turn comes
+    /// ([`Membership::holds_back`]). Whether there is news that should not wait for the next round.
+    pub(crate) async fn set(&mut self, mut entries: BTreeMap<String, String>) -> bool {
+        let now = self.link.clock.now();
+        let pause = GRADUAL_LEAST.max(GRADUAL_A_NODE.saturating_mul(self.nodes as u32));
+        let is_due = self.gradual_at.is_none_or(|at| now.saturating_duration_since(at) >= pause);
+        let mut news = self.own.keys().any(|key| !entries.contains_key(key));
+        self.holds_back = false;
+        for (key, value) in &mut entries {
+            match self.own.get(key) {
+                Some(told) if told == value => {}
+                Some(told) if key::is_gradual(key, told, value) => {
+                    if is_due {
+                        self.gradual_at = Some(now);
+                    } else {
+                        self.holds_back = true;
+                        value.clone_from(told);
+                    }
+                }
+                _ => news = true,
+            }
+        }
         if entries == self.own {
             return false;
         }
@@ -142,12 +178,18 @@ impl Membership {
         }
         drop(chitchat);
         self.own = entries;
-        true
+        news
+    }
+
+    /// Whether something waits for its turn: the same entries are to be given again in a while.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.holds_back
     }
 
     /// Gossips with these addresses at once.
     pub(crate) fn gossip_with(&self, addrs: impl IntoIterator<Item = SocketAddr>) {
         for addr in addrs.into_iter().filter(|addr| *addr != self.life.advertise) {
+            self.link.pace().want(addr);
             // Fails only when the task has ended, which `ended` reports.
             let _ = self.handle.gossip(addr);
         }
@@ -179,6 +221,8 @@ impl Membership {
             });
         }
         self.decoded = decoded;
+        self.nodes = known.len() + 1;
+        self.link.pace().nodes(self.nodes);
         known
     }
 
@@ -190,14 +234,13 @@ impl Membership {
 
 async fn spawn(
     life: &Life,
-    interval: Duration,
     link: &MeshLink,
     own: &BTreeMap<String, String>,
 ) -> Result<ChitchatHandle, String> {
     let config = ChitchatConfig {
         chitchat_id: ChitchatId::new(life.name.as_str(), life.generation, life.advertise),
         cluster_id: "meridian".into(),
-        gossip_interval: interval,
+        gossip_interval: pace::BASE,
         listen_addr: life.advertise,
         seed_nodes: Vec::new(),
         // Chitchat's own detector only decides whom it gossips with more often. A short window keeps the prior's weight.
@@ -205,7 +248,7 @@ async fn spawn(
             phi_threshold: 8.0,
             sampling_window_size: 10,
             max_interval: Duration::from_secs(10),
-            initial_interval: Duration::from_secs(1).max(interval),
+            initial_interval: Duration::from_secs(1).max(link.pace().interval()),
             dead_node_grace_period: GRACE,
         },
         marked_for_deletion_grace_period: GRACE,
@@ -225,6 +268,14 @@ struct MeshLink {
     inbound: Arc<Mutex<mpsc::Receiver<Inbound>>>,
     words: mpsc::Sender<NodeName>,
     advertise: SocketAddr,
+    pace: Arc<StdMutex<Pace>>,
+    clock: Clock,
+}
+
+impl MeshLink {
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[async_trait]
@@ -238,6 +289,12 @@ impl Transport for MeshLink {
 impl Socket for MeshLink {
     /// Never blocks: what finds the queue to the peer full, or the peer away, is lost, as chitchat expects of UDP.
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> Result<(), anyhow::Error> {
+        #[cfg(feature = "simulated")]
+        self.mesh.awake().await;
+        let is_call = matches!(message, ChitchatMessage::Syn { .. });
+        if is_call && !self.pace().calls(to, self.clock.now()) {
+            return Ok(());
+        }
         let bytes = frame(self.advertise, &message.serialize_to_vec());
         if let Err(error) = self.mesh.message_to_addr(to, CHANNEL, &bytes) {
             tracing::trace!(%to, %error, "a gossip message was not sent");
@@ -249,6 +306,8 @@ impl Socket for MeshLink {
     async fn recv(&mut self) -> Result<(SocketAddr, ChitchatMessage), anyhow::Error> {
         let mut inbound = self.inbound.lock().await;
         loop {
+            #[cfg(feature = "simulated")]
+            self.mesh.awake().await;
             let Some(inbound) = inbound.recv().await else {
                 // The mesh has stopped; so will this task.
                 std::future::pending::<()>().await;
@@ -324,7 +383,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_ended_is_started_again_with_the_same_state() {
-        use crate::clock::Clock;
         use crate::keyring::Keyring;
         use crate::mesh::{endpoint::bind_pair, tls::Identity};
         let ring = Keyring::generate();
@@ -340,8 +398,12 @@ mod tests {
             BTreeMap::from([("format".to_owned(), "1".to_owned()), ("region".to_owned(), "eu".to_owned())]);
         let ((mesh_a, life_a), (mesh_b, life_b)) = (node("a"), node("b"));
         let (words, _unread) = mpsc::channel(1);
-        let mut a = Membership::start(life_a, 1, &mesh_a, words.clone(), own.clone()).await.unwrap();
-        let mut b = Membership::start(life_b.clone(), 1, &mesh_b, words, BTreeMap::new()).await.unwrap();
+        let mut a = Membership::start(life_a, 1, &mesh_a, &Clock::system(), words.clone(), own.clone())
+            .await
+            .unwrap();
+        let mut b = Membership::start(life_b.clone(), 1, &mesh_b, &Clock::system(), words, BTreeMap::new())
+            .await
+            .unwrap();
         a.handle.abort();
         assert!(!a.ended().await.is_empty());
         a.restart(0, own).await.unwrap();

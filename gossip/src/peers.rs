@@ -28,18 +28,26 @@ const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// tried again each time, and told of once.
 #[derive(Debug)]
 pub(crate) struct PeersFile {
-    path: PathBuf,
+    /// `None`: nowhere.
+    path: Option<PathBuf>,
     fails: Arc<AtomicBool>,
 }
 
 impl PeersFile {
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, fails: Arc::default() }
+        Self { path: Some(path), fails: Arc::default() }
+    }
+
+    /// One that is never written, of a node without a disk.
+    #[cfg(feature = "simulated")]
+    pub(crate) fn nowhere() -> Self {
+        Self { path: None, fails: Arc::default() }
     }
 
     /// Writes it soon.
     pub(crate) fn write(&self, peers: &Peers) {
-        let (peers, path, fails) = (peers.clone(), self.path.clone(), self.fails.clone());
+        let Some(path) = self.path.clone() else { return };
+        let (peers, fails) = (peers.clone(), self.fails.clone());
         drop(tokio::task::spawn_blocking(move || note(&path, &fails, peers.save(&path))));
     }
 }

@@ -1,7 +1,8 @@
 //! What an operator should hear of a configuration that is sound in itself: what it takes away from the one before, and what
-//! it asks for that this mesh or this node does not have. Pure.
+//! it asks for that this mesh or this node does not have. Pure: who calls looks at files.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use gossip::id::RegionName;
 
@@ -29,6 +30,52 @@ pub(crate) fn of_unsigned(before: &Services, after: &Services) -> Vec<Caution> {
             advice: "if the parent has one, apply `dnssec = true` again (the key is kept), take the DS record back there, wait \
                 for its TTL, and take `dnssec` out then"
                 .into(),
+        })
+        .collect()
+}
+
+/// What users lose altogether when `after` takes the place of `before`: a file that was cut short is a configuration too.
+pub(crate) fn of_loss(before: &Services, after: &Services) -> Option<String> {
+    fn all<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+        let names: Vec<_> = names.collect();
+        (!names.is_empty()).then(|| format!("all its {what} ({})", names.join(", ")))
+    }
+    let listeners = all("listeners", before.listeners.keys().map(|name| name.as_str()));
+    let services = all("services", before.services.keys().map(|name| name.as_str()));
+    let zones = all("zones", before.zones.iter().map(|zone| zone.name.as_str()));
+    let nothing = after.listeners.is_empty() && after.services.is_empty() && after.zones.is_empty();
+    let lost: Vec<String> = [
+        listeners.filter(|_| after.listeners.is_empty()),
+        services.filter(|_| after.services.is_empty()),
+        zones.filter(|_| nothing),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    (!lost.is_empty()).then(|| format!("this would take from the mesh {}", lost.join(" and ")))
+}
+
+/// Files of certificates that `services` names and for which `unreadable` gives a reason. They lie on each node.
+pub(crate) fn of_files(services: &Services, unreadable: impl Fn(&Path) -> Option<String>) -> Vec<Caution> {
+    let listeners = services.listeners.values().flat_map(|listener| {
+        let pairs = listener.certificates.iter().flat_map(|files| [&files.cert, &files.key]);
+        let paths = pairs.chain(&listener.client_ca);
+        paths.map(move |path| (format!("listener {}", listener.name), path))
+    });
+    let pools = services.pools.values().flat_map(|pool| {
+        let ca = pool.tls.iter().filter_map(|tls| tls.ca.as_ref());
+        ca.map(move |path| (format!("pool {}", pool.name), path))
+    });
+    listeners
+        .chain(pools)
+        .filter_map(|(who, path)| {
+            let why = unreadable(path)?;
+            Some(Caution {
+                what: format!("this node cannot read {} of {who}: {why}", path.display()),
+                advice: "put the file there, readable by the node's user, on every node; until then handshakes that need it are \
+                    refused"
+                    .into(),
+            })
         })
         .collect()
 }
@@ -110,6 +157,44 @@ mod tests {
         for (before, after) in [(&signed, &signed), (&plain, &signed), (&signed, &Services::default())] {
             assert_eq!(told(of_unsigned(before, after)), [""; 0]);
         }
+    }
+
+    #[test]
+    fn a_file_that_was_cut_short_takes_all_away() {
+        let (whole, empty) = (parsed("", ""), Services::default());
+        let lost = of_loss(&whole, &empty).unwrap();
+        for gone in ["listeners (http)", "services (web)", "zones (a.example, b.example)"] {
+            assert!(lost.contains(gone), "{lost}");
+        }
+        let cut = "[region.eu]\n[dns.zone.\"a.example\"]\nnameserver.ns1 = [\"192.0.2.1\"]\n";
+        let cut = services::parse("services.toml", cut).unwrap_or_else(|report| panic!("{report}")).services;
+        assert!(
+            of_loss(&whole, &cut).is_some_and(|lost| lost.contains("http") && !lost.contains("b.example"))
+        );
+        for (before, after) in
+            [(&whole, &whole), (&empty, &empty), (&empty, &whole), (&cut, &cut), (&cut, &whole)]
+        {
+            assert_eq!(of_loss(before, after), None);
+        }
+    }
+
+    #[test]
+    fn certificates_that_cannot_be_read_here_are_told() {
+        let text = "[listener.https]\nport = 443\nprotocol = \"https\"\nclient_ca = \"/c/ca.pem\"\n\
+             certificate = [{ cert = \"/c/a.pem\", key = \"/c/a.key\" }]\n\
+             [service.web]\nsplit.p = 1\n[pool.p]\nbackend = []\n";
+        let services =
+            services::parse("services.toml", text).unwrap_or_else(|report| panic!("{report}")).services;
+        let missing = |path: &Path| (path != Path::new("/c/a.pem")).then(|| "no such file".to_owned());
+        let found = told(of_files(&services, missing));
+        assert_eq!(
+            found,
+            [
+                "this node cannot read /c/a.key of listener https: no such file",
+                "this node cannot read /c/ca.pem of listener https: no such file"
+            ]
+        );
+        assert_eq!(told(of_files(&services, |_| None)), [""; 0]);
     }
 
     #[test]

@@ -14,6 +14,9 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::stream::{BoxStream, StreamExt};
 use gossip::clock::Wall;
 
+/// What changes which containers run, or tells that one is about to stop. Others (health checks, commands run inside) come
+/// many times a second on a busy engine, and change nothing here.
+const EVENTS: [&str; 3] = ["start", "kill", "die"];
 /// How long the engine may take for one answer, in seconds. Events may be silent for ever.
 const TIMEOUT_SECONDS: u64 = 30;
 
@@ -78,6 +81,7 @@ impl Engine {
     pub(crate) fn events(&self, label: &str, since: Wall) -> BoxStream<'static, Result<Happened, String>> {
         let filters = HashMap::from([
             ("type".to_owned(), vec!["container".to_owned()]),
+            ("event".to_owned(), EVENTS.map(str::to_owned).into()),
             ("label".to_owned(), vec![label.to_owned()]),
         ]);
         let since = Some(since.seconds().to_string());
@@ -86,7 +90,7 @@ impl Engine {
         events.map(|event| event.map(happened).map_err(told)).boxed()
     }
 
-    /// Starts one container of an image that the engine has.
+    /// Starts one container of an image that the engine has. One that does not start is not left behind.
     pub(crate) async fn start(&self, order: &Start) -> Result<(), String> {
         let body = ContainerCreateBody {
             image: Some(order.image.clone()),
@@ -98,7 +102,13 @@ impl Engine {
         let options =
             CreateContainerOptions { name: Some(order.name.clone()), ..CreateContainerOptions::default() };
         let created = self.0.create_container(Some(options), body).await.map_err(told)?;
-        self.0.start_container(&created.id, None::<StartContainerOptions>).await.map_err(told)
+        let started = self.0.start_container(&created.id, None::<StartContainerOptions>).await;
+        if started.is_err() {
+            let force = RemoveContainerOptions { force: true, ..RemoveContainerOptions::default() };
+            // What counts is why it did not start.
+            let _ = self.0.remove_container(&created.id, Some(force)).await;
+        }
+        started.map_err(told)
     }
 
     /// Stops a container, kills it after `grace_seconds`, and removes it.
@@ -157,4 +167,20 @@ fn happened(event: EventMessage) -> Happened {
         (Some("kill"), Some(id)) if matches!(signal, Some("2" | "3" | "15" | "28")) => Happened::Stopping(id),
         _ => Happened::Other,
     }
+}
+
+/// A list of containers, and an event, as far as these bytes are either.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read(bytes: &[u8]) -> (Vec<Container>, Option<Happened>) {
+    let list: Vec<ContainerSummary> = serde_json::from_slice(bytes).unwrap_or_default();
+    let event: Option<EventMessage> = serde_json::from_slice(bytes).ok();
+    (list.into_iter().filter_map(container).collect(), event.map(happened))
+}
+
+/// A list, and two events, as an engine writes them.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn golden() -> Vec<Vec<u8>> {
+    let list = r#"[{"Id":"8dfafdbc3a40","Names":["/web-1"],"Image":"shop:1","Created":1367854155,"State":"running","Status":"Up","Ports":[{"IP":"0.0.0.0","PrivatePort":8080,"PublicPort":32768,"Type":"tcp"}],"Labels":{"meridian.pool":"web","meridian.port":"8080","meridian.weight":"7","meridian.zone":"a","meridian.rack":"r","meridian.region":"eu","meridian.drain":"20s"},"HostConfig":{"NetworkMode":"bridge"},"NetworkSettings":{"Networks":{"bridge":{"IPAddress":"172.17.0.2","GlobalIPv6Address":""}}}}]"#;
+    let event = r#"{"Type":"container","Action":"kill","Actor":{"ID":"8dfafdbc3a40","Attributes":{"signal":"15","image":"shop:1"}},"scope":"local","time":1461943101,"timeNano":1461943101381709551}"#;
+    vec![list.into(), event.into(), event.replace("kill", "die").into()]
 }

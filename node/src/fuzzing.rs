@@ -12,9 +12,10 @@ use dns::{
 };
 use gossip::clock::{Clock, Wall};
 
-use crate::admin::{reports, traffic};
+use crate::admin::{events, reports, traffic};
 use crate::config::node_file::{self, Machine, NodeOverrides};
 use crate::config::{Report, services};
+use crate::discovery::fuzzing as sources;
 use crate::proxy::fuzzing as proxy;
 pub use proxy::{client_hello, proxy_header, tunnel_preface};
 
@@ -22,7 +23,7 @@ pub use proxy::{client_hello, proxy_header, tunnel_preface};
 pub type Decoder = (&'static str, fn(&[u8]), fn() -> Vec<Vec<u8>>);
 
 /// All of them.
-pub const DECODERS: [Decoder; 12] = [
+pub const DECODERS: [Decoder; 17] = [
     ("tunnel-preface", tunnel_preface, proxy::tunnel_preface_golden),
     ("proxy-header", proxy_header, proxy::proxy_header_golden),
     ("client-hello", client_hello, proxy::client_hello_golden),
@@ -35,6 +36,11 @@ pub const DECODERS: [Decoder; 12] = [
     ("scale", scale, crate::scale::wire::golden),
     ("claims", claims, crate::discovery::wire::golden),
     ("traffic", traffic, traffic_golden),
+    ("backend-list", backend_list, sources::list_golden),
+    ("endpoint-slices", endpoint_slices, sources::endpoints_golden),
+    ("containers", containers, sources::containers_golden),
+    ("events", events, events::golden),
+    ("stored-events", stored_events, events::file_golden),
 ];
 
 const SERVICES: &str = include_str!("../../deploy/examples/services.toml");
@@ -54,6 +60,21 @@ pub fn claims(bytes: &[u8]) {
 /// What nodes tell each other of load and of decisions.
 pub fn scale(bytes: &[u8]) {
     assert!(crate::scale::wire::is_stable(bytes));
+}
+
+/// A list of backends in a file that somebody else writes.
+pub fn backend_list(bytes: &[u8]) {
+    sources::list(bytes);
+}
+
+/// What the API of a Kubernetes cluster says of a service.
+pub fn endpoint_slices(bytes: &[u8]) {
+    sources::endpoints(bytes);
+}
+
+/// What a Docker Engine says.
+pub fn containers(bytes: &[u8]) {
+    sources::containers(bytes);
 }
 
 /// A zone file.
@@ -160,6 +181,20 @@ pub fn traffic(bytes: &[u8]) {
     }
 }
 
+/// What a node tells another of what it saw.
+pub fn events(bytes: &[u8]) {
+    if let Some(told) = events::decode(bytes) {
+        assert_eq!(events::decode(&events::encode(&told)), Some(told));
+    }
+}
+
+/// The events of before, in the data folder.
+pub fn stored_events(bytes: &[u8]) {
+    if let Some(kept) = events::decode_file(bytes) {
+        assert_eq!(events::encode_file(&kept).and_then(|bytes| events::decode_file(&bytes)), Some(kept));
+    }
+}
+
 fn look_at(report: &Report, text: &str) {
     assert!(report.entries().len() <= Report::MAX_ENTRIES + 1);
     let lines = text.split('\n').count();
@@ -170,7 +205,7 @@ fn look_at(report: &Report, text: &str) {
 /// With a key of its own, which no golden bytes depend on.
 fn signing() -> Responder {
     let key = SigningKey::generate().and_then(|secret| SigningKey::from_pkcs8(&secret)).expect("a key");
-    responder(Some(Signing { keys: vec![key], all_sign: false }))
+    responder(Some(Signing { keys: vec![key], all_sign: false, ..Signing::default() }))
 }
 
 fn responder(signed: Option<Signing>) -> Responder {
@@ -319,7 +354,9 @@ mod tests {
             // The tree of a file, every value with its place, and a report that quotes it.
             "services" | "node" => mutate::Room { bytes: 4 << 20, times: 400 },
             // serde makes room for up to a megabyte of announced items before it reads the first.
-            "report" | "traffic" => mutate::Room { bytes: 3 << 20, times: 64 },
+            "report" | "traffic" | "scale" | "claims" | "events" | "stored-events" => {
+                mutate::Room { bytes: 3 << 20, times: 64 }
+            }
             // An answer may be as long as a message can be.
             "dns" => mutate::Room { bytes: 512 << 10, times: 64 },
             // And the table of signatures is made with the first.

@@ -8,6 +8,7 @@
 //! Only [`app`] knows all rooms; the others meet in [`backend::Snapshot`] and the types of `config::model`.
 
 mod admin;
+mod alike;
 mod app;
 pub mod backend;
 pub mod balance;
@@ -28,6 +29,7 @@ pub mod proxy;
 pub mod queue;
 pub mod registry;
 mod scale;
+pub mod signing;
 mod stamp;
 mod steering;
 pub mod timings;

@@ -5,18 +5,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dns::{NodeState, Policy, RecordSpec, RegionSpec, Responder, Signing, SigningKey};
+use dns::{NodeState, Policy, RecordSpec, RegionSpec, Responder};
 use dns::{State, SteerSpec, Table, TableSpec, ZoneSpec};
 use gossip::clock::Clock;
 use gossip::id::{RegionName, RevisionId};
 use gossip::state::{BackendState, ClusterView, Member, MemberState, PoolSummary};
-use storage::zone_keys::{Known, ZoneKey};
+use storage::zone_keys::Known;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::backend::{BackendView, Snapshot};
 use crate::config::model::{DnsRecord, DnsZone, Service, Services, Steer, SteerPolicy};
 use crate::registry::Orders;
+use crate::signing::{RetiredKeys, signing};
 
 /// The floor of shrinking TTLs, and the TTL of a node that hears no peers (DESIGN §8).
 const TTL_FLOOR: Duration = Duration::from_secs(5);
@@ -25,7 +26,12 @@ const TTL_FLOOR: Duration = Duration::from_secs(5);
 const LOAD_EVERY: Duration = Duration::from_secs(1);
 
 /// The table's specification.
-pub(crate) fn table_spec(services: &Services, revision: Option<RevisionId>, keys: &Known) -> TableSpec {
+pub(crate) fn table_spec(
+    services: &Services,
+    revision: Option<RevisionId>,
+    keys: &Known,
+    retired: &RetiredKeys,
+) -> TableSpec {
     let regions = services.regions.iter().map(|region| RegionSpec {
         name: region.name.to_string(),
         location: region.location,
@@ -34,13 +40,13 @@ pub(crate) fn table_spec(services: &Services, revision: Option<RevisionId>, keys
     TableSpec {
         // Serial arithmetic (RFC 1982) wraps; so may the epoch.
         serial: revision.map_or(0, |id| id.epoch as u32),
-        zones: services.zones.iter().map(|zone| zone_spec(zone, keys)).collect(),
+        zones: services.zones.iter().map(|zone| zone_spec(zone, keys, retired)).collect(),
         regions: regions.collect(),
     }
 }
 
 /// One zone's specification.
-pub(crate) fn zone_spec(zone: &DnsZone, keys: &Known) -> ZoneSpec {
+pub(crate) fn zone_spec(zone: &DnsZone, keys: &Known, retired: &RetiredKeys) -> ZoneSpec {
     ZoneSpec {
         name: zone.name.clone(),
         nameservers: zone.nameservers.iter().map(|(label, glue)| (label.clone(), glue.clone())).collect(),
@@ -49,20 +55,8 @@ pub(crate) fn zone_spec(zone: &DnsZone, keys: &Known) -> ZoneSpec {
         steers: zone.steer.iter().map(|(label, steer)| steer_spec(label, steer)).collect(),
         records: zone.records.iter().map(record_spec).collect(),
         file: zone.file.clone(),
-        signed: zone.dnssec.then(|| signing(&zone.name, keys)),
+        signed: zone.dnssec.then(|| signing(&zone.name, keys, retired)),
     }
-}
-
-/// What a zone is signed with, the active key first.
-pub(crate) fn signing(zone: &str, known: &Known) -> Signing {
-    let read = |key: &Arc<ZoneKey>| match SigningKey::from_pkcs8(&key.secret) {
-        Ok(key) => Some(key),
-        Err(error) => {
-            tracing::error!(zone, %error, "a key of the zone cannot be used");
-            None
-        }
-    };
-    Signing { keys: known.of(zone).filter_map(read).collect(), all_sign: known.is_settling(zone) }
 }
 
 fn steer_spec(label: &str, steer: &Steer) -> SteerSpec {
@@ -214,12 +208,12 @@ pub(crate) fn prime(
     known: &Known,
     clock: &Clock,
 ) {
-    lay(responder, present, known);
+    lay(responder, present, known, &ordered.retired_keys);
     responder.set_state(Arc::new(state(present, members, ordered, clock.now())));
 }
 
-fn lay(responder: &Responder, present: &Snapshot, known: &Known) {
-    match Table::build(&table_spec(&present.services, present.revision, known)) {
+fn lay(responder: &Responder, present: &Snapshot, known: &Known, retired: &RetiredKeys) {
+    match Table::build(&table_spec(&present.services, present.revision, known, retired)) {
         Ok(table) => responder.set_table(Arc::new(table)),
         // The validator asked the same crate; only a node of another version can come here.
         Err(errors) => {
@@ -238,7 +232,7 @@ pub(crate) async fn follow(
     mut keys: watch::Receiver<Arc<Known>>,
     clock: Clock,
 ) {
-    let mut built: Option<(Arc<Services>, Arc<Known>)> = None;
+    let mut built: Option<(Arc<Services>, Arc<Known>, RetiredKeys)> = None;
     let mut look = tokio::time::interval(LOAD_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -246,12 +240,14 @@ pub(crate) async fn follow(
         let members = view.borrow_and_update().clone();
         let ordered = orders.borrow_and_update().clone();
         let known = keys.borrow_and_update().clone();
-        let is_built = built.as_ref().is_some_and(|(services, keys)| {
-            Arc::ptr_eq(services, &present.services) && Arc::ptr_eq(keys, &known)
+        let is_built = built.as_ref().is_some_and(|(services, keys, retired)| {
+            Arc::ptr_eq(services, &present.services)
+                && Arc::ptr_eq(keys, &known)
+                && *retired == ordered.retired_keys
         });
         if !is_built {
-            lay(&responder, &present, &known);
-            built = Some((present.services.clone(), known));
+            lay(&responder, &present, &known, &ordered.retired_keys);
+            built = Some((present.services.clone(), known, ordered.retired_keys.clone()));
         }
         responder.set_state(Arc::new(state(&present, &members, &ordered, clock.now())));
         let looks = depends_on_load(&present.services);

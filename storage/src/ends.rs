@@ -102,8 +102,12 @@ impl Standing {
                 Target::Pool(name) => put(&mut standing.pools, Tag::of(name.as_str()), end),
                 Target::Service(name) => put(&mut standing.services, name.clone(), end),
                 // Sessions belong to neither.
-                Target::Node(_) | Target::Region(_) | Target::Key(_) | Target::Mesh | Target::Network(..) => {
-                }
+                Target::Node(_)
+                | Target::Region(_)
+                | Target::Key(_)
+                | Target::Mesh
+                | Target::Network(..)
+                | Target::ZoneKey { .. } => {}
             }
         }
         standing

@@ -34,8 +34,11 @@ pub const DECODERS: [Decoder; 11] = [
             target: Target::Network([192, 0, 2, 0].into(), 24),
             ..entry(Some(Order::Deny { until: Some(NOW) }))
         };
+        let target = Target::ZoneKey { zone: "lb.example".into(), tag: 7, id: [9; 16] };
+        let retired = Entry { target, aspect: Aspect::ZoneKey, ..entry(Some(Order::RetireZoneKey)) };
         vec![
             entry(None).encode(),
+            retired.encode(),
             entry(Some(Order::Drain { deadline: Some(NOW) })).encode(),
             denial.encode(),
         ]

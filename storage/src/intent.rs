@@ -2,19 +2,21 @@
 //!
 //! For each target and aspect the entry with the greater `(hlc, node)` wins; taking an order back leaves an entry
 //! without one (a *mark*), so that an old copy of the order does not come back. Marks are dropped after
-//! [`MARK_LIFE`]; a node that was away for longer may bring back an order that was taken back meanwhile. The end of
+//! [`MARK_LIFE`], when their order would have lapsed, and, the oldest first, when they weigh more than [`MARKS_MAX_BYTES`] or an
+//! order needs the room; a node that was away for longer may bring back an order that was taken back meanwhile. So nodes need
+//! not hold the same marks, and the digest that they compare is of the orders alone. The end of
 //! sessions is an order too, which nobody takes back: it lapses when none of those sessions can come again.
 //!
 //! Entries travel and lie on disk as `version 1 ‖ bincode of the mirror types below`, fixed-width, little endian.
 
-use std::collections::BTreeMap;
+mod codec;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use bincode::Options;
 use gossip::clock::{HLC_MAX_AHEAD, Hlc, Wall};
 use gossip::id::{NodeName, PoolName, RegionName, ServiceName, SessionId};
-use serde::{Deserialize, Serialize};
 
 use crate::pin::LIFE_MAX_SECONDS;
 
@@ -24,6 +26,9 @@ pub const MARK_LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// All entries together, encoded: what fits in one message with room to spare.
 pub const MAP_MAX_BYTES: usize = 512 * 1024;
 
+/// The marks among them.
+pub const MARKS_MAX_BYTES: usize = MAP_MAX_BYTES / 4;
+
 /// The most pools in a split.
 pub const SPLIT_MAX: usize = 64;
 
@@ -31,7 +36,6 @@ pub const SPLIT_MAX: usize = 64;
 pub const END_LIFE_MAX: Duration = Duration::from_secs(LIFE_MAX_SECONDS as u64);
 
 const ENTRY_MAX_BYTES: u64 = 8 * 1024;
-const VERSION: u8 = 1;
 
 /// Whom an order is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +58,15 @@ pub enum Target {
     Mesh,
     /// A network of users: its first address, and how many bits of it count.
     Network(IpAddr, u8),
+    /// A key that a zone is signed with.
+    ZoneKey {
+        /// The zone, in lower case, without the final dot.
+        zone: String,
+        /// The key's tag, for people.
+        tag: u16,
+        /// What names it: see [`crate::zone_key::ZoneKey::id`].
+        id: [u8; 16],
+    },
 }
 
 /// What is ordered.
@@ -86,6 +99,8 @@ pub enum Order {
         /// When it lapses; `None`: never.
         until: Option<Wall>,
     },
+    /// The zone is not to be signed with this key any more, nor to name it when none remembers it.
+    RetireZoneKey,
 }
 
 /// Which of a target's properties an order sets. One order of each aspect can hold for one target.
@@ -105,6 +120,8 @@ pub enum Aspect {
     KeyInUse,
     /// Who is refused.
     Deny,
+    /// Whether a zone's key is used.
+    ZoneKey,
 }
 
 impl Order {
@@ -118,6 +135,7 @@ impl Order {
             Self::InstallKey | Self::RemoveKey => Aspect::Key,
             Self::UseKey(_) => Aspect::KeyInUse,
             Self::Deny { .. } => Aspect::Deny,
+            Self::RetireZoneKey => Aspect::ZoneKey,
         }
     }
 }
@@ -163,23 +181,41 @@ pub enum Told {
     News,
     /// Nothing new, or nothing that may be taken.
     Ignored,
+    /// Its time lies more than [`HLC_MAX_AHEAD`] in the future.
+    Ahead,
     /// There is no room.
     Full,
+}
+
+type Key = (Target, Aspect);
+
+#[derive(Debug, Clone)]
+struct Held {
+    entry: Entry,
+    bytes: Vec<u8>,
+    /// Of a mark: when the order that it took back would have lapsed, where that is known.
+    until: Option<Wall>,
 }
 
 /// All entries, marks too.
 #[derive(Debug, Clone, Default)]
 pub struct Entries {
-    entries: BTreeMap<(Target, Aspect), (Entry, Vec<u8>)>,
+    entries: BTreeMap<Key, Held>,
+    /// The marks, oldest first.
+    marks: BTreeSet<(Hlc, Key)>,
     bytes: usize,
+    marks_bytes: usize,
     digest: u64,
+    evicted: Vec<Key>,
 }
 
 impl Entries {
-    /// Takes an entry in.
+    /// Takes an entry in. Marks may have to go for it: see [`Entries::take_evicted`].
     pub fn merge(&mut self, entry: Entry, now: Wall) -> Told {
-        let ahead = entry.at.wall().since(now) > HLC_MAX_AHEAD || is_endless(&entry, now);
-        if ahead || is_stale(&entry, now) {
+        if entry.at.wall().since(now) > HLC_MAX_AHEAD {
+            return Told::Ahead;
+        }
+        if is_endless(&entry, now) || is_stale(&entry, None, now) {
             return Told::Ignored;
         }
         let key = (entry.target.clone(), entry.aspect);
@@ -187,54 +223,98 @@ impl Entries {
         let before = self.entries.get(&key);
         // The encoding breaks a tie that no honest clock makes, the same way everywhere.
         if before
-            .is_some_and(|(old, old_bytes)| (old.at, &old.by, old_bytes) >= (entry.at, &entry.by, &bytes))
+            .is_some_and(|old| (old.entry.at, &old.entry.by, &old.bytes) >= (entry.at, &entry.by, &bytes))
         {
             return Told::Ignored;
         }
-        let room = MAP_MAX_BYTES + before.map_or(0, |(_, old)| old.len());
-        if self.bytes + bytes.len() > room || bytes.len() as u64 > ENTRY_MAX_BYTES {
+        let order_before = before.filter(|old| old.entry.order.is_some()).map_or(0, |old| old.bytes.len());
+        let orders = self.bytes - self.marks_bytes - order_before;
+        let is_order = entry.order.is_some();
+        if bytes.len() as u64 > ENTRY_MAX_BYTES || is_order && orders + bytes.len() > MAP_MAX_BYTES {
             return Told::Full;
         }
-        self.bytes += bytes.len();
-        self.digest = self.digest.wrapping_add(hash(&bytes));
-        if let Some((_, old)) = self.entries.insert(key, (entry, bytes)) {
-            self.bytes -= old.len();
-            self.digest = self.digest.wrapping_sub(hash(&old));
+        let until = before.and_then(|old| old.until.or_else(|| lapses(&old.entry))).filter(|_| !is_order);
+        self.remove(&key);
+        self.insert(key, Held { entry, bytes, until });
+        while self.marks_bytes > MARKS_MAX_BYTES || self.bytes > MAP_MAX_BYTES {
+            let Some((_, oldest)) = self.marks.first().cloned() else { break };
+            self.remove(&oldest);
+            self.evicted.push(oldest);
         }
         Told::News
     }
 
-    /// Drops marks and ends that are past their life; returns their keys.
-    pub fn sweep(&mut self, now: Wall) -> Vec<(Target, Aspect)> {
-        let stale = self.entries.iter().filter(|(_, (entry, _))| is_stale(entry, now));
-        let stale: Vec<_> = stale.map(|(key, _)| key.clone()).collect();
-        for key in &stale {
-            if let Some((_, old)) = self.entries.remove(key) {
-                self.bytes -= old.len();
-                self.digest = self.digest.wrapping_sub(hash(&old));
-            }
+    /// Takes in what this node had on its own disk: that is not hearsay. What was written while its clock was ahead counts as
+    /// given as late as a peer may say; returns what is held then, if anything.
+    pub fn load(&mut self, mut entry: Entry, now: Wall) -> Option<Entry> {
+        let latest = now.plus(HLC_MAX_AHEAD);
+        if entry.at.wall() > latest {
+            entry.at = Hlc::from_millis(latest.0);
         }
+        if let Some(Order::End { until }) = &mut entry.order {
+            *until = (*until).min(now.plus(END_LIFE_MAX));
+        }
+        (self.merge(entry.clone(), now) == Told::News).then_some(entry)
+    }
+
+    /// The marks that had to go since this was called last.
+    pub fn take_evicted(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.evicted)
+    }
+
+    fn insert(&mut self, key: Key, held: Held) {
+        self.bytes += held.bytes.len();
+        if held.entry.order.is_none() {
+            self.marks_bytes += held.bytes.len();
+            self.marks.insert((held.entry.at, key.clone()));
+        } else {
+            self.digest = self.digest.wrapping_add(hash(&held.bytes));
+        }
+        self.entries.insert(key, held);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(held) = self.entries.remove(key) else { return };
+        self.bytes -= held.bytes.len();
+        if held.entry.order.is_none() {
+            self.marks_bytes -= held.bytes.len();
+            self.marks.remove(&(held.entry.at, key.clone()));
+        } else {
+            self.digest = self.digest.wrapping_sub(hash(&held.bytes));
+        }
+    }
+
+    /// Drops marks and orders that are past their life; returns their keys.
+    pub fn sweep(&mut self, now: Wall) -> Vec<Key> {
+        let stale = self.entries.iter().filter(|(_, held)| is_stale(&held.entry, held.until, now));
+        let stale: Vec<_> = stale.map(|(key, _)| key.clone()).collect();
+        stale.iter().for_each(|key| self.remove(key));
         stale
     }
 
-    /// The sum of the entries' hashes: equal maps, equal digests.
+    /// What they weigh, in bytes; at most [`MAP_MAX_BYTES`].
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The sum of the hashes of the orders in force: equal orders, equal digests.
     pub fn digest(&self) -> u64 {
         self.digest
     }
 
     /// The entry of that key.
     pub fn find(&self, target: &Target, aspect: Aspect) -> Option<&Entry> {
-        self.entries.get(&(target.clone(), aspect)).map(|(entry, _)| entry)
+        self.entries.get(&(target.clone(), aspect)).map(|held| &held.entry)
     }
 
     /// All, marks too.
     pub fn all(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values().map(|(entry, _)| entry)
+        self.entries.values().map(|held| &held.entry)
     }
 
     /// The orders in force.
     pub fn in_force(&self) -> IntentMap {
-        let orders = self.entries.iter().filter_map(|(key, (entry, _))| {
+        let orders = self.entries.iter().filter_map(|(key, Held { entry, .. })| {
             let order = entry.order.clone()?;
             Some((key.clone(), Intent { order, at: entry.at, by: entry.by.clone() }))
         });
@@ -242,11 +322,16 @@ impl Entries {
     }
 }
 
-fn is_stale(entry: &Entry, now: Wall) -> bool {
+fn is_stale(entry: &Entry, until: Option<Wall>, now: Wall) -> bool {
+    let over = until.or_else(|| lapses(entry)).is_some_and(|until| until <= now);
+    over || entry.order.is_none() && now.since(entry.at.wall()) > MARK_LIFE
+}
+
+/// When an order lapses by itself.
+fn lapses(entry: &Entry) -> Option<Wall> {
     match &entry.order {
-        None => now.since(entry.at.wall()) > MARK_LIFE,
-        Some(Order::End { until } | Order::Deny { until: Some(until) }) => *until <= now,
-        Some(_) => false,
+        Some(Order::End { until } | Order::Deny { until: Some(until) }) => Some(*until),
+        _ => None,
     }
 }
 
@@ -260,164 +345,11 @@ fn hash(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(first)
 }
 
-fn codec() -> impl Options {
-    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(ENTRY_MAX_BYTES)
-}
-
-impl Entry {
-    /// In bytes; more than a few kilobytes are refused by whoever reads them.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![VERSION];
-        let wire = bincode::DefaultOptions::new().with_fixint_encoding().serialize(&EntryV1::from(self));
-        bytes.extend(wire.expect("plain data in memory can be serialized"));
-        bytes
-    }
-
-    /// Reads what [`Entry::encode`] wrote.
-    ///
-    /// # Errors
-    /// On anything else, on splits beyond the limit, and when order and aspect do not fit.
-    pub fn decode(bytes: &[u8]) -> Result<Self, NotAnIntent> {
-        let bytes = bytes.strip_prefix(&[VERSION]).ok_or(NotAnIntent)?;
-        let wire: EntryV1 = codec().deserialize(bytes).map_err(|_| NotAnIntent)?;
-        let entry = Self::from(wire);
-        let fits = match &entry.order {
-            Some(Order::Split(pools)) => {
-                (1..=SPLIT_MAX).contains(&pools.len()) && entry.aspect == Aspect::Split
-            }
-            Some(order) => order.aspect() == entry.aspect,
-            None => true,
-        };
-        if fits { Ok(entry) } else { Err(NotAnIntent) }
-    }
-}
-
-// The mirror types: their order and their fields are the format.
-
-#[derive(Serialize, Deserialize)]
-struct EntryV1 {
-    target: TargetV1,
-    aspect: AspectV1,
-    order: Option<OrderV1>,
-    at: u64,
-    by: NodeName,
-}
-
-#[derive(Serialize, Deserialize)]
-enum TargetV1 {
-    Node(NodeName),
-    Region(RegionName),
-    Pool(PoolName),
-    Backend(PoolName, SocketAddr),
-    Service(ServiceName),
-    Session(SessionId),
-    Key(u32),
-    Mesh,
-    Network(IpAddr, u8),
-}
-
-#[derive(Serialize, Deserialize)]
-enum AspectV1 {
-    State,
-    Weight,
-    Split,
-    End,
-    Key,
-    KeyInUse,
-    Deny,
-}
-
-#[derive(Serialize, Deserialize)]
-enum OrderV1 {
-    Drain(Option<u64>),
-    Maintenance,
-    Weight(u32),
-    Split(Vec<(PoolName, u32)>),
-    End(u64),
-    InstallKey,
-    RemoveKey,
-    UseKey(u32),
-    Deny(Option<u64>),
-}
-
-impl From<&Entry> for EntryV1 {
-    fn from(entry: &Entry) -> Self {
-        let target = match entry.target.clone() {
-            Target::Node(name) => TargetV1::Node(name),
-            Target::Region(name) => TargetV1::Region(name),
-            Target::Pool(name) => TargetV1::Pool(name),
-            Target::Backend(pool, address) => TargetV1::Backend(pool, address),
-            Target::Service(name) => TargetV1::Service(name),
-            Target::Session(id) => TargetV1::Session(id),
-            Target::Key(id) => TargetV1::Key(id),
-            Target::Mesh => TargetV1::Mesh,
-            Target::Network(address, bits) => TargetV1::Network(address, bits),
-        };
-        let aspect = match entry.aspect {
-            Aspect::State => AspectV1::State,
-            Aspect::Weight => AspectV1::Weight,
-            Aspect::Split => AspectV1::Split,
-            Aspect::End => AspectV1::End,
-            Aspect::Key => AspectV1::Key,
-            Aspect::KeyInUse => AspectV1::KeyInUse,
-            Aspect::Deny => AspectV1::Deny,
-        };
-        let order = entry.order.clone().map(|order| match order {
-            Order::Drain { deadline } => OrderV1::Drain(deadline.map(|deadline| deadline.0)),
-            Order::Maintenance => OrderV1::Maintenance,
-            Order::Weight(weight) => OrderV1::Weight(weight),
-            Order::Split(pools) => OrderV1::Split(pools),
-            Order::End { until } => OrderV1::End(until.0),
-            Order::InstallKey => OrderV1::InstallKey,
-            Order::RemoveKey => OrderV1::RemoveKey,
-            Order::UseKey(id) => OrderV1::UseKey(id),
-            Order::Deny { until } => OrderV1::Deny(until.map(|until| until.0)),
-        });
-        Self { target, aspect, order, at: entry.at.0, by: entry.by.clone() }
-    }
-}
-
-impl From<EntryV1> for Entry {
-    fn from(wire: EntryV1) -> Self {
-        let target = match wire.target {
-            TargetV1::Node(name) => Target::Node(name),
-            TargetV1::Region(name) => Target::Region(name),
-            TargetV1::Pool(name) => Target::Pool(name),
-            TargetV1::Backend(pool, address) => Target::Backend(pool, address),
-            TargetV1::Service(name) => Target::Service(name),
-            TargetV1::Session(id) => Target::Session(id),
-            TargetV1::Key(id) => Target::Key(id),
-            TargetV1::Mesh => Target::Mesh,
-            TargetV1::Network(address, bits) => Target::Network(address, bits),
-        };
-        let aspect = match wire.aspect {
-            AspectV1::State => Aspect::State,
-            AspectV1::Weight => Aspect::Weight,
-            AspectV1::Split => Aspect::Split,
-            AspectV1::End => Aspect::End,
-            AspectV1::Key => Aspect::Key,
-            AspectV1::KeyInUse => Aspect::KeyInUse,
-            AspectV1::Deny => Aspect::Deny,
-        };
-        let order = wire.order.map(|order| match order {
-            OrderV1::Drain(deadline) => Order::Drain { deadline: deadline.map(Wall) },
-            OrderV1::Maintenance => Order::Maintenance,
-            OrderV1::Weight(weight) => Order::Weight(weight),
-            OrderV1::Split(pools) => Order::Split(pools),
-            OrderV1::End(until) => Order::End { until: Wall(until) },
-            OrderV1::InstallKey => Order::InstallKey,
-            OrderV1::RemoveKey => Order::RemoveKey,
-            OrderV1::UseKey(id) => Order::UseKey(id),
-            OrderV1::Deny(until) => Order::Deny { until: until.map(Wall) },
-        });
-        Self { target, aspect, order, at: Hlc(wire.at), by: wire.by }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::codec::VERSION;
     use super::*;
 
     const NOW: Wall = Wall(1_790_000_000_000);
@@ -435,11 +367,17 @@ mod tests {
             (1u32..3).prop_map(|share| Some(Order::Split(vec![(PoolName::new("p").unwrap(), share)]))),
             (1u64..3).prop_map(|until| Some(Order::End { until: Wall(NOW.0 + until) })),
             (1u64..3).prop_map(|until| Some(Order::Deny { until: Some(Wall(NOW.0 + until)) })),
-            prop::sample::select(vec![Order::InstallKey, Order::RemoveKey, Order::UseKey(7)]).prop_map(Some),
+            prop::sample::select(vec![
+                Order::InstallKey,
+                Order::RemoveKey,
+                Order::UseKey(7),
+                Order::RetireZoneKey
+            ])
+            .prop_map(Some),
             Just(Some(Order::Deny { until: None })),
             Just(None),
         ];
-        (0u8..9, order, 0u64..4, 0u8..2).prop_map(|(target, order, at, by)| {
+        (0u8..10, order, 0u64..4, 0u8..2).prop_map(|(target, order, at, by)| {
             let target = match target {
                 0 => Target::Node(node("x")),
                 1 => Target::Region(RegionName::new("x").unwrap()),
@@ -449,6 +387,7 @@ mod tests {
                 5 => Target::Session(SessionId([7; 16])),
                 6 => Target::Key(7),
                 7 => Target::Network("2001:db8::".parse().unwrap(), 48),
+                8 => Target::ZoneKey { zone: "lb.example.com".into(), tag: 7, id: [9; 16] },
                 _ => Target::Mesh,
             };
             let aspect = order.as_ref().map_or(Aspect::State, Order::aspect);
@@ -537,6 +476,16 @@ mod tests {
             &[0, 1, 0, 0, 0, 0, 0, 0, 0, b'a'],
         ];
         assert_eq!(entry.encode(), golden.concat());
+        let target = Target::ZoneKey { zone: "z".into(), tag: 0x0102, id: [9; 16] };
+        let (aspect, order) = (Aspect::ZoneKey, Some(Order::RetireZoneKey));
+        let entry = Entry { target, aspect, order, at: Hlc(5), by: node("a") };
+        let golden = [
+            &[1, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, b'z', 2, 1][..],
+            &[9; 16],
+            &[7, 0, 0, 0, 1, 9, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
+            &[1, 0, 0, 0, 0, 0, 0, 0, b'a'],
+        ];
+        assert_eq!(entry.encode(), golden.concat());
     }
 
     #[test]
@@ -581,6 +530,61 @@ mod tests {
         assert_eq!(entries.sweep(later).len(), 1);
         assert_eq!((entries.digest(), entries.bytes), (0, 0));
         assert_eq!(entries.merge(drain(NOW.0 + 1, None), later), Told::Ignored);
+    }
+
+    fn denial(n: u32, at: u64, order: Option<Order>) -> Entry {
+        let target = Target::Network(IpAddr::from(n.to_be_bytes()), 32);
+        Entry { target, aspect: Aspect::Deny, order, at: Hlc::from_millis(NOW.0 + at), by: node("a") }
+    }
+
+    #[test]
+    fn orders_that_were_taken_back_leave_room_for_others() {
+        let (mut entries, until) = (Entries::default(), Some(NOW.plus(Duration::from_secs(600))));
+        for n in 0..20_000 {
+            assert_eq!(entries.merge(denial(n, 0, Some(Order::Deny { until })), NOW), Told::News);
+            assert_eq!(entries.merge(denial(n, u64::from(n) + 1, None), NOW), Told::News);
+        }
+        assert!(entries.bytes <= MARKS_MAX_BYTES);
+        let evicted = entries.take_evicted();
+        assert!(evicted.first() == Some(&(denial(0, 0, None).target, Aspect::Deny)), "the oldest goes first");
+        assert_eq!(evicted.len() + entries.all().count(), 20_000);
+        assert_eq!(entries.take_evicted(), []);
+        // What is ordered finds room over all marks, and counts them as none.
+        let mut orders = 0;
+        while entries.merge(denial(1 << 20 | orders, 0, Some(Order::Deny { until: None })), NOW) == Told::News
+        {
+            orders += 1;
+        }
+        assert!(entries.all().all(|entry| entry.order.is_some()) && entries.bytes <= MAP_MAX_BYTES);
+        assert!(MAP_MAX_BYTES - entries.bytes < 100 && orders == entries.in_force().len() as u32);
+        // A mark takes its order away, whatever room there is.
+        assert_eq!(entries.merge(denial(1 << 20, 9, None), NOW), Told::News);
+        assert_eq!(entries.in_force().len() as u32, orders - 1);
+    }
+
+    #[test]
+    fn a_mark_lives_no_longer_than_its_order_could() {
+        let (mut entries, until) = (Entries::default(), NOW.plus(Duration::from_secs(600)));
+        entries.merge(denial(1, 0, Some(Order::Deny { until: Some(until) })), NOW);
+        entries.merge(denial(1, 1, None), NOW);
+        assert_eq!(entries.sweep(NOW.plus(Duration::from_secs(599))), []);
+        assert_eq!(entries.sweep(until).len(), 1);
+        assert_eq!((entries.digest(), entries.bytes, entries.marks.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn an_order_of_a_clock_that_was_ahead_is_not_lost() {
+        let ahead = Duration::from_secs(2 * 3600).as_millis() as u64;
+        let order = drain(NOW.0 + ahead, Some(Order::Maintenance));
+        let mut entries = Entries::default();
+        assert_eq!(entries.merge(order.clone(), NOW), Told::Ahead);
+        let loaded = entries.load(order, NOW).unwrap();
+        assert_eq!(loaded.at.wall(), NOW.plus(HLC_MAX_AHEAD));
+        assert_eq!(entries.in_force().len(), 1);
+        // Peers take what was loaded.
+        assert_eq!(Entries::default().merge(loaded, NOW), Told::News);
+        let end = Some(Order::End { until: NOW.plus(END_LIFE_MAX).plus(Duration::from_secs(7200)) });
+        assert!(entries.load(Entry { aspect: Aspect::End, ..drain(NOW.0 + ahead, end) }, NOW).is_some());
     }
 
     #[test]

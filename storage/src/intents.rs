@@ -6,8 +6,10 @@
 //!   every 5 s with one peer at random: digests; where they differ, all entries one way and what is newer back
 //! ```
 
+mod file;
 pub(crate) mod task;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,7 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::disk::Shelf;
 use crate::ends::Ends;
-pub use crate::intent::{Aspect, Intent, IntentMap, Order, Target};
+pub use crate::intent::{Aspect, Intent, IntentMap, MAP_MAX_BYTES, Order, Target};
 use crate::intent::{Entries, Entry, SPLIT_MAX, Told};
 use crate::transport::{INTENTS, Network};
 use crate::writer::Writer;
@@ -48,6 +50,11 @@ pub enum IntentError {
     /// A split of no pools, or of more than 64.
     #[error("a split names 1 to 64 pools")]
     Split,
+    /// This node has given or seen orders of a time that its clock has not reached yet, and peers would not take this one.
+    #[error(
+        "this node's clock was set back: its last orders are of a time more than 10 minutes ahead; give the order on another node, or restart this one"
+    )]
+    Clock,
     /// The store has stopped.
     #[error("the node is shutting down")]
     Stopped,
@@ -67,6 +74,13 @@ pub(crate) struct Inner {
     current: watch::Sender<Arc<IntentMap>>,
     ends: Ends,
     stopped: AtomicBool,
+    data: PathBuf,
+    /// The plain file is not what is in force.
+    unwritten: AtomicBool,
+    /// It could not be written the last time.
+    behind: AtomicBool,
+    /// It was said that a peer's clock is ahead.
+    ahead_told: AtomicBool,
 }
 
 impl Intents {
@@ -78,15 +92,27 @@ impl Intents {
         view: watch::Receiver<Arc<ClusterView>>,
         writer: Arc<Writer>,
         shelf: &[(Vec<u8>, Vec<u8>)],
+        data: PathBuf,
     ) -> Self {
         let mut entries = Entries::default();
         let now = clock.mesh_wall();
+        let mut stored = file::read(&data);
         for (_, bytes) in shelf {
             match Entry::decode(bytes) {
-                Ok(entry) => {
-                    entries.merge(entry, now);
-                }
+                Ok(entry) => stored.push(entry),
                 Err(error) => tracing::warn!(%error, "an intent on disk cannot be read"),
+            }
+        }
+        // In the order of their times: of two that a clock gave in the future, the later one holds.
+        stored.sort_by_key(|entry| entry.at);
+        for entry in stored {
+            let was = entry.at;
+            let Some(entry) = entries.load(entry, now) else { continue };
+            // What is ordered from now on comes after it.
+            let _ = clock.observe(entry.at);
+            if entry.at != was {
+                tracing::warn!(target = ?entry.target, "an order was given while this node's clock was ahead; it holds");
+                writer.keep(Shelf::Intents, shelf_key(&entry.target, entry.aspect), Some(entry.encode()));
             }
         }
         let in_force = Arc::new(entries.in_force());
@@ -94,7 +120,22 @@ impl Intents {
         ends.set(&in_force);
         let current = watch::Sender::new(in_force);
         let (entries, stopped) = (Mutex::new(entries), AtomicBool::new(false));
-        Self(Arc::new(Inner { me, clock, network, view, writer, entries, current, ends, stopped }))
+        let (unwritten, ahead_told) = (AtomicBool::new(true), AtomicBool::new(false));
+        Self(Arc::new(Inner {
+            me,
+            clock,
+            network,
+            view,
+            writer,
+            entries,
+            current,
+            ends,
+            stopped,
+            data,
+            unwritten,
+            behind: AtomicBool::new(false),
+            ahead_told,
+        }))
     }
 
     /// Gives an order; it replaces the target's order of the same aspect. Returns when this node holds it; the others
@@ -154,9 +195,7 @@ impl Intents {
         };
         let entries: Vec<Entry> = targets.iter().map(entry).collect();
         let message = task::put(&entries);
-        if self.0.merge(entries).full {
-            return Err(IntentError::Full);
-        }
+        self.0.give(entries)?;
         let mut told = JoinSet::new();
         let peers: Vec<_> =
             view.borrow().members.values().filter(|member| member.counts()).cloned().collect();
@@ -181,6 +220,16 @@ impl Intents {
         self.0.current.borrow().clone()
     }
 
+    /// Whether what is in force could not be written: a crash of all nodes would lose it.
+    pub fn is_file_behind(&self) -> bool {
+        self.0.behind.load(Ordering::Relaxed)
+    }
+
+    /// What all entries weigh, those that were taken back too, in bytes; at most [`MAP_MAX_BYTES`].
+    pub fn bytes(&self) -> usize {
+        self.0.lock().bytes()
+    }
+
     /// Follows them.
     pub fn watch(&self) -> watch::Receiver<Arc<IntentMap>> {
         self.0.current.subscribe()
@@ -192,9 +241,7 @@ impl Intents {
             return Err(IntentError::Stopped);
         }
         let entry = Entry { target, aspect, order, at: clock.hlc(), by: me.clone() };
-        if self.0.merge(vec![entry.clone()]).full {
-            return Err(IntentError::Full);
-        }
+        self.0.give(vec![entry.clone()])?;
         let message = task::put(&[entry]);
         for name in view.borrow().members.keys().filter(|name| *name != me) {
             network.tell(name, INTENTS, message.clone());
@@ -214,9 +261,47 @@ impl Intents {
 #[derive(Debug, Default)]
 struct Outcome {
     full: bool,
+    ahead: bool,
 }
 
 impl Inner {
+    /// Takes this node's own orders in.
+    fn give(&self, new: Vec<Entry>) -> Result<(), IntentError> {
+        match self.merge(new) {
+            Outcome { full: true, .. } => Err(IntentError::Full),
+            Outcome { ahead: true, .. } => Err(IntentError::Clock),
+            Outcome { .. } => Ok(()),
+        }
+    }
+
+    /// Takes the orders of a peer in; whether there was room.
+    fn hear(&self, from: &NodeName, new: Vec<Entry>) -> bool {
+        let outcome = self.merge(new);
+        if outcome.ahead && !self.ahead_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(peer = %from, "orders of a time more than 10 minutes ahead are not obeyed here; check the clocks of the nodes");
+        }
+        !outcome.full
+    }
+
+    /// Writes the plain file when it is not what is in force. Blocks.
+    fn write_file(&self) {
+        if self.unwritten.swap(false, Ordering::Relaxed) {
+            let all: Vec<Entry> = self.lock().all().cloned().collect();
+            match file::write(&self.data, &all) {
+                Ok(()) if self.behind.swap(false, Ordering::Relaxed) => {
+                    tracing::info!("the orders are written to their file again");
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    self.unwritten.store(true, Ordering::Relaxed);
+                    if !self.behind.swap(true, Ordering::Relaxed) {
+                        tracing::error!(%error, "the orders cannot be written to their file; they are in force, and a crash of all nodes would lose them; will try again");
+                    }
+                }
+            }
+        }
+    }
+
     fn merge(&self, new: Vec<Entry>) -> Outcome {
         let mut entries = self.lock();
         let now = self.clock.mesh_wall();
@@ -231,10 +316,15 @@ impl Inner {
                     self.writer.keep(Shelf::Intents, key, Some(bytes));
                 }
                 Told::Ignored => {}
+                Told::Ahead => outcome.ahead = true,
                 Told::Full => outcome.full = true,
             }
         }
+        for (target, aspect) in entries.take_evicted() {
+            self.writer.keep(Shelf::Intents, shelf_key(&target, aspect), None);
+        }
         if news {
+            self.unwritten.store(true, Ordering::Relaxed);
             self.publish(&entries);
         }
         outcome

@@ -21,6 +21,7 @@ pub mod intent;
 pub mod intents;
 pub mod pin;
 pub mod placement;
+mod places;
 pub mod plant;
 pub mod replica;
 pub mod revision;

@@ -110,10 +110,10 @@ impl Revisions {
         applied.await.map_err(|_| ApplyError::Stopped)?
     }
 
-    /// Says that the node serves this revision: it has stood its trial. One that the node dies of before is not put in
-    /// force again by its next life, for a while; it starts on the one before. Removes a file.
+    /// Says that the node serves this revision: half a minute later it has stood its trial. One that the node dies of before is
+    /// not put in force again by its next life, for a while; it starts on the one before.
     pub fn served(&self, id: RevisionId) {
-        self.trial.passed(id);
+        self.trial.served(id);
     }
 
     /// Those that lost against a revision applied at the same time, newest first. Applied again, they win.
@@ -126,10 +126,12 @@ impl Revisions {
         self.history.read().unwrap_or_else(PoisonError::into_inner).find(id).cloned()
     }
 
-    /// The revision that this node ended with while it was put in force, and that it therefore left out at its start. `None`
-    /// once that or a later one is served.
-    pub fn distrusted(&self) -> Option<RevisionId> {
-        self.trial.died_of().filter(|(_, deaths)| *deaths > 0).map(|(id, _)| id)
+    /// The revision that this node ended with while it was on trial, and that it therefore left out at its start, and whether
+    /// the node tries it once more by itself. `None` as soon as that or a later one is put in force, or when the node has
+    /// nothing to run instead.
+    pub fn distrusted(&self) -> Option<(RevisionId, bool)> {
+        let left_out = self.trial.left_out().filter(|_| self.current.borrow().is_some());
+        left_out.map(|(id, deaths)| (id, deaths == 1))
     }
 
     /// What is kept, newest first, losing siblings too; at most 100.

@@ -79,6 +79,18 @@ pub struct Stats {
     pub full: u64,
     /// Records that other nodes have not acknowledged yet and that wait to be delivered (hinted hand-off).
     pub hinted: u64,
+    /// Commits, look-ups and moves under way, at most [`OPS_MAX`](crate::replica::OPS_MAX).
+    pub operations: u64,
+    /// Elections in which this replica has promised something, at most [`PROMISES_MAX`](crate::replica::PROMISES_MAX).
+    pub promises: u64,
+    /// The size of the copy on disk after the last write, in bytes.
+    pub disk_bytes: u64,
+    /// The size at which it is written anew, in bytes.
+    pub disk_limit_bytes: u64,
+    /// What waits for the store's task ...
+    pub waiting: usize,
+    /// ... and how much may; what comes then is as if no replica could be reached.
+    pub waiting_limit: usize,
     /// Whether the copy on disk lags behind because the disk is full, slow or broken.
     pub disk_behind: bool,
 }
@@ -86,6 +98,18 @@ pub struct Stats {
 impl Sessions {
     pub(crate) fn new(shared: Arc<Shared>, orders: mpsc::Sender<Order>) -> Self {
         Self { shared, orders }
+    }
+
+    /// Ends when the task does that answers for all sessions, which it does when the store stops.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let orders = self.orders.clone();
+        async move { orders.closed().await }
+    }
+
+    /// What waits for that task, and how much may: then pins are told to users without another node's word.
+    pub fn queued(&self) -> (usize, usize) {
+        let most = self.orders.max_capacity();
+        (most - self.orders.capacity(), most)
     }
 
     /// What this node itself holds of a session. Never waits.
@@ -219,7 +243,9 @@ impl Sessions {
 
     /// What happened so far, for metrics.
     pub fn stats(&self) -> Stats {
-        let Counters { degraded, weak, repaired, refused, full, hinted, .. } = &*self.shared.counters;
+        let Counters { degraded, weak, repaired, refused, full, hinted, operations, promises, .. } =
+            &*self.shared.counters;
+        let (disk_bytes, disk_limit_bytes) = self.shared.writer.size_bytes();
         Stats {
             held: self.shared.table.held(),
             degraded: degraded.load(Ordering::Relaxed),
@@ -228,6 +254,12 @@ impl Sessions {
             refused: refused.load(Ordering::Relaxed),
             full: full.load(Ordering::Relaxed),
             hinted: hinted.load(Ordering::Relaxed),
+            operations: operations.load(Ordering::Relaxed),
+            promises: promises.load(Ordering::Relaxed),
+            disk_bytes,
+            disk_limit_bytes,
+            waiting: self.orders.max_capacity() - self.orders.capacity(),
+            waiting_limit: self.orders.max_capacity(),
             disk_behind: self.shared.writer.is_behind(),
         }
     }

@@ -1,27 +1,29 @@
-//! A compact map from ids to packed records: plain bytes, no allocation an entry. Pure.
+//! A compact map from ids to the rows of records: plain bytes, no allocation an entry. Pure.
 //!
 //! ```text
-//!   hash(id) ─▶ home slot ─▶ │ id 16 ‖ rest 29 │ id 16 ‖ rest 29 │ empty │ …     45 bytes a slot, 45 slots a block of 2,025
+//!   hash(id) ─▶ home slot ─▶ │ id 16 ‖ row 17 │ id 16 ‖ row 17 │ empty │ …     33 bytes a slot, 31 slots a block of 1,023
 //! ```
 //!
 //! Open addressing with linear probing where the slots stay in the order of their hashes (Amble and Knuth, "Ordered hash
 //! tables", 1974; Robin Hood hashing is the same order): a look-up that finds a greater hash ends there. An insertion moves
 //! what follows it up to the next empty slot; what runs over the end lengthens the array, so nothing wraps around.
 //!
-//! The array is made of blocks of one size, and grows by an eighth when seven eighths are filled: thousands of such maps that
+//! The array is made of blocks of one size, and grows by a sixteenth when seven eighths are filled: thousands of such maps that
 //! grow together leave no holes of former sizes in the allocator, as arrays that are moved to larger ones do.
 
 use gossip::id::SessionId;
 
-use crate::pin::{PACKED_BYTES, PIN_BYTES};
+use crate::places::{ROW_BYTES, Row};
 
-const FLAGS: usize = PIN_BYTES - 1;
+const SLOT_BYTES: usize = 16 + ROW_BYTES;
+/// The last byte of a row.
+const FLAGS: usize = SLOT_BYTES - 1;
 /// No record has these flags.
 const EMPTY: u8 = 0xff;
 /// So that a block takes just less than a size that allocators have, and the list of them little of a cache.
-const BLOCK: usize = 45;
+const BLOCK: usize = 31;
 
-type Slot = [u8; PIN_BYTES];
+type Slot = [u8; SLOT_BYTES];
 
 /// Records by id.
 #[derive(Debug, Default)]
@@ -40,29 +42,29 @@ impl Slots {
     }
 
     /// The record of that id.
-    pub(crate) fn find(&self, id: &SessionId) -> Option<&[u8; PACKED_BYTES]> {
+    pub(crate) fn find(&self, id: &SessionId) -> Option<&Row> {
         let at = self.seek(id).ok()?;
         self.slot(at).and_then(rest)
     }
 
     /// Takes a record in, in place of an older one of that id.
-    pub(crate) fn put(&mut self, id: &SessionId, packed: &[u8; PACKED_BYTES]) {
-        let mut slot = [0; PIN_BYTES];
+    pub(crate) fn put(&mut self, id: &SessionId, row: &Row) {
+        let mut slot = [0; SLOT_BYTES];
         slot[..16].copy_from_slice(&id.0);
-        slot[16..].copy_from_slice(packed);
+        slot[16..].copy_from_slice(row);
         debug_assert_ne!(slot[FLAGS], EMPTY, "no record has these flags");
         if let Ok(at) = self.seek(id) {
             *self.slot_mut(at) = slot;
             return;
         }
         if (self.len + 1) * 8 > self.homes * 7 {
-            self.rebuild(self.homes + self.homes / 8 + 1);
+            self.rebuild(self.homes + self.homes / 16 + 1);
         }
         self.insert(slot);
     }
 
     /// Keeps the records for which `keep` holds.
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(SessionId, &[u8; PACKED_BYTES]) -> bool) {
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(SessionId, &Row) -> bool) {
         let before = self.len;
         for slot in self.blocks.iter_mut().flat_map(|block| block.iter_mut()) {
             if let Some(rest) = rest(slot)
@@ -80,7 +82,7 @@ impl Slots {
     }
 
     /// All records, in no order that means anything.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (SessionId, &[u8; PACKED_BYTES])> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SessionId, &Row)> {
         self.blocks.iter().flat_map(|block| block.iter()).filter_map(|slot| Some((id(slot), rest(slot)?)))
     }
 
@@ -120,7 +122,7 @@ impl Slots {
         let held: Vec<Slot> = held.copied().collect();
         let blocks = homes.div_ceil(BLOCK);
         self.blocks.truncate(blocks);
-        self.blocks.iter_mut().for_each(|block| **block = [[EMPTY; PIN_BYTES]; BLOCK]);
+        self.blocks.iter_mut().for_each(|block| **block = [[EMPTY; SLOT_BYTES]; BLOCK]);
         self.blocks.reserve_exact(blocks - self.blocks.len());
         self.blocks.resize_with(blocks, empty);
         // A last block is there as a whole: all of it is used.
@@ -143,7 +145,7 @@ impl Slots {
 }
 
 fn empty() -> Box<[Slot; BLOCK]> {
-    Box::new([[EMPTY; PIN_BYTES]; BLOCK])
+    Box::new([[EMPTY; SLOT_BYTES]; BLOCK])
 }
 
 /// The ids of sessions are random or keyed hashes, made by nodes alone: they need no hashing that keeps strangers from
@@ -158,7 +160,7 @@ fn id(slot: &Slot) -> SessionId {
     SessionId(std::array::from_fn(|byte| slot[byte]))
 }
 
-fn rest(slot: &Slot) -> Option<&[u8; PACKED_BYTES]> {
+fn rest(slot: &Slot) -> Option<&Row> {
     slot.last_chunk().filter(|_| slot[FLAGS] != EMPTY)
 }
 
@@ -183,10 +185,10 @@ mod tests {
         ]
     }
 
-    fn packed(value: u8) -> [u8; PACKED_BYTES] {
-        let mut packed = [value; PACKED_BYTES];
-        packed[PACKED_BYTES - 1] = value & 7;
-        packed
+    fn row(value: u8) -> Row {
+        let mut row = [value; ROW_BYTES];
+        row[ROW_BYTES - 1] = value & 7;
+        row
     }
 
     /// Ids that differ in few bits, all of whose hashes may fall together.
@@ -214,8 +216,8 @@ mod tests {
             for op in ops {
                 match op {
                     Op::Put(n, value) => {
-                        slots.put(&session(n, alike), &packed(value));
-                        model.insert(session(n, alike).0, packed(value));
+                        slots.put(&session(n, alike), &row(value));
+                        model.insert(session(n, alike).0, row(value));
                     }
                     Op::Drop(every) => {
                         slots.retain(|id, _| !u16::from_be_bytes([id.0[14], id.0[15]]).is_multiple_of(every));
@@ -242,7 +244,7 @@ mod tests {
         for n in 0..1000_u64 {
             let mut id = [0; 16];
             id.copy_from_slice(&blake3::hash(&n.to_le_bytes()).as_bytes()[..16]);
-            slots.put(&SessionId(id), &packed(1));
+            slots.put(&SessionId(id), &row(1));
             if n >= 100 {
                 room += slots.blocks.len() * BLOCK;
                 held += slots.len();

@@ -129,18 +129,20 @@ impl Storage {
         });
         tasks.spawn(zone_keys.clone().run(stopped.clone()));
 
-        let trial = Arc::new(Trial::load(&data));
-        let died_of = trial.died_of().map(|(id, _)| id);
+        let trial = Arc::new(Trial::load(&data, clock.clone()));
+        let died_of = trial.left_out().map(|(id, _)| id);
         let (history, left_out) = revisions::load(&data, &shelves.revisions, &validate, died_of);
+        // A trial that was interrupted goes on, and so does that of a revision that nothing can be run instead of. One that was
+        // written, but not put in force before the end, is put in force now.
         if let Some(current) = history.current()
-            && died_of.is_none()
+            && (trial.interrupted() == Some(current.id) || died_of.is_some_and(|id| id <= current.id))
             && let Err(error) = trial.begin(current.id)
         {
             tracing::warn!(%error, "it cannot be written down that the current revision is on trial");
         }
         let (revision_task, revisions) = RevisionTask::new(
             RevisionTaskConfig {
-                data,
+                data: data.clone(),
                 me: me.clone(),
                 clock: clock.clone(),
                 network: network.clone(),
@@ -161,6 +163,7 @@ impl Storage {
             view.clone(),
             writer.clone(),
             &shelves.intents,
+            data,
         );
         tasks.spawn(intents.clone().run(stopped.clone()));
 
@@ -223,16 +226,28 @@ impl Storage {
         self.writer.flush().await;
     }
 
+    /// The node cannot go on: should a revision be on trial, this end counts as a death of it. Before [`Storage::shutdown`].
+    pub fn blame_trial(&self) {
+        self.trial.blame();
+    }
+
     /// Stops the tasks and returns when all is on disk, at the latest after 5 s.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
-        // Who stops in good order has not died of anything.
-        self.trial.stopped();
         let writer = self.writer.clone();
         let stopped = tokio::task::spawn_blocking(move || writer.stop());
         if tokio::time::timeout(FLUSH_WAIT, stopped).await.is_err() {
             tracing::error!("the store could not be written before the end");
+        }
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        // Who stops in good order, or finds out later in its start that it cannot go on, has not died of a revision.
+        if !std::thread::panicking() {
+            self.trial.stopped();
         }
     }
 }

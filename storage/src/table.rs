@@ -4,7 +4,7 @@
 //! store's task writes and rarely meet. Which records a node *should* hold is not decided here.
 //!
 //! ```text
-//!   home ─▶ bucket ─┬─ pins          id 16 ‖ the rest of the encoded pin 29     45 bytes a slot, see `slots`
+//!   home ─▶ bucket ─┬─ pins          id 16 ‖ row 17     33 bytes a slot, see `slots`; where it stays in `places`
 //!                   ├─ fingerprint   atomic, so that comparing takes no lock
 //!                   └─ length        the same
 //! ```
@@ -13,15 +13,15 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use arc_swap::ArcSwap;
 use gossip::clock::Wall;
 use gossip::id::{SessionId, Tag};
 
 use crate::digest::Fingerprint;
 use crate::pin::Pin;
 use crate::placement::{BUCKETS, bucket_of};
+use crate::places::Places;
 use crate::plant::{Plant, Plants};
 use crate::slots::Slots;
 
@@ -80,7 +80,10 @@ struct HomeTable {
 /// The records.
 #[derive(Debug)]
 pub struct Table {
-    homes: ArcSwap<Vec<Arc<HomeTable>>>,
+    /// Filled from the front, and never emptied.
+    homes: Box<[OnceLock<HomeTable>]>,
+    /// What rows name; read under the lock of the row's bucket.
+    places: Places,
     held: AtomicU64,
     pins_max: u64,
     plants: Plants,
@@ -95,7 +98,9 @@ impl Default for Table {
 impl Table {
     /// For at most `pins_max` records.
     pub fn with_room(pins_max: u64) -> Self {
-        Self { homes: ArcSwap::default(), held: AtomicU64::new(0), pins_max, plants: Plants::default() }
+        let homes = (0..HOMES_MAX).map(|_| OnceLock::new()).collect();
+        let (held, plants) = Default::default();
+        Self { homes, places: Places::with_room(pins_max), held, pins_max, plants }
     }
 
     /// Records held.
@@ -110,18 +115,18 @@ impl Table {
 
     /// The record of a session that has its home there, unless it is expired.
     pub fn find(&self, home: Tag, id: &SessionId, now: Wall) -> Option<Pin> {
-        let homes = self.homes.load();
-        let table = homes.iter().find(|table| table.home == home)?;
-        let pin = read(&table.bucket(id).pins).find(id).map(|packed| Pin::unpack(*id, packed));
+        let table = self.home(home)?;
+        let pin = read(&table.bucket(id).pins).find(id).map(|row| self.places.pin(*id, row));
         pin.filter(|pin| !pin.is_expired(now))
     }
 
     /// The record of a session wherever its home is, `first` before others.
     pub fn find_anywhere(&self, first: Tag, id: &SessionId, now: Wall) -> Option<Pin> {
-        self.find(first, id, now).or_else(|| {
-            let homes = self.homes.load();
-            homes.iter().filter(|table| table.home != first).find_map(|table| self.find(table.home, id, now))
-        })
+        let elsewhere = || {
+            let mut others = self.tables().filter(|table| table.home != first);
+            others.find_map(|table| self.find(table.home, id, now))
+        };
+        self.find(first, id, now).or_else(elsewhere)
     }
 
     /// The homes at which a record of this session lies here, with the record.
@@ -141,8 +146,9 @@ impl Table {
         let id = record.pin.id;
         let bucket = home.bucket(&id);
         let mut pins = write(&bucket.pins);
-        match pins.find(&id).map(|packed| Pin::unpack(id, packed)) {
-            Some(held) => {
+        match pins.find(&id).copied() {
+            Some(former) => {
+                let held = self.places.pin(id, &former);
                 let merged = match self.plants.has(Plant::MergeByArrival) {
                     true => record.pin,
                     false => held.merge(record.pin),
@@ -150,7 +156,8 @@ impl Table {
                 if merged == held {
                     return Merged::Known(merged);
                 }
-                pins.put(&id, &merged.pack());
+                let Some(row) = self.places.replace(&former, &merged) else { return Merged::Full };
+                pins.put(&id, &row);
                 bucket.count(|sum| {
                     sum.remove(&held);
                     sum.add(&merged);
@@ -162,7 +169,8 @@ impl Table {
                 if self.held() >= self.pins_max {
                     return Merged::Full;
                 }
-                pins.put(&id, &record.pin.pack());
+                let Some(row) = self.places.row(&record.pin) else { return Merged::Full };
+                pins.put(&id, &row);
                 bucket.count(|sum| sum.add(&record.pin));
                 bucket.len.store(pins.len() as u32, Ordering::Relaxed);
                 self.held.fetch_add(1, Ordering::Relaxed);
@@ -202,8 +210,7 @@ impl Table {
 
     /// The fingerprints of these buckets, in their order.
     pub fn fingerprints(&self, home: Tag, buckets: &[u16]) -> Vec<Fingerprint> {
-        let homes = self.homes.load();
-        let Some(table) = homes.iter().find(|table| table.home == home) else {
+        let Some(table) = self.home(home) else {
             return vec![Fingerprint::default(); buckets.len()];
         };
         let of = |bucket: &u16| table.buckets.get(usize::from(*bucket));
@@ -215,7 +222,7 @@ impl Table {
     pub fn pins(&self, home: Tag, bucket: u16, now: Wall) -> Vec<Pin> {
         let live = |bucket: &Bucket| {
             let pins = read(&bucket.pins);
-            let pins = pins.iter().map(|(id, packed)| Pin::unpack(id, packed));
+            let pins = pins.iter().map(|(id, row)| self.places.pin(id, row));
             pins.filter(|pin| !pin.is_expired(now)).collect()
         };
         self.bucket(home, bucket, live).unwrap_or_default()
@@ -229,7 +236,7 @@ impl Table {
     /// The buckets that hold anything, by home.
     pub fn buckets(&self) -> Vec<(Tag, u16)> {
         let mut filled = Vec::new();
-        for table in self.homes.load().iter() {
+        for table in self.tables() {
             let lens = table.buckets.iter().map(|bucket| bucket.len.load(Ordering::Relaxed));
             let held = (0..BUCKETS).zip(lens).filter(|(_, len)| *len > 0);
             filled.extend(held.map(|(bucket, _)| (table.home, bucket)));
@@ -239,19 +246,15 @@ impl Table {
 
     /// The homes this node holds records of, or once did.
     pub fn homes(&self) -> Vec<Tag> {
-        self.homes.load().iter().map(|table| table.home).collect()
+        self.tables().map(|table| table.home).collect()
     }
 
     fn bucket<T>(&self, home: Tag, bucket: u16, look: impl FnOnce(&Bucket) -> T) -> Option<T> {
-        let homes = self.homes.load();
-        let table = homes.iter().find(|table| table.home == home)?;
-        Some(look(table.buckets.get(usize::from(bucket))?))
+        Some(look(self.home(home)?.buckets.get(usize::from(bucket))?))
     }
 
     fn remove_if(&self, home: Tag, bucket: u16, gone: impl Fn(&Pin) -> bool) -> Vec<SessionId> {
-        let homes = self.homes.load();
-        let table = homes.iter().find(|table| table.home == home);
-        let Some(bucket) = table.and_then(|table| table.buckets.get(usize::from(bucket))) else {
+        let Some(bucket) = self.home(home).and_then(|table| table.buckets.get(usize::from(bucket))) else {
             return Vec::new();
         };
         if bucket.len.load(Ordering::Relaxed) == 0 {
@@ -259,10 +262,11 @@ impl Table {
         }
         let mut pins = write(&bucket.pins);
         let mut removed = Vec::new();
-        pins.retain(|id, packed| {
-            let pin = Pin::unpack(id, packed);
+        pins.retain(|id, row| {
+            let pin = self.places.pin(id, row);
             let gone = gone(&pin);
             if gone {
+                self.places.give_back(row);
                 bucket.count(|sum| sum.remove(&pin));
                 removed.push(id);
             }
@@ -273,21 +277,20 @@ impl Table {
         removed
     }
 
-    fn home_or_new(&self, home: Tag) -> Option<Arc<HomeTable>> {
-        let find = |homes: &[Arc<HomeTable>]| homes.iter().find(|table| table.home == home).cloned();
-        if let Some(table) = find(&self.homes.load()) {
-            return Some(table);
-        }
-        let buckets = (0..BUCKETS).map(|_| Bucket::default()).collect();
-        let new = Arc::new(HomeTable { home, buckets });
-        self.homes.rcu(|homes| {
-            let mut next = Vec::clone(homes);
-            if find(&next).is_none() && next.len() < HOMES_MAX {
-                next.push(new.clone());
-            }
-            next
-        });
-        find(&self.homes.load())
+    fn tables(&self) -> impl Iterator<Item = &HomeTable> {
+        self.homes.iter().map_while(OnceLock::get)
+    }
+
+    fn home(&self, home: Tag) -> Option<&HomeTable> {
+        self.tables().find(|table| table.home == home)
+    }
+
+    fn home_or_new(&self, home: Tag) -> Option<&HomeTable> {
+        let buckets = || (0..BUCKETS).map(|_| Bucket::default()).collect();
+        // Of two that come at once one fills the first empty place, and the other one looks on.
+        let mut known =
+            self.homes.iter().map(|place| place.get_or_init(|| HomeTable { home, buckets: buckets() }));
+        known.find(|table| table.home == home)
     }
 }
 

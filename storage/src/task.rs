@@ -112,7 +112,7 @@ pub(crate) fn mates(view: &ClusterView, me: &NodeName, region: &RegionName, befo
         let holder = Holder { name: record.name.clone(), zone: record.zone.clone() };
         regions.entry(record.region.clone()).or_default().push(holder);
         let alive = member.state != MemberState::Suspect;
-        peers.insert(record.name.clone(), PeerState { alive, rtt: member.rtt });
+        peers.insert(record.name.clone(), PeerState { alive, rtt: member.rtt, life: record.started.0 });
     }
     Mates { me: me.clone(), placement: Arc::new(Placement::new(&regions, before)), peers }
 }

@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -55,6 +55,9 @@ struct Shared {
     waiting: Mutex<Waiting>,
     changed: Condvar,
     behind: AtomicBool,
+    /// The size of the files after the last write, and at which they are written anew.
+    size_bytes: AtomicU64,
+    limit_bytes: AtomicU64,
     aside: Mutex<Option<PathBuf>>,
 }
 
@@ -96,7 +99,11 @@ impl Writer {
     /// # Errors
     /// When the system has no more threads.
     pub(crate) fn start(config: WriterConfig, store: Option<Store>, all: bool) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { behind: AtomicBool::new(store.is_none()), ..Shared::default() });
+        let shared = Arc::new(Shared {
+            behind: AtomicBool::new(store.is_none()),
+            limit_bytes: AtomicU64::new(config.max_bytes),
+            ..Shared::default()
+        });
         if all {
             lock(&shared.waiting).buckets.extend(config.table.buckets());
         }
@@ -134,6 +141,12 @@ impl Writer {
     /// Whether the last attempt to write failed.
     pub(crate) fn is_behind(&self) -> bool {
         self.shared.behind.load(Ordering::Relaxed)
+    }
+
+    /// The size of the store after the last write, and the one at which it is written anew, in bytes.
+    pub(crate) fn size_bytes(&self) -> (u64, u64) {
+        let read = |size: &AtomicU64| size.load(Ordering::Relaxed);
+        (read(&self.shared.size_bytes), read(&self.shared.limit_bytes))
     }
 
     /// A damaged store was set aside there.
@@ -312,11 +325,14 @@ impl Thread {
                 store.keep(*shelf, key, value.as_ref())?;
             }
             store.sync()?;
-            Ok(store.size_bytes()? > self.limit)
+            store.size_bytes()
         });
+        if let Ok(size) = written {
+            self.shared.size_bytes.store(size, Ordering::Relaxed);
+        }
         match written {
-            Ok(false) => Ok(()),
-            Ok(true) => self.replace(),
+            Ok(size) if size <= self.limit => Ok(()),
+            Ok(_) => self.replace(),
             Err(DiskError::Damaged(why)) => {
                 // What RAM holds is worth more than what lies there.
                 self.store = None;
@@ -361,6 +377,7 @@ impl Thread {
             && let Some(Ok(size)) = self.store.as_ref().map(Store::size_bytes)
         {
             self.limit = self.config.max_bytes.max(size * 2);
+            self.shared.limit_bytes.store(self.limit, Ordering::Relaxed);
         }
     }
 }

@@ -89,6 +89,11 @@ pub struct ZoneKeySet {
 }
 
 impl ZoneKeySet {
+    /// How many keys there are of all zones; at most [`KEYS_MAX`].
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// Takes a key in.
     pub fn merge(&mut self, key: ZoneKey) -> Merged {
         let place = (key.made, key.id());

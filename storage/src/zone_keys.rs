@@ -43,9 +43,23 @@ pub struct Known {
 }
 
 impl Known {
+    /// Of these keys, none of which turned up lately.
+    pub fn of_keys(keys: impl IntoIterator<Item = ZoneKey>) -> Self {
+        let mut known = Self::default();
+        for key in keys {
+            known.keys.merge(key);
+        }
+        known
+    }
+
     /// The keys of a zone, the active one first. Empty: this node has none yet.
     pub fn of(&self, zone: &str) -> impl Iterator<Item = &Arc<ZoneKey>> {
         self.keys.of(zone)
+    }
+
+    /// How many keys are known of all zones; at most [`KEYS_MAX`](crate::zone_key::KEYS_MAX).
+    pub fn count(&self) -> usize {
+        self.keys.count()
     }
 
     /// Whether a further key turned up so lately that resolvers may know some of them alone: all are to sign.

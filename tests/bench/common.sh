@@ -37,3 +37,28 @@ binary() {
   [ -x "$file" ] || { echo "$file is no program" >&2; exit 1; }
   echo "$file"
 }
+
+# Ends with a message when NAME is none of the cases, which are the other arguments.
+known_case() {
+  local name=$1
+  shift
+  printf '%s\n' "$@" | grep -xF -- "$name" >/dev/null || { echo "no case \"$name\"; see --list" >&2; exit 2; }
+}
+
+# Measures each of `cases` with `begin NAME`, whose output are figures, in an empty folder; keeps them in the file `out` as well, and
+# prints the table that `here`/table.py makes of them. Then `outcome` is what to exit with: 0 unless a limit is exceeded or a case left a
+# file `broken`. `busy` is the machine's load of before.
+tabulate() {
+  local name
+  busy=$(cut -d' ' -f1-3 /proc/loadavg)
+  for name in "${cases[@]}"; do
+    echo "$name" >&2
+    # Not in a condition: what fails in it ends the benchmark.
+    begin "$name" >rows
+    tee -a "$out" <rows >>figures
+  done
+  outcome=0
+  python3 "$here/table.py" figures || outcome=1
+  [ ! -e broken ] || outcome=1
+  echo
+}

@@ -32,7 +32,7 @@ while [ $# -gt 0 ]; do
     --new) new=$2 ;;
     --out) out=$(named_file "${2:?--out takes a file}") ;;
     --case)
-      printf '%s\n' "${all[@]}" | grep -xF -- "${2:-}" >/dev/null || { echo "no case \"${2:-}\"; see --list" >&2; exit 2; }
+      known_case "${2:-}" "${all[@]}"
       cases+=("$2") ;;
     *) usage >&2; exit 2 ;;
   esac
@@ -47,23 +47,16 @@ bench=$(binary session-bench session-bench "${SESSION_BENCH:-}")
 ulimit -n "$(ulimit -Hn)"
 
 folder=$(mktemp -d)
-declare -A pid=()
+net=127.61
+# shellcheck source-path=SCRIPTDIR source=three_nodes.sh
+source tests/bench/three_nodes.sh
 # shellcheck source-path=SCRIPTDIR source=sessions/cases.sh
 source "$here/cases.sh"
 trap 'stop "${!pid[@]}"; rm -rf "$folder"' EXIT
 trap 'exit 130' INT TERM
 cd "$folder"
 
-busy=$(cut -d' ' -f1-3 /proc/loadavg)
-for name in "${cases[@]}"; do
-  echo "$name" >&2
-  begin "$name" >rows
-  tee -a "$out" <rows >>figures
-done
-
-outcome=0
-python3 "$here/table.py" figures || outcome=$?
-echo
+tabulate
 echo "$(date -u +%F), $pins pins, $new new sessions over HTTP; load average before: $busy; $(nproc) cores"
 "$meridian" --version
 haproxy -v | sed -n 1p

@@ -25,6 +25,12 @@ pub mod code {
     pub const UNREACHABLE: i32 = 4;
     /// Somebody else was first.
     pub const CONFLICT: i32 = 5;
+    /// It took too long.
+    pub const TIMEOUT: i32 = 6;
+    /// It answers, and is not as it should be.
+    pub const DEGRADED: i32 = 7;
+    /// Ctrl-C broke a wait off.
+    pub const INTERRUPTED: i32 = 130;
 }
 
 /// How a call ended.
@@ -71,13 +77,13 @@ impl Cli {
         Self { node: Some(node.into()), ..self.clone() }
     }
 
-    /// The program with `args`, in an environment that says nothing about Meridian.
+    /// The program with `args`, in an environment that says nothing about Meridian or the terminal.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MERIDIAN_")) {
             command.env_remove(name);
         }
-        command.env("NO_COLOR", "1").env("RUST_BACKTRACE", "0").args(args);
+        command.env_remove("COLUMNS").env("NO_COLOR", "1").env("RUST_BACKTRACE", "0").args(args);
         if let Some(node) = &self.node {
             command.args(["--node", node]);
         }

@@ -17,6 +17,9 @@ use crate::stage::Stage;
 use crate::status::Status;
 use crate::wait::{eventually, secs};
 
+/// The environment variable by which the program under test claims to speak these versions of the mesh's protocol, the latest
+/// first, with spaces between. No other program knows it.
+pub const VERSIONS: &str = "MERIDIAN_UNDER_TEST_VERSIONS";
 /// A node comes up within this, even on two busy cores.
 const START: Duration = Duration::from_secs(20);
 /// What the whole mesh must come to see, it sees within this.
@@ -36,6 +39,8 @@ pub struct Node {
     pub proxy: Ipv4Addr,
     /// Whether it writes a line for every request into its log.
     pub tells_requests: bool,
+    /// The versions of the mesh's protocol that it claims to speak ([`VERSIONS`]); those that it does when there is none.
+    pub versions: Option<&'static str>,
     key: Option<PathBuf>,
     folder: PathBuf,
     cli: Cli,
@@ -115,7 +120,11 @@ impl Node {
     pub fn command(&self) -> Result<Command> {
         std::fs::create_dir_all(&self.folder)?;
         std::fs::write(self.file(), self.toml())?;
-        Ok(self.cli.command(&["start", "-c", text(&self.file())?]))
+        let mut command = self.cli.command(&["start", "-c", text(&self.file())?]);
+        if let Some(versions) = self.versions {
+            command.env(VERSIONS, versions);
+        }
+        Ok(command)
     }
 
     /// Starts the process without waiting for anything.
@@ -425,6 +434,7 @@ pub fn node_at(
         seeds,
         proxy: stage.net.node(index),
         tells_requests: false,
+        versions: None,
         key,
         folder: stage.folder().join(format!("{name}@{index}")),
         cli: stage.cli(),

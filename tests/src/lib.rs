@@ -6,6 +6,7 @@
 //!      Stage ─── Net          a /16 of 127.0.0.0/8 that nobody else uses; ports are fixed numbers
 //!        │  ├─── Cluster      nodes: real processes of the program under test, each with its own address
 //!        │  └─── Cli          one command line call, with its exit code
+//!        ├── Wire, Machine    hosts of their own, for what documents tell to type (`Document`)
 //!        ├── HttpBackend, TcpBackend      what the mesh balances, in this process, each with a switch for every fault
 //!        ├── Parent, Resolver             other people's resolvers, and the zone above the mesh's
 //!        ├── Siege                        those who mean harm, in a process of their own
@@ -21,7 +22,9 @@ pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod dns;
+pub mod document;
 pub mod load;
+pub mod machine;
 pub mod mmdb;
 pub mod net;
 pub mod peer;

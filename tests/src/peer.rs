@@ -22,6 +22,18 @@ pub fn find(name: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(|program| program.is_file())
 }
 
+/// The library of Debian's faketime that shifts a process's clock, or says that it is missing and skips. Its program would stand
+/// between the harness and the process.
+pub fn faketime() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let found =
+        folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
+    if found.is_none() {
+        skip("libfaketimeMT.so.1 is not installed (faketime)");
+    }
+    found
+}
+
 /// Finds all of them, or says which is missing and skips.
 pub fn all<const N: usize>(names: [&str; N]) -> Option<[PathBuf; N]> {
     let found = names.map(find);

@@ -20,6 +20,8 @@ pub struct Status {
     pub sessions: Sessions,
     /// What the node that answered counted.
     pub counters: Counters,
+    /// Round trips between nodes in milliseconds: from, to; none where nobody knows.
+    pub rtt_ms: BTreeMap<String, BTreeMap<String, Option<f64>>>,
     /// What needs attention, in words.
     pub problems: Vec<String>,
 }

@@ -16,6 +16,7 @@ const LONGER: &[(&str, &str)] = &[];
 const UNSAFE: &[(&str, &str)] = &[
     ("dns/src/geo/map.rs", "mmap of a file that nobody else can change"),
     ("dns/src/mmsg.rs", "recvmmsg and sendmmsg with the address that was asked"),
+    ("tests/mesh_sim/src/chance.rs", "getrandom, which is replaced by the C library's name for it"),
     ("tests/chaos/src/tun.rs", "TUNSETIFF, which attaches to a TUN device"),
     ("dns/tests/no_allocation.rs", "an allocator that counts: the trait is unsafe"),
 ];
@@ -66,6 +67,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("tests", &["gossip", "storage", "dns", "node"]),
     ("tests/bench/sessions", &["gossip", "storage"]),
     ("tests/chaos", &["gossip", "tests"]),
+    ("tests/mesh_sim", &["gossip", "node"]),
     ("tests/mutate", &[]),
     ("tests/sim", &["gossip", "storage"]),
 ];

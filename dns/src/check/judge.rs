@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-use super::{Finding, Gravity, NameServer, Observed, Probed, Seen, SeenSoa};
+use super::{Finding, Gravity, NameServer, NoParent, Observed, Probed, Seen, SeenSoa};
 use crate::name::Name;
 use crate::sign::names_key;
 use crate::wire::Rcode;
@@ -123,11 +123,19 @@ impl Judge<'_> {
         let observed = self.observed;
         let told = match &observed.parent {
             None => return,
-            Some(Err(error)) => {
+            Some(Err(NoParent::Silent(error))) => {
                 return self.error(
                     "parent",
                     format!("it does not say who serves the zone: {error}"),
                     "is --parent a name server of the parent zone?",
+                );
+            }
+            Some(Err(NoParent::OwnServer)) => {
+                let above = observed.zone.parent().unwrap_or_else(Name::root);
+                return self.error(
+                    "parent",
+                    format!("that server answers for {} itself, not for its parent: what the parent says is not known", observed.zone),
+                    format!("give --parent the address of a name server of the zone above: dig NS {above}  names them"),
                 );
             }
             Some(Ok(told)) => told,

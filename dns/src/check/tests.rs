@@ -156,8 +156,42 @@ fn the_parent_must_say_what_the_zone_says() {
         parent(wrong),
         ["Error ns2.example.com.: the parent's glue for it is 203.0.113.99, its addresses are 203.0.113.10"]
     );
-    let found = after(|observed| observed.parent = Some(Err("no answer".into())));
+    let found = after(|observed| observed.parent = Some(Err(NoParent::Silent("no answer".into()))));
     assert_eq!(found, ["Error parent: it does not say who serves the zone: no answer"]);
+    let found = after(|observed| observed.parent = Some(Err(NoParent::OwnServer)));
+    assert_eq!(
+        found,
+        [
+            "Error parent: that server answers for example.com. itself, not for its parent: what the parent says is not known"
+        ]
+    );
+}
+
+#[test]
+fn a_server_of_the_zone_is_not_taken_for_the_parents() {
+    let zone = name("example.com");
+    let ns = || vec![record("example.com", Kind::NS, SeenData::Name(name("ns1.example.com")))];
+    let told = vec![server("ns1.example.com", &[])];
+    let referral = Seen { authorities: ns(), ..Seen::default() };
+    let own = answer(ns());
+    let nodata = |owner: &str| Seen {
+        authorities: vec![record(owner, Kind::SOA, SeenData::Soa(soa()))],
+        ..answer(Vec::new())
+    };
+    let ds = answer(vec![record("example.com", Kind::DS, SeenData::Other(vec![0; 36]))]);
+    let of = |ns: &Seen, ds: Option<&Seen>| told_by_parent(&zone, ns, ds);
+    // The parent refers, whatever it says of DS.
+    assert_eq!(of(&referral, None), Ok(told.clone()));
+    assert_eq!(of(&referral, Some(&nodata("com"))), Ok(told.clone()));
+    // The zone's own server answers with authority, and knows of no zone above.
+    assert_eq!(of(&own, Some(&nodata("example.com"))), Err(NoParent::OwnServer));
+    assert_eq!(of(&own, None), Err(NoParent::OwnServer));
+    assert_eq!(of(&own, Some(&nodata("example.net"))), Err(NoParent::OwnServer));
+    // One that serves both does.
+    assert_eq!(of(&own, Some(&nodata("com"))), Ok(told.clone()));
+    assert_eq!(of(&own, Some(&ds)), Ok(told));
+    // A server that knows neither names nobody.
+    assert_eq!(of(&Seen { rcode: Rcode::REFUSED, ..Seen::default() }, None), Ok(Vec::new()));
 }
 
 #[test]

@@ -66,15 +66,26 @@ fn a_cookie_is_answered_with_one_of_the_mesh() {
 #[test]
 fn a_query_for_a_cookie_alone_needs_no_question() {
     let terms = Terms { cookie_secrets: vec![CookieSecret([7; 16])], ..Terms::default() };
-    let mut bytes = vec![0xab, 0xcd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 12];
-    bytes.extend_from_slice(&[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
-    let mut out = Vec::new();
-    let from = OUTSIDE.parse().unwrap();
-    let verdict = with_terms(terms).clerk().respond(&bytes, from, Transport::Udp, start(), &mut out);
-    assert_eq!(
-        (verdict, option(&out, 10).map(|told| told.len())),
-        (Verdict::Reply(Rcode::NOERROR), Some(24))
-    );
+    let asks = |responder: &Responder, cookie: &[u8]| {
+        let mut bytes = vec![0xab, 0xcd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0];
+        bytes.extend_from_slice(&[cookie.len() as u8 + 4, 0, 10, 0, cookie.len() as u8]);
+        bytes.extend_from_slice(cookie);
+        let mut out = Vec::new();
+        let from = OUTSIDE.parse().unwrap();
+        let verdict = responder.clerk().respond(&bytes, from, Transport::Udp, start(), &mut out);
+        (verdict, option(&out, 10))
+    };
+    let knows = with_terms(terms);
+    let (verdict, told) = asks(&knows, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    let told = told.unwrap();
+    assert_eq!((verdict, told.len()), (Verdict::Reply(Rcode::NOERROR), 24));
+    // Whether one is still good can be asked too; who has a bad one gets a good one with the answer.
+    assert_eq!(asks(&knows, &told), (Verdict::Reply(Rcode::NOERROR), Some(told.clone())));
+    for wrong in [[&told[..23], &[!told[23]]].concat(), told[..16].to_vec(), [&told[..], &[0]].concat()] {
+        assert_eq!(asks(&knows, &wrong), (Verdict::Reply(Rcode::BADCOOKIE), Some(told.clone())));
+    }
+    // Where no cookies are made none is wrong.
+    assert_eq!(asks(&responder(), &told).0, Verdict::Reply(Rcode::NOERROR));
 }
 
 #[test]

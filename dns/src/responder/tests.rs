@@ -257,6 +257,15 @@ fn a_subnet_steers_and_is_echoed_with_its_scope() {
     }
     let v6 = ask(&responder, &QueryBytes::new("www.lb.example.com", "A").subnet("2001:db8:5::/48"));
     assert_eq!(v6.subnet().unwrap(), [0, 2, 48, 1, 0x20, 0x01, 0x0d, 0xb8, 0, 5]);
+    // An IPv4 address in the clothes of an IPv6 one: the scope counts the clothes too, or the answer would hold for everybody.
+    let mapped = [&[0; 10][..], &[0xff, 0xff, 10, 1, 7]].concat();
+    let query = QueryBytes::new("www.lb.example.com", "A").subnet_bytes(2, 120, 0, &mapped);
+    let read = ask(&responder, &query);
+    assert!(read.addresses().iter().all(|address| address.to_string().starts_with("127.1.")));
+    assert_eq!(read.subnet().unwrap()[..4], [0, 2, 120, 96 + 16]);
+    let fixed =
+        ask(&responder, &QueryBytes::new(&zone_name("host.deep"), "A").subnet_bytes(2, 120, 0, &mapped));
+    assert_eq!(fixed.subnet().unwrap()[..4], [0, 2, 120, 0]);
     // Who tells nothing is the resolver, and the answer must not be kept by prefix.
     let none = ask(&responder, &QueryBytes::new("www.lb.example.com", "A").subnet("0.0.0.0/0"));
     assert_eq!(none.subnet().unwrap(), [0, 1, 0, 0]);

@@ -265,3 +265,33 @@ fn it_stops_at_once_and_frees_its_port() {
     assert!(closes(&mut open), "connections end with the server");
     drop(udp_socket(address, false).expect("the port is free"));
 }
+
+#[test]
+fn a_server_that_is_replaced_answers_who_is_connected_and_tells_them_to_go() {
+    let Running { mut server, .. } = serve(&["127.0.0.1:0"], |_| {});
+    let address = server.local_addrs()[0];
+    let (mut asks, mut idles) = (connect(address), connect(address));
+    for stream in [&mut asks, &mut idles] {
+        stream.write_all(&frame(&query())).unwrap();
+        assert_eq!(read_framed(stream).unwrap().rcode(), Rcode::NOERROR);
+    }
+    assert_eq!(server.connections(), 2);
+    let inherited = server.hand_over().unwrap();
+    server.retire();
+    asks.write_all(&frame(&query())).unwrap();
+    assert_eq!(read_framed(&mut asks).unwrap().rcode(), Rcode::NOERROR, "who asks is answered");
+    for stream in [&mut asks, &mut idles] {
+        assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0, "who asks nothing is told to go");
+    }
+    // Whoever comes now waits for the next process, by either transport.
+    let mut early = connect(address);
+    early.write_all(&frame(&query())).unwrap();
+    let next = serve(&[], |config| {
+        config.listen = vec![address];
+        config.inherited = inherited.into_iter().map(|one| Inherited { listen: address, ..one }).collect();
+    });
+    assert_eq!(read_framed(&mut early).unwrap().rcode(), Rcode::NOERROR);
+    assert_eq!(ask_udp(address.ip(), address, &query()).unwrap().rcode(), Rcode::NOERROR);
+    server.shutdown();
+    drop(next);
+}

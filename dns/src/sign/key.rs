@@ -102,7 +102,7 @@ impl Eq for SigningKey {}
 
 /// Whether the DS record with this data at the parent of `zone` names the key with this DNSKEY data. `false` too where the
 /// digest is of a type that nobody here knows (RFC 4034, 4509 and 6605 are known).
-pub(crate) fn names_key(zone: &Name, ds_data: &[u8], dnskey: &[u8]) -> bool {
+pub fn names_key(zone: &Name, ds_data: &[u8], dnskey: &[u8]) -> bool {
     let ([_, _, algorithm, digest_type, ..], [_, _, _, key_algorithm, ..]) = (ds_data, dnskey) else {
         return false;
     };

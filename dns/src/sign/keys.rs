@@ -17,8 +17,11 @@ const SIGNED_BY_ALL: [Kind; 3] = [Kind::DNSKEY, Kind::CDS, Kind::CDNSKEY];
 /// What signs a zone.
 #[derive(Debug)]
 pub(crate) struct ZoneKeys {
-    /// The oldest first: it signs. Empty: this node does not have them yet.
+    /// The oldest first: it signs. Behind those that may sign stand those that are on their way out. Empty: this node does
+    /// not have them yet.
     keys: Box<[SigningKey]>,
+    /// How many may sign.
+    staying: usize,
     all_sign: bool,
     /// The zone's name, folded.
     signer: Box<[u8]>,
@@ -26,8 +29,12 @@ pub(crate) struct ZoneKeys {
 
 impl ZoneKeys {
     pub(crate) fn new(zone: &Name, signing: &Signing) -> Self {
-        let Signing { keys, all_sign } = signing;
-        Self { keys: keys.as_slice().into(), all_sign: *all_sign, signer: zone.folded().into() }
+        let Signing { keys, all_sign, retiring } = signing;
+        let staying = keys.len();
+        // Without one that stays nobody signs: what is on its way out does not come back by that.
+        let retiring = if staying == 0 { &[] } else { retiring.as_slice() };
+        let keys = keys.iter().chain(retiring).cloned().collect();
+        Self { keys, staying, all_sign: *all_sign, signer: zone.folded().into() }
     }
 
     /// True when there is a key to sign with.
@@ -42,8 +49,11 @@ impl ZoneKeys {
 
     /// The keys that sign sets of a type.
     pub(crate) fn for_sets(&self, kind: Kind) -> &[SigningKey] {
-        let all = self.all_sign || SIGNED_BY_ALL.contains(&kind);
-        &self.keys[..if all { self.keys.len() } else { self.keys.len().min(1) }]
+        &self.keys[..match () {
+            () if SIGNED_BY_ALL.contains(&kind) => self.keys.len(),
+            () if self.all_sign => self.staying,
+            () => self.staying.min(1),
+        }]
     }
 
     /// What stands at the apex: all keys, and which one the parent shall name (RFC 7344).

@@ -28,7 +28,7 @@ static KEYS: LazyLock<[SigningKey; 3]> =
 fn signed_spec(keys: &[SigningKey]) -> TableSpec {
     let mut spec = table_spec();
     let zone = &mut spec.zones[0];
-    zone.signed = Some(Signing { keys: keys.to_vec(), all_sign: false });
+    zone.signed = Some(Signing { keys: keys.to_vec(), all_sign: false, ..Signing::default() });
     zone.records.push(record("safe", "NS", "ns.child"));
     zone.records.push(record(
         "safe",
@@ -349,11 +349,24 @@ fn all_keys_are_published_and_the_oldest_signs() {
         assert_eq!(set(kind).1.len(), 3);
     }
     let mut spec = signed_spec(&KEYS[..]);
-    spec.zones[0].signed = Some(Signing { keys: KEYS.to_vec(), all_sign: true });
+    spec.zones[0].signed = Some(Signing { keys: KEYS.to_vec(), all_sign: true, ..Signing::default() });
     let all = Responder::new(Table::build(&spec).unwrap(), 7);
     let read = ask_bytes(&all, &validating("lb.example.com", "MX").bytes(), Transport::Tcp).unwrap();
     check(&read, &keys);
     assert_eq!(read.message.answers.len(), 4, "who knows any one of the keys can validate");
+    // One on its way out is still published, and the parent may still name it; it signs nothing else, even though it is the oldest.
+    let retiring = Signing { keys: KEYS[1..].to_vec(), all_sign: true, retiring: KEYS[..1].to_vec() };
+    spec.zones[0].signed = Some(retiring);
+    let leaving = Responder::new(Table::build(&spec).unwrap(), 7);
+    for (kind, signatures) in [("MX", KEYS.len() - 1), ("DNSKEY", KEYS.len()), ("CDS", KEYS.len())] {
+        let read = ask_bytes(&leaving, &validating("lb.example.com", kind).bytes(), Transport::Tcp).unwrap();
+        check(&read, &keys);
+        let tags: Vec<u16> =
+            read.message.answers.iter().filter_map(rrsig).map(|rrsig| rrsig.input().key_tag).collect();
+        assert_eq!(tags.len(), signatures, "{kind}");
+        assert_eq!(tags.contains(&oldest), kind != "MX", "{kind}");
+    }
+    assert_eq!(published(&leaving).len(), KEYS.len());
     let (cds, _) = set("CDS");
     let cds: Vec<u16> = cds
         .message
@@ -423,7 +436,7 @@ fn the_longest_set_behind_the_longest_chain_is_answered_whole() {
         (0..8).map(|_| SigningKey::from_pkcs8(&SigningKey::generate().unwrap()).unwrap()).collect();
     let mut spec = signed_spec(&keys);
     let zone = &mut spec.zones[0];
-    zone.signed = Some(Signing { keys, all_sign: true });
+    zone.signed = Some(Signing { keys, all_sign: true, ..Signing::default() });
     // The signer's name stands in every signature, so that the last aliases stand where no pointer leads.
     zone.name = [60, 60, 60].map(|length| "y".repeat(length)).join(".");
     let label = |index: usize| if index == 8 { "end".to_owned() } else { format!("c{index}") };

@@ -65,7 +65,21 @@ pub(crate) struct Subnet {
     pub(crate) address: IpAddr,
 }
 
+/// Bits before the IPv4 address in an IPv6 address that only maps one (RFC 4291 §2.5.5.2).
+const MAPPED_BITS: u8 = 96;
+
 impl Subnet {
+    /// The scope to tell the sender, when the answer depends on so many bits of the client's own address: what is told as an
+    /// IPv6 address that maps an IPv4 one is looked up as the latter.
+    pub(crate) fn scope_of(&self, bits: u8) -> u8 {
+        match self.address {
+            IpAddr::V6(address) if bits > 0 && address.to_ipv4_mapped().is_some() => {
+                bits.saturating_add(MAPPED_BITS).min(128)
+            }
+            _ => bits,
+        }
+    }
+
     /// How many bytes of the address the sender wrote: as many as its bits need.
     pub(crate) fn address_bytes(&self) -> usize {
         usize::from(self.source).div_ceil(8)

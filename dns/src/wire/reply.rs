@@ -359,7 +359,7 @@ impl<'o, 'm> Reply<'o, 'm> {
         if let Some(subnet) = &edns.subnet {
             let bytes = subnet.address_bytes();
             // RFC 7871 §7.2.1: who gave no bits gets an answer that depends on none.
-            let scope = if subnet.source == 0 { 0 } else { scope };
+            let scope = if subnet.source == 0 { 0 } else { subnet.scope_of(scope) };
             push_option(self.out, OPTION_CLIENT_SUBNET, 4 + bytes);
             self.out.extend_from_slice(&subnet.family.to_be_bytes());
             self.out.extend_from_slice(&[subnet.source, scope]);

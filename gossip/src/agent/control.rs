@@ -9,6 +9,7 @@
 //! version 1 ‖ 3                              exchange: which life of yours is this?
 //!     answer  version 1 ‖ generation 8
 //! version 1 ‖ 4 ‖ generation 8               message: goodbye
+//! version 1 ‖ 5                              message: my next life, in another process, takes over
 //! ```
 //!
 //! Numbers are little-endian; an address is text.
@@ -34,6 +35,7 @@ pub(crate) enum Control {
     WallTime,
     WhichLife,
     Goodbye { generation: u64 },
+    HandsOver,
 }
 
 impl Control {
@@ -51,6 +53,7 @@ impl Control {
                 bytes.push(4);
                 bytes.extend(generation.to_le_bytes());
             }
+            Self::HandsOver => bytes.push(5),
         }
         bytes.into()
     }
@@ -66,6 +69,7 @@ impl Control {
             2 => Self::WallTime,
             3 => Self::WhichLife,
             4 => Self::Goodbye { generation: u64::from_le_bytes(rest.try_into().ok()?) },
+            5 => Self::HandsOver,
             _ => return None,
         })
     }
@@ -128,6 +132,7 @@ mod tests {
             (Control::WallTime, b"\x01\x02"),
             (Control::WhichLife, b"\x01\x03"),
             (Control::Goodbye { generation: 258 }, b"\x01\x04\x02\x01\0\0\0\0\0\0"),
+            (Control::HandsOver, b"\x01\x05"),
         ];
         for (control, bytes) in all {
             assert_eq!(&control.encode()[..], bytes);

@@ -3,6 +3,8 @@
 //! It ends when the last [`super::Gossip`] is dropped or the node left; stopping it at any point loses nothing that peers
 //! could not tell again. Everything it waits for is cancel-safe; its handlers do not wait but for chitchat's lock.
 
+mod lane;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,7 +46,8 @@ const TELL_AT_ONCE: usize = 16;
 pub(super) struct Parts {
     pub(super) life: Life,
     pub(super) mesh: Mesh,
-    pub(super) tunnels: Tunnels,
+    /// `None`: this node has none, as in a simulation.
+    pub(super) tunnels: Option<Tunnels>,
     pub(super) identity: Arc<Identity>,
     pub(super) clock: Clock,
     pub(super) wishes: Arc<Wishes>,
@@ -94,8 +97,15 @@ impl Driver {
         let (word, words) = mpsc::channel(1024);
         let own = parts.wishes.own();
         let nodes_expected = parts.peers.iter().count() + 1;
-        let membership =
-            Membership::start(parts.life.clone(), nodes_expected, &parts.mesh, word, own.entries()).await?;
+        let membership = Membership::start(
+            parts.life.clone(),
+            nodes_expected,
+            &parts.mesh,
+            &parts.clock,
+            word,
+            own.entries(),
+        )
+        .await?;
         let now = parts.clock.now();
         let me = parts.life.name.clone();
         let empty = ClusterView { me: me.clone(), members: BTreeMap::new(), isolated_since: None };
@@ -191,7 +201,7 @@ impl Driver {
         if now >= self.housekeeping_at {
             self.housekeeping_at = now + HOUSEKEEPING_EVERY;
             self.housekeeping(now);
-            if self.measure(now) {
+            if self.measure(now) || self.membership.holds_back() {
                 self.tell().await;
             }
         }
@@ -207,34 +217,6 @@ impl Driver {
             (self.rtts, self.rtts_at) = (Arc::new(rtts), now);
         }
         due
-    }
-
-    /// Sends this node's datagrams to its region.
-    fn beat(&mut self, now: Instant) {
-        let parts = self.lane.beat(&self.parts.wishes.loads(), &self.liveness.silent(now));
-        let region = self.parts.wishes.own().record.region;
-        for node in self.roster.iter() {
-            if node.state.as_ref().is_some_and(|state| state.record.region == region && !state.left) {
-                for part in &parts {
-                    // Lost like any datagram; the next comes in 100 ms.
-                    let _ = self.parts.mesh.datagram(&node.name, fastlane::CHANNEL, part.clone());
-                }
-            }
-        }
-    }
-
-    async fn lane(&mut self, inbound: Inbound) {
-        let Inbound::Datagram { from, bytes } = inbound else { return };
-        if self.roster.get(&from.name).is_none() {
-            return;
-        }
-        let now = self.parts.clock.now();
-        let Some(heard) = self.lanes.datagram(&from.name, &bytes, now) else { return };
-        if let Some(report) = heard.report {
-            let _ = self.parts.reports.try_send(report);
-        }
-        self.believe(Event::Silent { by: &from.name, about: &heard.silent }, now).await;
-        self.word(&from.name).await;
     }
 
     async fn word(&mut self, name: &NodeName) {
@@ -264,12 +246,15 @@ impl Driver {
                 }
                 _ => {}
             },
-            Inbound::Message { from, bytes } => {
-                if let Some(Control::Goodbye { generation }) = Control::decode(&bytes) {
+            Inbound::Message { from, bytes } => match Control::decode(&bytes) {
+                Some(Control::Goodbye { generation }) => {
                     let event = Event::Left { name: &from.name, started: Wall(generation) };
                     self.believe(event, self.parts.clock.now()).await;
                 }
-            }
+                // What is believed of it does not change: only what is said of it.
+                Some(Control::HandsOver) => drop(self.parts.events.send(MeshEvent::HandsOver(from.name))),
+                _ => {}
+            },
             Inbound::Datagram { .. } => {}
         }
     }
@@ -278,12 +263,13 @@ impl Driver {
     async fn look(&mut self) {
         let now = self.parts.clock.now();
         let known = self.membership.known().await;
+        self.liveness.expect_pulses_every(self.membership.interval());
         let update = self.roster.update(self.membership.life(), known, now);
         for twin in &update.twins {
             names::twin(self.membership.life(), twin, &self.parts.events);
         }
         for name in &update.reborn {
-            self.parts.tunnels.forget(name);
+            self.forget_tunnels(name);
         }
         for name in &update.forgotten {
             self.believe(Event::Forgotten(name), now).await;
@@ -318,7 +304,7 @@ impl Driver {
                     // Operators read the event that follows from it.
                     tracing::debug!(peer = %name, ?state, "a member changed");
                     if matches!(state, MemberState::Dead | MemberState::Left) {
-                        self.parts.tunnels.forget(name);
+                        self.forget_tunnels(name);
                     }
                 }
                 Effect::Lagged(late) => {
@@ -363,6 +349,7 @@ impl Driver {
         if self.left {
             entries.extend([key::left_entry()]);
         }
+        self.parts.wishes.told(&entries);
         if self.membership.set(entries).await {
             let region =
                 |node: &&Known| node.state.as_ref().is_some_and(|s| s.record.region == own.record.region);
@@ -478,9 +465,21 @@ impl Driver {
         tokio::time::sleep(Duration::from_millis(100)).await;
         self.membership.stop();
         self.parts.mesh.stop();
-        self.parts.tunnels.stop();
-        self.parts.mesh.stopped(Duration::from_millis(300)).await;
-        self.parts.tunnels.stopped(Duration::from_millis(300)).await;
+        let patience = Duration::from_millis(300);
+        if let Some(tunnels) = &self.parts.tunnels {
+            tunnels.stop();
+            self.parts.mesh.stopped(patience).await;
+            tunnels.stopped(patience).await;
+        } else {
+            self.parts.mesh.stopped(patience).await;
+        }
+    }
+
+    /// Whoever had the name is gone, and with them the connection for tunnels.
+    fn forget_tunnels(&self, name: &NodeName) {
+        if let Some(tunnels) = &self.parts.tunnels {
+            tunnels.forget(name);
+        }
     }
 }
 

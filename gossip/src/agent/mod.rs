@@ -10,10 +10,13 @@ mod clocks;
 pub(crate) mod control;
 mod distances;
 mod driver;
+mod gauges;
 mod join;
 mod names;
 mod roster;
 mod sight;
+#[cfg(feature = "simulated")]
+pub(crate) mod simulated;
 #[cfg(test)]
 mod tests;
 mod wishes;
@@ -26,6 +29,7 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use self::control::Control;
 use crate::clock::{Clock, Wall};
 use crate::fastlane::LoadReport;
 use crate::id::{BackendId, NodeName, PoolName, RegionName, RevisionId, ZoneName};
@@ -37,10 +41,13 @@ use crate::mesh::tls::{Identity, IdentityError};
 use crate::mesh::tunnel::{TunnelAccept, Tunnels};
 use crate::peers::{Peers, PeersFile};
 use crate::state::{ClusterView, Failure, MeshEvent, NodeRecord, PoolSummary, StateError, Verdict};
+pub use gauges::Gauges;
 use wishes::Wishes;
 
 /// Events that a slow reader may lag behind before it loses the oldest.
 const EVENTS: usize = 1024;
+/// How long tunnel streams that are open may last once further ones are turned away: peers wait for the next process by then.
+const LAST_STREAMS: Duration = Duration::from_secs(1);
 /// Load reports that may wait; beyond it they are dropped, the next comes in 100 ms.
 const REPORTS: usize = 256;
 
@@ -152,6 +159,9 @@ impl Gossip {
         peers.generation = generation;
         let life = Life { name: config.name.clone(), generation, advertise };
 
+        // Before the name is asked for, which takes a moment: in an upgrade peers dial already.
+        let started = Tunnels::start(identity.clone(), tunnel_socket);
+        let (tunnels, accepts) = started.map_err(|error| failed("the tunnel thread")(error.to_string()))?;
         let start = Mesh::start(config.name.clone(), identity.clone(), config.clock.clone(), mesh_socket);
         let mesh = start.map_err(|error| failed("the mesh endpoint")(error.to_string()))?;
         let seeds = join::Seeds::new(config.seeds.clone());
@@ -160,9 +170,6 @@ impl Gossip {
             mesh.stopped(Duration::from_millis(300)).await;
             return Err(StartError::NameTaken { name, by });
         }
-        let started = Tunnels::start(identity.clone(), tunnel_socket);
-        let (tunnels, accepts) = started.map_err(|error| failed("the tunnel thread")(error.to_string()))?;
-
         let wishes = Arc::new(Wishes::new(NodeRecord {
             name: config.name.clone(),
             region: config.region.clone(),
@@ -182,7 +189,7 @@ impl Gossip {
         let parts = driver::Parts {
             life,
             mesh: mesh.clone(),
-            tunnels: tunnels.clone(),
+            tunnels: Some(tunnels.clone()),
             identity: identity.clone(),
             clock: config.clock.clone(),
             wishes: wishes.clone(),
@@ -239,6 +246,11 @@ impl Gossip {
     /// The streams that peers open to this node; `None` when they were taken before.
     pub fn take_tunnel_accepts(&self) -> Option<mpsc::Receiver<TunnelAccept>> {
         self.0.accepts.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// How much of what is bounded is in use.
+    pub fn gauges(&self) -> Gauges {
+        Gauges::new(self.0.wishes.clone(), self.0.tunnels.clone())
     }
 
     /// Tells the mesh which revision this node runs.
@@ -309,13 +321,27 @@ impl Gossip {
         }
     }
 
-    /// Stops without a goodbye and gives both UDP ports to the next life of this node, in another process. Streams to other
-    /// nodes that are open go on; what peers opened ends.
+    /// Hands the tunnel streams of peers to the next life of this node: waits for `quiet` at most until they have gone elsewhere, then
+    /// turns further ones away, lets those that are open end within a second, and closes the peers' connections: they dial anew.
+    /// How many streams were cut. Before [`Gossip::hand_over`].
+    pub async fn move_tunnels(&self, quiet: Duration) -> usize {
+        self.0.tunnels.move_inbound(quiet, LAST_STREAMS).await
+    }
+
+    /// Stops without a goodbye and gives both UDP ports to the next life of this node, in another process; peers are told of it. Streams
+    /// to other nodes that are open go on; what peers opened ends.
     ///
     /// # Errors
     /// When the ports cannot be given up; this node does not speak any more all the same.
     pub async fn hand_over(&self) -> std::io::Result<()> {
         self.0.driver.abort();
+        let view = self.0.view.borrow().clone();
+        for peer in view.members.values().filter(|member| member.counts() && member.record.name != view.me) {
+            // A peer that cannot be told takes it for silent.
+            let bytes = Control::HandsOver.encode();
+            let _ = self.0.mesh.message(&peer.record.name, control::CHANNEL, bytes);
+        }
+        self.0.mesh.flush(Duration::from_millis(300)).await;
         self.0.mesh.stop();
         self.0.mesh.stopped(Duration::from_millis(300)).await;
         self.0.mesh.release()?;

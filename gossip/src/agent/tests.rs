@@ -77,6 +77,106 @@ async fn all_see(nodes: &[&Gossip], count: usize) {
     }
 }
 
+/// A member made by hand: a mesh endpoint, and chitchat with whatever entries.
+async fn by_hand(
+    mesh: &Mesh,
+    name: &str,
+    entries: impl FnOnce(NodeRecord) -> Vec<(String, String)>,
+) -> (crate::mesh::Mesh, crate::membership::Membership) {
+    let (clock, name): (Clock, NodeName) = (Clock::system(), name.parse().unwrap());
+    let identity = Identity::new(name.clone(), mesh.ring.clone(), clock.clone()).unwrap();
+    let [socket, _] = bind_pair("127.0.0.1:0".parse().unwrap()).unwrap();
+    let advertise = socket.local_addr().unwrap();
+    let endpoint = crate::mesh::Mesh::start(name.clone(), identity, clock.clone(), socket).unwrap();
+    let started = clock.wall();
+    let record = NodeRecord {
+        name: name.clone(),
+        region: "us".parse().unwrap(),
+        zone: None,
+        mesh: advertise,
+        public: Vec::new(),
+        version: "0.0.9".into(),
+        started,
+        draining: false,
+        revision: None,
+        keys: mesh.ring.key_ids(),
+        key_since: started,
+    };
+    let life = Life { name, generation: started.0, advertise };
+    let own = entries(record).into_iter().collect();
+    let (words, _) = mpsc::channel(1);
+    let membership =
+        crate::membership::Membership::start(life, 3, &endpoint, &clock, words, own).await.unwrap();
+    (endpoint, membership)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_of_the_version_before_and_of_the_one_after_are_members_like_others() {
+    use crate::state::key;
+    let mesh = Mesh::new();
+    let node = mesh.start("eu-1", "eu", &[]).await;
+    let (pool, other): (PoolName, PoolName) = ("web".parse().unwrap(), "db".parse().unwrap());
+    let verdict = Verdict { backend: BackendId(42), state: BackendState::Up, since: Hlc(5) };
+
+    // Version N-1 said nothing of keys, round trips and failures.
+    let (older, its) = by_hand(&mesh, "us-1", |record| {
+        let mut entries = key::record_entries(&record);
+        entries.retain(|(key, _)| key != "keys");
+        entries.push(key::verdicts_entry(&pool, &[verdict]).unwrap());
+        entries
+    })
+    .await;
+    // Version N+1 says more, and some of it in another way.
+    let (newer, theirs) = by_hand(&mesh, "us-2", |record| {
+        let mut entries = key::record_entries(&record);
+        entries.push(key::verdicts_entry(&pool, &[verdict]).unwrap());
+        let say = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        // The first byte, in base64, is 2.
+        let spelled_anew = [say(&format!("v:{other}"), "AgECAwQF"), say(&format!("s:{other}"), "AgECAwQF")];
+        entries.extend(spelled_anew);
+        entries.extend([say("future", "whatever"), say("x:web", "AgEC"), say("rtt", "AgEC")]);
+        entries
+    })
+    .await;
+    for membership in [&its, &theirs] {
+        membership.gossip_with([node.listen_addr()]);
+    }
+    until(&node, "both are members", |view| {
+        let said = |name| {
+            let member = member(view, name)?;
+            Some(member.is_alive() && member.verdicts.get(&pool) == Some(&vec![verdict]))
+        };
+        said("us-1") == Some(true) && said("us-2") == Some(true)
+    })
+    .await;
+    let view = node.view().borrow().clone();
+    let (before, after) = (member(&view, "us-1").unwrap(), member(&view, "us-2").unwrap());
+    assert_eq!((before.record.version.as_str(), before.record.keys.len()), ("0.0.9", 0));
+    assert_eq!((after.verdicts.len(), after.summaries.len(), after.rtts.len()), (1, 0, 0));
+
+    // What only the newer one understands is no answer, and no reason to part.
+    let to: NodeName = "eu-1".parse().unwrap();
+    let eu = crate::mesh::MemberAddr { name: to.clone(), addr: node.listen_addr(), generation: 1 };
+    newer.set_members(&[eu]);
+    let ask = |bytes: &'static [u8]| {
+        let (newer, to) = (newer.clone(), to.clone());
+        async move { newer.exchange(&to, control::CHANNEL, bytes.into(), Duration::from_secs(5)).await }
+    };
+    // Version 2, and a kind that version 1 does not know.
+    for unknown in [&b"\x02\x02"[..], b"\x01\x63"] {
+        assert!(ask(unknown).await.is_err(), "{unknown:?}");
+    }
+    for channel in [crate::membership::CHANNEL, control::CHANNEL] {
+        newer.message(&to, channel, bytes::Bytes::from_static(b"\x02anything at all")).unwrap();
+    }
+    newer.datagram(&to, crate::fastlane::CHANNEL, bytes::Bytes::from_static(b"\x02anything")).unwrap();
+    let life = ask(b"\x01\x03").await.expect("version 1 is answered as ever");
+    assert!(control::decode_number(&life).is_some());
+    until(&node, "both are still there", |view| alive(view) == 3).await;
+    older.stop();
+    newer.stop();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn six_nodes_meet_through_one_seed_and_tell_each_other_everything() {
     let mesh = Mesh::new();

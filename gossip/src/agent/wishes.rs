@@ -1,6 +1,7 @@
 //! What the node wants the mesh to know of it: written by handles from any thread, read by the driver.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -15,6 +16,8 @@ use crate::state::{Failure, NodeRecord, PoolSummary, StateError, Verdict};
 pub(super) struct Wishes {
     state: Mutex<OwnState>,
     loads: ArcSwap<Vec<(BackendId, u32)>>,
+    /// What all of it weighed when it was last told.
+    bytes: AtomicUsize,
     changed: Notify,
 }
 
@@ -35,7 +38,23 @@ impl Wishes {
             summaries: Arc::default(),
             failures: Arc::default(),
         };
-        Self { state: Mutex::new(state), loads: ArcSwap::default(), changed: Notify::new() }
+        Self {
+            state: Mutex::new(state),
+            loads: ArcSwap::default(),
+            bytes: AtomicUsize::new(0),
+            changed: Notify::new(),
+        }
+    }
+
+    /// It is gossiped as these entries now.
+    pub(super) fn told(&self, entries: &BTreeMap<String, String>) {
+        let bytes = entries.iter().map(|(key, value)| key.len() + value.len()).sum();
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What it weighed when it was last told.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     pub(super) fn record(&self, change: impl FnOnce(&mut NodeRecord)) {

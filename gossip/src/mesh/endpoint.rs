@@ -7,18 +7,17 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, IdleTimeout,
-    ServerConfig, TransportConfig, VarInt,
+    ClientConfig, Connection, ConnectionError, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
+    IdleTimeout, ServerConfig, TransportConfig, VarInt,
 };
 
 use super::tls::{Identity, IdentityError, certified_name};
+use super::version;
 use crate::id::NodeName;
 
-/// Beyond so many connections, new ones are refused; half-way there an address must prove itself first.
-const MAX_CONNECTIONS: usize = 4096;
-
-/// Streams that a peer may have open at once, and what one of them may hold here unread.
-const TUNNELS_MAX: u32 = 1024;
+/// Streams that a peer may have open at once ...
+pub(crate) const TUNNELS_MAX: u32 = 1024;
+/// ... and what one of them may hold here unread.
 pub(super) const TUNNEL_WINDOW_BYTES: u32 = 1 << 20;
 
 /// What an endpoint is for: decides its protocol name and its windows.
@@ -31,13 +30,6 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    fn alpn(self) -> &'static [u8] {
-        match self {
-            Self::Mesh => super::tls::MESH_ALPN,
-            Self::Tunnel => super::tls::TUNNEL_ALPN,
-        }
-    }
-
     fn transport(self) -> Arc<TransportConfig> {
         let mut transport = TransportConfig::default();
         let idle = |seconds| IdleTimeout::try_from(Duration::from_secs(seconds)).ok();
@@ -73,7 +65,7 @@ impl Purpose {
         identity: &Arc<Identity>,
         expected: Option<NodeName>,
     ) -> Result<ClientConfig, IdentityError> {
-        let tls = identity.client(self.alpn(), expected)?;
+        let tls = identity.client(version::protocols(self), expected)?;
         let quic = QuicClientConfig::try_from(tls).expect("TLS 1.3 with AES-128-GCM is in the provider");
         let mut config = ClientConfig::new(Arc::new(quic));
         config.transport_config(self.transport());
@@ -86,7 +78,7 @@ impl Purpose {
         identity: &Arc<Identity>,
         socket: std::net::UdpSocket,
     ) -> io::Result<Endpoint> {
-        let tls = identity.server(self.alpn()).map_err(io::Error::other)?;
+        let tls = identity.server(version::protocols(self)).map_err(io::Error::other)?;
         let quic = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
         let mut config = ServerConfig::with_crypto(Arc::new(quic));
         config.transport_config(self.transport());
@@ -165,20 +157,6 @@ pub(crate) fn leave_port(endpoint: &Endpoint) -> io::Result<()> {
     endpoint.rebind(bind(anywhere)?)
 }
 
-/// Takes, defers or refuses a connection before anything is spent on it.
-pub(crate) fn admit(endpoint: &Endpoint, incoming: quinn::Incoming) -> Option<quinn::Connecting> {
-    let open = endpoint.open_connections();
-    if open >= MAX_CONNECTIONS {
-        incoming.refuse();
-        return None;
-    }
-    if open >= MAX_CONNECTIONS / 2 && incoming.may_retry() {
-        let _ = incoming.retry();
-        return None;
-    }
-    incoming.accept().ok()
-}
-
 /// Who is at the other end: the name in the certificate that the handshake checked.
 pub(crate) fn peer_name(connection: &Connection) -> Option<NodeName> {
     let identity = connection.peer_identity()?;
@@ -186,10 +164,16 @@ pub(crate) fn peer_name(connection: &Connection) -> Option<NodeName> {
     certified_name(chain.first()?)
 }
 
+/// TLS's alert for peers that speak no protocol in common (RFC 7301 §3.2).
+const NO_APPLICATION_PROTOCOL: u8 = 120;
+
 /// What to tell an operator about a dial that failed.
-pub(crate) fn explain(error: &quinn::ConnectionError) -> String {
-    use quinn::ConnectionError::{ConnectionClosed, TimedOut, TransportError, VersionMismatch};
+pub(crate) fn explain(error: &ConnectionError) -> String {
+    use ConnectionError::{ConnectionClosed, TimedOut, TransportError, VersionMismatch};
+    let no_protocol = quinn::TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL);
     match error {
+        TransportError(inner) if inner.code == no_protocol => version::explain_none(),
+        ConnectionClosed(close) if close.error_code == no_protocol => version::explain_none(),
         TimedOut => "no answer".into(),
         VersionMismatch => "it speaks no QUIC version of ours".into(),
         TransportError(inner) if inner.to_string().contains("UnknownIssuer") => {

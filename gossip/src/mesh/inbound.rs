@@ -3,16 +3,17 @@
 //! A place in the channel's queue is taken *before* a payload is read, so what a peer can make this node hold is at most
 //! the queue's length times the channel's largest payload, whatever it sends.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::endpoint::{admit, explain, peer_name};
-use super::handle::Shared;
+use super::endpoint::{explain, peer_name};
+use super::quic::Shared;
 use super::wire::{REFUSED, REPLACED, STREAM_PATIENCE, read_channel, unframed};
 use super::{Channel, Inbound, Peer, Reply};
 
@@ -43,20 +44,30 @@ impl Dropped {
 pub(crate) async fn accept(shared: Arc<Shared>) {
     while let Some(incoming) = shared.endpoint.accept().await {
         let addr = incoming.remote_address();
-        let Some(connecting) = admit(&shared.endpoint, incoming) else { continue };
+        let entering = match shared.door.admit(&shared.endpoint, incoming) {
+            Ok(entering) => entering,
+            Err(error) => {
+                if let Some(error) = error {
+                    refused(&shared, addr, &error);
+                }
+                continue;
+            }
+        };
         let shared = shared.clone();
         tokio::spawn(async move {
-            match timeout(STREAM_PATIENCE, connecting).await {
-                Ok(Ok(connection)) => receive(shared, connection).await,
-                Ok(Err(error)) => {
-                    let reason = explain(&error);
-                    tracing::debug!(%addr, reason, "refused a connection");
-                    shared.strangers.refused(addr, &reason, shared.clock.now());
-                }
-                Err(_) => tracing::debug!(%addr, "a handshake took too long"),
+            match entering.finished().await {
+                Ok(connection) => receive(shared, connection).await,
+                Err(ConnectionError::TimedOut) => tracing::debug!(%addr, "a handshake took too long"),
+                Err(error) => refused(&shared, addr, &error),
             }
         });
     }
+}
+
+fn refused(shared: &Shared, addr: SocketAddr, error: &ConnectionError) {
+    let reason = explain(error);
+    tracing::debug!(%addr, reason, "refused a connection");
+    shared.strangers.refused(addr, &reason, shared.clock.now());
 }
 
 /// Receives on one connection until it ends.

@@ -27,12 +27,14 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::dial::Backoff;
 use super::endpoint::{Purpose, explain, peer_name};
-use super::handle::Shared;
+use super::quic::Shared;
 use super::wire::{GOODBYE, REPLACED, STREAM_PATIENCE};
 use crate::id::NodeName;
 
-const QUEUE: usize = 1024;
-const QUEUE_BYTES: usize = 16 << 20;
+/// Messages that may wait for one peer; further ones are refused.
+pub(crate) const QUEUE: usize = 1024;
+/// What they may weigh.
+pub(crate) const QUEUE_BYTES: usize = 16 << 20;
 const DIAL_PATIENCE: Duration = Duration::from_secs(3);
 const MESSAGES_IN_FLIGHT: usize = 16;
 /// A connection that was replaced stays so long for what is under way on it.
@@ -126,6 +128,11 @@ impl Link {
     /// Whether a message queued now would wait for the end of a back-off.
     pub(crate) fn is_down(&self) -> bool {
         matches!(&*self.state.borrow(), LinkState::Down | LinkState::Closed)
+    }
+
+    /// Messages that wait for a stream.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
     }
 
     /// Bytes queued and not yet handed to a stream.

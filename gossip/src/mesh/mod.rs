@@ -7,17 +7,24 @@
 //!    └── listen(channel) ◀── queue ◀── inbound ◀── endpoint ◀────── peer
 //! ```
 //!
+//! In a simulation a network in memory carries the payloads instead of QUIC (`simulated.rs`, a feature of no program).
+//!
 //! A handle never blocks and never waits for a task but for the connection itself; workers may use it (I1). Nothing here
 //! knows what the channels carry.
 
 mod dial;
+pub(crate) mod door;
 pub(crate) mod endpoint;
 mod handle;
 mod inbound;
-mod link;
+pub(crate) mod link;
+mod quic;
+#[cfg(feature = "simulated")]
+pub mod simulated;
 mod strangers;
 pub mod tls;
 pub mod tunnel;
+pub(crate) mod version;
 pub(crate) mod wire;
 
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! Who did not get past the handshake for want of a common key: both sides know of it, and tell their operators.
+//! Who did not get past the handshake for want of a common key or a common version of the protocol: both sides know of it, and
+//! tell their operators.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,15 +16,18 @@ const STRANGERS_MAX: usize = 16;
 pub(crate) struct Strangers(Mutex<BTreeMap<SocketAddr, (Instant, String)>>);
 
 impl Strangers {
-    /// Takes note of a handshake that failed, when the reason is the key.
+    /// Takes note of a handshake that failed, when the reason is the key or the version.
     pub(crate) fn refused(&self, addr: SocketAddr, reason: &str, now: Instant) {
-        if !reason.contains("mesh key") {
+        if !reason.contains("mesh key") && !reason.contains("mesh protocol") {
             return;
         }
         let mut known = self.lock();
         known.retain(|_, (at, _)| now.saturating_duration_since(*at) < FRESH);
-        if known.len() < STRANGERS_MAX || known.contains_key(&addr) {
-            known.insert(addr, (now, reason.to_owned()));
+        if known.len() >= STRANGERS_MAX && !known.contains_key(&addr) {
+            return;
+        }
+        if known.insert(addr, (now, reason.to_owned())).is_none() {
+            tracing::warn!(%addr, reason, "no connection with a node");
         }
     }
 

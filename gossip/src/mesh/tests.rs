@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use quinn::VarInt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -103,6 +104,94 @@ async fn the_three_ways_to_speak() {
     assert_eq!(ask(b"much", PATIENCE).await, Err(ExchangeError::Refused(b.name.clone())));
     assert_eq!(ask(b"keep", Duration::from_millis(50)).await, Err(ExchangeError::TimedOut(b.name.clone())));
     echo.abort();
+}
+
+/// Dials as a node of this name would that speaks these versions of the protocol.
+async fn dial_speaking(name: &str, ring: &Keyring, alpn: &[&[u8]], to: SocketAddr) -> Scripted {
+    let identity = Identity::new(name.parse().unwrap(), ring.clone(), Clock::system()).unwrap();
+    let tls = identity.client(alpn.iter().map(|version| version.to_vec()).collect(), None).unwrap();
+    let quic = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let config = quinn::ClientConfig::new(Arc::new(quic));
+    let connecting = endpoint.connect_with(config, to, "meridian").unwrap();
+    let connected = timeout(PATIENCE, connecting).await.expect("an answer");
+    Scripted { addr: endpoint.local_addr().unwrap(), connected, endpoint }
+}
+
+struct Scripted {
+    addr: SocketAddr,
+    connected: Result<quinn::Connection, quinn::ConnectionError>,
+    endpoint: quinn::Endpoint,
+}
+
+#[tokio::test]
+async fn a_peer_that_also_speaks_a_later_version_is_let_in_with_this_one() {
+    let ring = Keyring::generate();
+    let a = node("a", &ring);
+    let mut inbound = a.mesh.listen(CHANNEL);
+    let later = dial_speaking("b", &ring, &[b"meridian-mesh/2", b"meridian-mesh/1"], a.addr).await;
+    let connection = later.connected.expect("they have a version in common");
+    let handshake = connection.handshake_data().unwrap();
+    let handshake = handshake.downcast::<quinn::crypto::rustls::HandshakeData>().unwrap();
+    assert_eq!(handshake.protocol.as_deref(), Some(&b"meridian-mesh/1"[..]));
+
+    // What it says on a channel that this version does not know is refused alone; all else arrives.
+    for bytes in [&b"\xfawhat is this"[..], b"\xc8hello"] {
+        let mut stream = connection.open_uni().await.unwrap();
+        let _ = stream.write_all(bytes).await;
+        let _ = stream.finish();
+    }
+    connection.send_datagram(Bytes::from_static(b"\xfawhat is this")).unwrap();
+    let Inbound::Message { from, bytes } = timeout(PATIENCE, inbound.recv()).await.unwrap().unwrap() else {
+        panic!("a message arrives as one")
+    };
+    assert_eq!((from.name.as_str(), &bytes[..]), ("b", &b"hello"[..]));
+    assert!(connection.close_reason().is_none() && a.mesh.strangers().is_empty());
+}
+
+#[tokio::test]
+async fn a_peer_that_speaks_other_versions_alone_is_refused_and_both_say_so() {
+    let ring = Keyring::generate();
+    let a = node("a", &ring);
+    for (number, version) in [&b"meridian-mesh/2"[..], b"meridian-mesh/0"].into_iter().enumerate() {
+        let other = dial_speaking("b", &ring, &[version], a.addr).await;
+        let reason = endpoint::explain(&other.connected.expect_err("they have no version in common"));
+        assert!(reason.contains("another version of the mesh protocol"), "{reason}");
+        let told = async {
+            loop {
+                let told = a.mesh.strangers();
+                if told.len() > number && told.iter().any(|line| line.contains(&other.addr.to_string())) {
+                    return told;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let told = timeout(PATIENCE, told).await.expect("it is told");
+        assert!(told.iter().all(|line| line.contains("upgrade the older")), "{told:?}");
+        other.endpoint.close(VarInt::from_u32(0), b"");
+    }
+
+    // The same the other way round: who dials a node of another version.
+    let identity = Identity::new("c".parse().unwrap(), ring.clone(), Clock::system()).unwrap();
+    let tls = identity.server(vec![b"meridian-mesh/2".to_vec()]).unwrap();
+    let quic = quinn::crypto::rustls::QuicServerConfig::try_from(tls).unwrap();
+    let config = quinn::ServerConfig::with_crypto(Arc::new(quic));
+    let server = quinn::Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = server.local_addr().unwrap();
+    let accepting = tokio::spawn(async move {
+        while let Some(incoming) = server.accept().await {
+            let _ = incoming.await;
+        }
+    });
+    a.mesh.set_members(&[MemberAddr { name: "c".parse().unwrap(), addr, generation: 1 }]);
+    let told = async {
+        while !a.mesh.strangers().iter().any(|line| line.contains(&addr.to_string())) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, told).await.expect("it is told");
+    assert_eq!(a.mesh.rtt(&"c".parse().unwrap()), None);
+    accepting.abort();
 }
 
 #[test]
@@ -359,6 +448,45 @@ async fn tunnels_carry_streams_with_half_close_and_reset() {
         }
     };
     timeout(PATIENCE, again).await.expect("tunnels come back");
+}
+
+#[tokio::test]
+async fn a_node_that_goes_on_as_another_process_ends_what_it_accepted_and_sends_on_what_it_did_not() {
+    let ring = Keyring::generate();
+    let (a, mut b) = (node("a", &ring), node("b", &ring));
+    let addr = tunnel_addr(&b);
+    let mut near = a.tunnels.open(&b.name, addr).await.unwrap();
+    near.write_all(b"x").await.unwrap();
+    let mut far = timeout(PATIENCE, b.streams.recv()).await.unwrap().unwrap().stream;
+    assert_eq!(b.tunnels.inbound()[&a.name], 1);
+    let moving = b.tunnels.clone();
+    let moving = tokio::spawn(async move { moving.move_inbound(Duration::ZERO, 3 * PATIENCE).await });
+    // A stream that comes before the move has begun is accepted, and nobody answers it here.
+    let turned_away = async {
+        loop {
+            let mut late = a.tunnels.open(&b.name, addr).await.unwrap();
+            // What is written may be turned away as well as what is read.
+            let _ = late.write_all(b"y").await;
+            match timeout(Duration::from_millis(200), late.read_u8()).await {
+                Ok(Err(error)) if tunnel::has_moved(&error) => return,
+                Ok(read) => panic!("{read:?}"),
+                Err(_) => drop(b.streams.try_recv()),
+            }
+        }
+    };
+    timeout(PATIENCE, turned_away).await.expect("further streams are turned away");
+    far.write_all(b"z").await.unwrap();
+    far.shutdown().await.unwrap();
+    assert_eq!(near.read_u8().await.unwrap(), b'z', "what was accepted goes on");
+    drop((far, near));
+    while b.streams.try_recv().is_ok() {}
+    assert_eq!(timeout(PATIENCE, moving).await.unwrap().unwrap(), 0, "nothing is cut");
+    let closed = async {
+        while !b.tunnels.inbound().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, closed).await.expect("the connections are closed");
 }
 
 /// Users that do not read what they asked for hold up themselves alone.

@@ -33,11 +33,6 @@ use crate::clock::{Clock, Wall};
 use crate::id::NodeName;
 use crate::keyring::Keyring;
 
-/// The protocol of the mesh endpoint, version included.
-pub(crate) const MESH_ALPN: &[u8] = b"meridian-mesh/1";
-/// The protocol of the tunnel endpoint, version included.
-pub(crate) const TUNNEL_ALPN: &[u8] = b"meridian-tunnel/1";
-
 const URI_PREFIX: &str = "meridian:node:";
 const BACKDATED: Duration = Duration::from_secs(24 * 3600);
 const LIFETIME: Duration = Duration::from_secs(3 * 24 * 3600);
@@ -143,24 +138,28 @@ impl Identity {
         derived[0].secret
     }
 
-    /// How connections are accepted.
-    pub(crate) fn server(self: &Arc<Self>, alpn: &[u8]) -> Result<rustls::ServerConfig, IdentityError> {
+    /// How connections are accepted, in one of these protocols.
+    pub(crate) fn server(
+        self: &Arc<Self>,
+        protocols: Vec<Vec<u8>>,
+    ) -> Result<rustls::ServerConfig, IdentityError> {
         let shown = Arc::new(Shown(self.clone()));
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(IdentityError::of)?
             .with_client_cert_verifier(Arc::new(Checked { identity: self.clone(), expected: None }))
             .with_cert_resolver(shown);
-        config.alpn_protocols = vec![alpn.to_vec()];
+        config.alpn_protocols = protocols;
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         Ok(config)
     }
 
-    /// How a connection is dialled: to the node `expected`, or to whoever of the mesh is there.
+    /// How a connection is dialled in one of these protocols, the best first: to the node `expected`, or to whoever of the mesh is
+    /// there.
     pub(crate) fn client(
         self: &Arc<Self>,
-        alpn: &[u8],
+        protocols: Vec<Vec<u8>>,
         expected: Option<NodeName>,
     ) -> Result<rustls::ClientConfig, IdentityError> {
         let mut config = rustls::ClientConfig::builder_with_provider(provider())
@@ -169,7 +168,7 @@ impl Identity {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Checked { identity: self.clone(), expected }))
             .with_client_cert_resolver(Arc::new(Shown(self.clone())));
-        config.alpn_protocols = vec![alpn.to_vec()];
+        config.alpn_protocols = protocols;
         config.resumption = rustls::client::Resumption::disabled();
         config.enable_sni = false;
         Ok(config)

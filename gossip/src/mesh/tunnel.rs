@@ -1,30 +1,37 @@
 //! Connections for users' bytes: an endpoint of their own at the mesh port + 1, so that they never starve gossip.
 //!
 //! The endpoint runs on a thread of its own; opening and using streams is done by whoever holds them, on any runtime.
+//! A node that goes on as another process says `MOVED`: first to streams that come too late, then, once those that it serves have
+//! ended, to whole connections. Whoever hears that dials anew, which reaches the next process; see [`has_moved`].
+//!
 //! Connections are dialled when first needed, kept, and dialled again when they break or the keyring changed: then streams
 //! that stand end on the old one. What the streams carry is the affair of both ends: the far end should acknowledge before
 //! the near end relies on it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use quinn::{Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream, WriteError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, watch};
 
 use super::Peer;
-use super::endpoint::{Purpose, admit, explain, leave_port, peer_name};
+use super::door::Door;
+use super::endpoint::{Purpose, explain, leave_port, peer_name};
 use super::tls::Identity;
-use super::wire::{GOODBYE, REFUSED, REPLACED, STREAM_PATIENCE};
+use super::wire::{GOODBYE, MOVED, REFUSED, REPLACED};
 use crate::id::NodeName;
 
 const DIAL_PATIENCE: Duration = Duration::from_secs(3);
+/// How often it is looked whether peers' streams have ended.
+const LOOK: Duration = Duration::from_millis(10);
 /// Streams that wait for the reader. Beyond it new ones are reset at once.
 const ACCEPT_QUEUE: usize = 1024;
 
@@ -37,6 +44,9 @@ struct Shared {
     identity: Arc<Identity>,
     runtime: tokio::runtime::Handle,
     links: RwLock<HashMap<NodeName, Link>>,
+    inbound: Arc<Inbound>,
+    /// How far this process is in handing over.
+    phase: watch::Sender<Phase>,
     /// Ends the thread when set or dropped.
     stop: watch::Sender<bool>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -50,16 +60,30 @@ struct Link {
     present: Arc<RwLock<Option<Dialled>>>,
 }
 
+/// What becomes of streams that peers open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// They are served.
+    Serving,
+    /// They are sent to the next process; those that were accepted go on.
+    Moving,
+    /// Connections are closed.
+    Moved,
+}
+
 /// A connection, and under the how manieth keyring it was dialled.
 #[derive(Clone)]
 struct Dialled {
     connection: Connection,
     ring: u64,
+    /// Its peer goes on as another process.
+    moved: Arc<AtomicBool>,
 }
 
 impl Dialled {
     fn is_usable(&self, identity: &Identity) -> bool {
-        self.connection.close_reason().is_none() && self.ring == *identity.rings().borrow()
+        let moved = self.moved.load(Ordering::Relaxed);
+        !moved && self.connection.close_reason().is_none() && self.ring == *identity.rings().borrow()
     }
 }
 
@@ -79,6 +103,56 @@ pub struct TunnelStream {
     send: SendStream,
     recv: RecvStream,
     finished: bool,
+    side: Side,
+}
+
+/// What is known of a stream beside its bytes.
+#[derive(Debug)]
+enum Side {
+    /// Opened here, over a connection that takes note when its peer has moved.
+    Near(Arc<AtomicBool>),
+    /// A peer's.
+    Far { _counted: Counted },
+}
+
+/// Whether a stream broke because its peer goes on as another process. What the peer had not acknowledged it has not done.
+pub fn has_moved(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Moved>())
+}
+
+/// The peer goes on as another process.
+#[derive(Debug, thiserror::Error)]
+#[error("the node goes on as another process")]
+struct Moved;
+
+/// How many streams each peer has open here. Locked when a connection begins, and by who watches; never for a stream.
+#[derive(Debug, Default)]
+struct Inbound(Mutex<HashMap<NodeName, Arc<AtomicUsize>>>);
+
+/// One open stream; dropping it counts it out.
+#[derive(Debug)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Inbound {
+    /// The count of a peer that has connected; those of peers that have gone are forgotten.
+    fn of(&self, peer: &NodeName) -> Arc<AtomicUsize> {
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.retain(|_, open| Arc::strong_count(open) > 1);
+        peers.entry(peer.clone()).or_default().clone()
+    }
+}
+
+impl Counted {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Tunnels {
@@ -95,11 +169,14 @@ impl Tunnels {
         let (stop, mut stopped) = watch::channel(false);
         let (accepted, streams) = mpsc::channel(ACCEPT_QUEUE);
         let handle = runtime.handle().clone();
-        let (acceptor, its_identity) = (endpoint.clone(), identity.clone());
+        let inbound = Arc::new(Inbound::default());
+        let (phase, phases) = watch::channel(Phase::Serving);
+        let receiver = Receiver { identity: identity.clone(), accepted, counts: inbound.clone(), phases };
+        let acceptor = endpoint.clone();
         let thread = std::thread::Builder::new().name("tunnel".into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = accept(acceptor.clone(), its_identity, accepted) => {}
+                    () = accept(acceptor.clone(), receiver) => {}
                     _ = stopped.wait_for(|stop| *stop) => {}
                 }
                 acceptor.close(GOODBYE, b"");
@@ -111,6 +188,8 @@ impl Tunnels {
             identity,
             runtime: handle,
             links: RwLock::default(),
+            inbound,
+            phase,
             stop,
             thread: Mutex::new(Some(thread)),
         };
@@ -125,13 +204,16 @@ impl Tunnels {
     pub async fn open(&self, to: &NodeName, addr: SocketAddr) -> io::Result<TunnelStream> {
         let link = self.link(to, addr);
         let present = link.present.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let connection = match present.filter(|dialled| dialled.is_usable(&self.0.identity)) {
-            Some(dialled) => dialled.connection,
+        let dialled = match present.filter(|dialled| dialled.is_usable(&self.0.identity)) {
+            Some(dialled) => dialled,
             None => self.dial(to, &link).await?,
         };
-        let opened = tokio::time::timeout(DIAL_PATIENCE, connection.open_bi()).await;
-        let (send, recv) = opened.map_err(|_| busy(to))?.map_err(io::Error::from)?;
-        Ok(TunnelStream { send, recv, finished: false })
+        let opened = tokio::time::timeout(DIAL_PATIENCE, dialled.connection.open_bi()).await;
+        let (send, recv) = opened.map_err(|_| busy(to))?.map_err(|error| match has_closed(&error) {
+            true => io::Error::other(Moved),
+            false => error.into(),
+        })?;
+        Ok(TunnelStream { send, recv, finished: false, side: Side::Near(dialled.moved) })
     }
 
     /// The smoothed round trip to a connected peer.
@@ -142,12 +224,39 @@ impl Tunnels {
         present.close_reason().is_none().then(|| present.rtt())
     }
 
+    /// The streams that each connected peer has open here.
+    pub(crate) fn inbound(&self) -> BTreeMap<NodeName, usize> {
+        let peers = self.0.inbound.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let present = peers.iter().filter(|(_, open)| Arc::strong_count(open) > 1);
+        present.map(|(name, open)| (name.clone(), open.load(Ordering::Relaxed))).collect()
+    }
+
     /// Gives up the connection to a peer that is gone for good or came back as another life; its streams break.
     pub(crate) fn forget(&self, peer: &NodeName) {
         let link = self.0.links.write().unwrap_or_else(PoisonError::into_inner).remove(peer);
         if let Some(dialled) = link.and_then(|link| link.present.read().ok()?.clone()) {
             dialled.connection.close(REPLACED, b"");
         }
+    }
+
+    /// Hands what peers send here to the next process: for `quiet` at most they are waited for to have sent it elsewhere, then further
+    /// streams are turned away, those that are open end within `last`, and the peers' connections are closed. How many streams were cut.
+    pub(crate) async fn move_inbound(&self, quiet: Duration, last: Duration) -> usize {
+        let open = || self.inbound().values().sum::<usize>();
+        let ended = async || {
+            while open() > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        // Those that do not end are the reason for the bounds.
+        let _ = tokio::time::timeout(quiet, ended()).await;
+        self.0.phase.send_replace(Phase::Moving);
+        let _ = tokio::time::timeout(last, ended()).await;
+        let cut = open();
+        self.0.phase.send_replace(Phase::Moved);
+        // The closes go out before the port is given up.
+        tokio::time::sleep(LOOK * 2).await;
+        cut
     }
 
     /// Gives the UDP port to another process: streams that were opened here move to another port and go on (RFC 9000 §9),
@@ -188,10 +297,10 @@ impl Tunnels {
         })
     }
 
-    async fn dial(&self, to: &NodeName, link: &Link) -> io::Result<Connection> {
+    async fn dial(&self, to: &NodeName, link: &Link) -> io::Result<Dialled> {
         let mut slot = link.connection.lock().await;
         if let Some(dialled) = slot.as_ref().filter(|dialled| dialled.is_usable(&self.0.identity)) {
-            return Ok(dialled.connection.clone());
+            return Ok(dialled.clone());
         }
         let ring = *self.0.identity.rings().borrow();
         let config = Purpose::Tunnel.client(&self.0.identity, Some(to.clone())).map_err(io::Error::other)?;
@@ -206,10 +315,10 @@ impl Tunnels {
             }
         });
         let connection = dialled.await.map_err(|_| io::Error::from(io::ErrorKind::NotConnected))??;
-        let dialled = Dialled { connection: connection.clone(), ring };
+        let dialled = Dialled { connection, ring, moved: Arc::default() };
         *slot = Some(dialled.clone());
-        *link.present.write().unwrap_or_else(PoisonError::into_inner) = Some(dialled);
-        Ok(connection)
+        *link.present.write().unwrap_or_else(PoisonError::into_inner) = Some(dialled.clone());
+        Ok(dialled)
     }
 }
 
@@ -223,51 +332,105 @@ fn busy(to: &NodeName) -> io::Error {
     io::Error::new(io::ErrorKind::WouldBlock, format!("{to} takes no more streams now"))
 }
 
-async fn accept(endpoint: Endpoint, identity: Arc<Identity>, accepted: mpsc::Sender<TunnelAccept>) {
+async fn accept(endpoint: Endpoint, receiver: Receiver) {
+    let door = Door::default();
     while let Some(incoming) = endpoint.accept().await {
-        let Some(connecting) = admit(&endpoint, incoming) else { continue };
-        let (accepted, identity) = (accepted.clone(), identity.clone());
+        let Ok(entering) = door.admit(&endpoint, incoming) else { continue };
+        let receiver = receiver.clone();
         tokio::spawn(async move {
-            if let Ok(Ok(connection)) = tokio::time::timeout(STREAM_PATIENCE, connecting).await {
-                receive(connection, identity, accepted).await;
+            if let Ok(connection) = entering.finished().await {
+                receiver.receive(connection).await;
             }
         });
     }
 }
 
-async fn receive(connection: Connection, identity: Arc<Identity>, accepted: mpsc::Sender<TunnelAccept>) {
-    let Some(name) = peer_name(&connection) else { return };
-    let from = Peer { name, addr: connection.remote_address() };
-    let mut rings = identity.rings();
-    loop {
-        let opened = tokio::select! {
-            opened = connection.accept_bi() => opened,
-            Ok(()) = rings.changed() => {
-                if !identity.still_trusts(&connection) {
-                    tracing::warn!(peer = %from.name, addr = %from.addr, "its mesh key was removed: its tunnels are cut");
-                    return connection.close(REPLACED, b"the key was removed");
+/// Takes the streams of peers' connections.
+#[derive(Clone)]
+struct Receiver {
+    identity: Arc<Identity>,
+    accepted: mpsc::Sender<TunnelAccept>,
+    counts: Arc<Inbound>,
+    phases: watch::Receiver<Phase>,
+}
+
+impl Receiver {
+    async fn receive(mut self, connection: Connection) {
+        let Some(name) = peer_name(&connection) else { return };
+        let from = Peer { name, addr: connection.remote_address() };
+        let open = self.counts.of(&from.name);
+        let mut rings = self.identity.rings();
+        loop {
+            let opened = tokio::select! {
+                opened = connection.accept_bi() => opened,
+                Ok(()) = rings.changed() => {
+                    if !self.identity.still_trusts(&connection) {
+                        tracing::warn!(peer = %from.name, addr = %from.addr, "its mesh key was removed: its tunnels are cut");
+                        return connection.close(REPLACED, b"the key was removed");
+                    }
+                    continue;
                 }
+                Ok(_) = self.phases.wait_for(|phase| *phase == Phase::Moved) => {
+                    return connection.close(MOVED, b"the node goes on as another process");
+                }
+            };
+            let Ok((mut send, mut recv)) = opened else { return };
+            if *self.phases.borrow() == Phase::Moving {
+                // Fails only when the connection is gone, which says the same.
+                let _ = (send.reset(MOVED), recv.stop(MOVED));
                 continue;
             }
-        };
-        let Ok((send, recv)) = opened else { return };
-        let stream = TunnelStream { send, recv, finished: false };
-        // A stream that finds the queue full is dropped here, which resets it.
-        if accepted.try_send(TunnelAccept { from: from.clone(), stream }).is_err() {
-            tracing::warn!(peer = %from.name, "a tunnel stream was refused: too many wait");
+            let side = Side::Far { _counted: Counted::new(&open) };
+            let stream = TunnelStream { send, recv, finished: false, side };
+            // A stream that finds the queue full is dropped here, which resets it.
+            if self.accepted.try_send(TunnelAccept { from: from.clone(), stream }).is_err() {
+                tracing::warn!(peer = %from.name, "a tunnel stream was refused: too many wait");
+            }
         }
+    }
+}
+
+/// Whether the peer closed the connection because it goes on as another process.
+fn has_closed(error: &ConnectionError) -> bool {
+    matches!(error, ConnectionError::ApplicationClosed(close) if close.error_code == MOVED)
+}
+
+impl TunnelStream {
+    /// Tells a peer that has moved from one that failed, and has the next stream dial anew.
+    fn explained(&self, error: io::Error) -> io::Error {
+        let Side::Near(moved) = &self.side else { return error };
+        let inner = error.get_ref();
+        let read =
+            inner.and_then(|inner| inner.downcast_ref::<ReadError>()).is_some_and(|error| match error {
+                ReadError::Reset(code) => *code == MOVED,
+                ReadError::ConnectionLost(error) => has_closed(error),
+                _ => false,
+            });
+        let write =
+            inner.and_then(|inner| inner.downcast_ref::<WriteError>()).is_some_and(|error| match error {
+                WriteError::Stopped(code) => *code == MOVED,
+                WriteError::ConnectionLost(error) => has_closed(error),
+                _ => false,
+            });
+        if !read && !write {
+            return error;
+        }
+        moved.store(true, Ordering::Relaxed);
+        io::Error::other(Moved)
     }
 }
 
 impl AsyncRead for TunnelStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        AsyncRead::poll_read(Pin::new(&mut self.get_mut().recv), cx, buf)
+        let this = self.get_mut();
+        AsyncRead::poll_read(Pin::new(&mut this.recv), cx, buf).map_err(|error| this.explained(error))
     }
 }
 
 impl AsyncWrite for TunnelStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.get_mut().send), cx, buf)
+        let this = self.get_mut();
+        AsyncWrite::poll_write(Pin::new(&mut this.send), cx, buf).map_err(|error| this.explained(error))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

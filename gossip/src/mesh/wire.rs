@@ -1,4 +1,4 @@
-//! The bytes of the mesh protocol, version 1 (the version is in the ALPN, [`super::tls::MESH_ALPN`]).
+//! The bytes of the mesh protocol, version 1 ([`super::version`]).
 //!
 //! ```text
 //! datagram   channel 1 ‖ payload
@@ -18,6 +18,9 @@ pub(crate) const REFUSED: VarInt = VarInt::from_u32(1);
 pub(crate) const GOODBYE: VarInt = VarInt::from_u32(2);
 /// The connection was replaced by another, or its peer left the mesh.
 pub(crate) const REPLACED: VarInt = VarInt::from_u32(3);
+
+/// The node goes on as another process: what was not acknowledged is to be asked again, by a new connection.
+pub(crate) const MOVED: VarInt = VarInt::from_u32(4);
 
 /// How long a stream may take to arrive whole. A peer that dribbles is cut.
 pub(crate) const STREAM_PATIENCE: Duration = Duration::from_secs(10);

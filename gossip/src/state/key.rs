@@ -163,6 +163,15 @@ pub(crate) fn rtts_entry(rtts: &BTreeMap<Tag, Duration>) -> (String, String) {
     (RTT.into(), STANDARD_NO_PAD.encode(bytes))
 }
 
+/// Whether the entry moved as it does all the time, which is no news: load and round trips.
+pub(crate) fn is_gradual(key: &str, told: &str, now: &str) -> bool {
+    let ability = |value| decode_summary(value).map(|s| PoolSummary { in_flight: 0, ..s });
+    match key.split_once(':') {
+        Some(("s", _)) => ability(told).is_some() && ability(told) == ability(now),
+        _ => key == RTT,
+    }
+}
+
 /// What may be shown of a peer's words on somebody's terminal.
 fn readable(text: &str) -> String {
     let mut text: String = text.chars().filter(|char| !char.is_control()).collect();
@@ -426,6 +435,20 @@ mod tests {
     }
 
     #[test]
+    fn load_is_no_news_and_ability_is() {
+        let pool: PoolName = "web".parse().unwrap();
+        let spell = |healthy, in_flight| {
+            summary_entry(&pool, &PoolSummary { healthy, total: 2, capacity: 200, in_flight }).1
+        };
+        assert!(is_gradual("s:web", &spell(2, 3), &spell(2, 90)));
+        assert!(!is_gradual("s:web", &spell(2, 3), &spell(1, 3)));
+        assert!(
+            !is_gradual("s:web", "?", "?") && !is_gradual("v:web", "a", "b") && !is_gradual(LEFT, "0", "1")
+        );
+        assert!(is_gradual(RTT, "a", "b"));
+    }
+
+    #[test]
     fn a_node_of_the_version_before_is_understood() {
         let mut entries = record_entries(&record());
         entries.retain(|(key, _)| key != KEYS);
@@ -433,6 +456,34 @@ mod tests {
         assert_eq!(state.record, NodeRecord { keys: Vec::new(), key_since: Wall(0), ..record() });
         assert_eq!(read_keys("x@1,2"), (Vec::new(), Wall(0)));
         assert_eq!(read_keys("1,zz,2"), (vec![1, 2], Wall(u64::MAX)), "without a time nothing is safe");
+    }
+
+    #[test]
+    fn what_the_version_after_says_more_is_skipped_alone() {
+        let coded = |bytes: &[&[u8]]| STANDARD_NO_PAD.encode(bytes.concat());
+        let verdict = |backend: u64, state: u8| [&backend.to_le_bytes()[..], &[state], &[0; 8]].concat();
+        // A state that is not known yet between two that are; and words behind the last one.
+        let verdicts = coded(&[&[1], &verdict(1, 1), &verdict(2, 8), &verdict(3, 3), b"more"]);
+        let read = decode_verdicts(&verdicts).unwrap();
+        let read: Vec<_> = read.iter().map(|verdict| (verdict.backend.0, verdict.state)).collect();
+        assert_eq!(read, [(1, BackendState::Up), (3, BackendState::Down)]);
+        // Summaries and round trips that became longer.
+        let numbers: Vec<u8> = (1_u32..=5).flat_map(u32::to_le_bytes).collect();
+        let summary = PoolSummary { healthy: 1, total: 2, capacity: 3, in_flight: 4 };
+        assert_eq!(decode_summary(&coded(&[&[1], &numbers])), Some(summary));
+        let rtts = BTreeMap::from([(Tag(1), Duration::from_micros(2)), (Tag(3), Duration::from_micros(4))]);
+        assert_eq!(decode_rtts(&coded(&[&[1], &numbers])), Some(rtts));
+        // An entry of another format is as if it were not there, and the node is a member all the same.
+        let mut entries = record_entries(&record());
+        let say = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        entries.extend(["v:web", "s:web", "w:web", RTT].map(|key| say(key, &coded(&[&[2], &numbers]))));
+        entries.extend([say("z:web", "x"), say("climate", "mild"), say(SUSPECTS, "eu-2@5@6,eu-3@7,?")]);
+        entries.iter_mut().filter(|(key, _)| key == FORMAT).for_each(|(_, format)| *format = "2".into());
+        let state = decode(&record().name, borrowed(&entries)).unwrap();
+        assert_eq!(state.record, record());
+        assert!(state.verdicts.is_empty() && state.summaries.is_empty());
+        assert!(state.failures.is_empty() && state.rtts.is_empty());
+        assert_eq!(state.suspects, [("eu-3".parse().unwrap(), Wall(7))]);
     }
 
     #[test]

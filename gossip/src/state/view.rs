@@ -112,6 +112,8 @@ pub enum MeshEvent {
     Joined(NodeName),
     /// A node said goodbye.
     Left(NodeName),
+    /// A node said that its next life, in another process, takes over: it is silent for a moment.
+    HandsOver(NodeName),
     /// A node fell silent.
     Suspect(NodeName),
     /// A suspect spoke again.

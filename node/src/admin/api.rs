@@ -47,15 +47,20 @@ pub(crate) struct Status {
     pub pools: Vec<PoolStatus>,
     /// The sessions.
     pub sessions: SessionStatus,
-    /// Round trips in milliseconds, from node to node, as they measure them.
+    /// Round trips in milliseconds, from node to node, as they measure them; null to and from nodes that are not heard
+    /// (`stale_seconds` of `members` says for how long).
     #[serde(default)]
     pub rtt_ms: RttMatrix,
+    /// How far the mesh's clock is ahead of this node's own, in milliseconds.
+    #[serde(default)]
+    pub clock_behind_ms: Option<i64>,
     /// What this node itself counted.
     pub counters: Counters,
 }
 
-/// Round trips in milliseconds: from, to.
-pub(crate) type RttMatrix = std::collections::BTreeMap<String, std::collections::BTreeMap<String, f64>>;
+/// Round trips in milliseconds: from, to; `None` where nobody knows.
+pub(crate) type RttMatrix =
+    std::collections::BTreeMap<String, std::collections::BTreeMap<String, Option<f64>>>;
 
 /// One node.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -70,9 +75,12 @@ pub(crate) struct MemberStatus {
     pub state: String,
     /// Its program's version.
     pub version: String,
-    /// For how long it has been in that state, in seconds: of one that does not speak, how old its last word is at least.
+    /// For how long it has been in that state, in seconds.
     #[serde(default)]
     pub state_seconds: u64,
+    /// When it is not heard: for how long, in seconds. All that is shown of it is as old.
+    #[serde(default)]
+    pub stale_seconds: Option<u64>,
     /// The round trip from the answering node; null for itself and without a connection.
     pub rtt_ms: Option<f64>,
     /// Its mesh address.
@@ -116,6 +124,9 @@ pub(crate) struct BackendStatus {
     pub region: String,
     /// The zone there.
     pub zone: Option<String>,
+    /// The rack in that.
+    #[serde(default)]
+    pub rack: Option<String>,
     /// `up going-down down going-up draining maintenance ejected unknown`.
     pub state: String,
     /// Who names it: `static added lease file dns docker kubernetes`, several with commas between.
@@ -129,6 +140,9 @@ pub(crate) struct BackendStatus {
     /// Sessions that stay there, over the nodes that answered: what is left while it drains.
     #[serde(default)]
     pub sessions: u64,
+    /// How many of them other backends serve until it is back (`on_down = "temporary"`): all while it is gone, none while it serves.
+    #[serde(default)]
+    pub sessions_lent: u64,
     /// Why it is in that state.
     pub reason: String,
     /// When nobody of its region speaks: for how long, in seconds. All that is shown of it is as old.
@@ -156,6 +170,9 @@ pub(crate) struct Counters {
     /// had, and TLS handshakes.
     #[serde(default)]
     pub connections: std::collections::BTreeMap<String, u64>,
+    /// Connections and inbound tunnels that are open now, idle ones included.
+    #[serde(default)]
+    pub connections_open: u64,
     /// Connections that were cut for what the client did, by the reason.
     #[serde(default)]
     pub cut: std::collections::BTreeMap<String, u64>,
@@ -258,6 +275,26 @@ pub(crate) struct SessionEntry {
     pub seconds_left: u64,
 }
 
+/// `GET /v1/clients/ADDRESS/sessions`: the sessions of a client that is known by its address alone.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ClientSessions {
+    /// The address.
+    pub client: String,
+    /// One a service and home region.
+    pub sessions: Vec<ClientSession>,
+    /// Nodes that did not answer.
+    pub silent: Vec<String>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(crate) struct ClientSession {
+    /// The service, sticky by source address.
+    pub service: String,
+    /// The session.
+    pub session: SessionEntry,
+}
+
 /// `GET /v1/sessions/ID`: all copies of one session's record.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct SessionCopies {
@@ -310,7 +347,7 @@ pub(crate) struct SessionsEnded {
 pub(crate) struct ZoneDs {
     /// The zone, absolute, with the final dot.
     pub zone: String,
-    /// Its keys, the one that signs first. Further ones were made while the mesh was cut.
+    /// The keys that the parent may name, the one that signs first. Further ones were made while the mesh was cut.
     pub keys: Vec<DsEntry>,
 }
 
@@ -319,6 +356,13 @@ pub(crate) struct ZoneDs {
 pub(crate) struct DsEntry {
     /// Whether it signs the zone. All are published, and any of them may stand at the parent.
     pub active: bool,
+    /// `active extra retiring retired`: an extra one is published and signs the keys alone, a retiring one does so until it
+    /// leaves, a retired one is not used any more.
+    #[serde(default)]
+    pub role: String,
+    /// When a retiring one leaves. RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaves: Option<String>,
     /// When it was made. RFC 3339.
     pub made: String,
     /// A hint at the key; not unique.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use bytes::Bytes;
-use gossip::id::{NameError, PoolName};
+use gossip::id::{NameError, PoolName, RegionName};
+use gossip::state::ClusterView;
 use http::StatusCode;
 use serde::Deserialize;
 
@@ -16,6 +17,7 @@ use super::api::backends::{Registered, Registration, SourceStatus};
 use super::orders::rfc3339;
 use super::problem::{Refusal, problem};
 use super::targets::there_are;
+use crate::backend::Snapshot;
 use crate::discovery::{Found, OrderError, SourceState, Standing, TTL, is_reachable};
 
 type Shared = State<Arc<Context>>;
@@ -143,7 +145,11 @@ fn address(text: &str) -> Result<SocketAddr, Refusal> {
 fn found(context: &Context, address: SocketAddr, asked: &Registration) -> Result<Found, Refusal> {
     let bad = |error: NameError| problem(StatusCode::BAD_REQUEST, error.to_string());
     let region = match &asked.region {
-        Some(region) => region.parse().map_err(bad)?,
+        Some(region) => {
+            let region = region.parse().map_err(bad)?;
+            known_region(&context.snapshot.borrow(), &context.view.borrow(), &region)?;
+            region
+        }
         None => context.snapshot.borrow().region.clone(),
     };
     Ok(Found {
@@ -155,16 +161,50 @@ fn found(context: &Context, address: SocketAddr, asked: &Registration) -> Result
     })
 }
 
+/// A region that nothing else is in is most likely a slip of the pen: nobody would check the health of what stands there.
+fn known_region(snapshot: &Snapshot, view: &ClusterView, region: &RegionName) -> Result<(), Refusal> {
+    let of_nodes = view.members.values().map(|member| &member.record.region);
+    let declared = snapshot.services.regions.iter().map(|region| &region.name);
+    let of_backends =
+        snapshot.pools.values().flat_map(|pool| &pool.backends).map(|backend| &backend.config.region);
+    let known: Vec<&str> = of_nodes.chain(declared).chain(of_backends).map(RegionName::as_str).collect();
+    if known.contains(&region.as_str()) {
+        return Ok(());
+    }
+    let detail = format!("there is no region {:?}{}", region.as_str(), there_are(region.as_str(), known));
+    Err(problem(StatusCode::BAD_REQUEST, detail))
+}
+
 impl From<OrderError> for Refusal {
     fn from(error: OrderError) -> Self {
         let status = match &error {
             OrderError::NoPool(_) | OrderError::NotThere(..) => StatusCode::NOT_FOUND,
-            OrderError::NoLease(_) | OrderError::Configured(..) | OrderError::OfSource(..) => {
-                StatusCode::CONFLICT
-            }
+            OrderError::NoLease(_)
+            | OrderError::Configured(..)
+            | OrderError::OfSource(..)
+            | OrderError::InFile(..)
+            | OrderError::Admin(_) => StatusCode::CONFLICT,
             OrderError::Full => StatusCode::INSUFFICIENT_STORAGE,
             OrderError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
         };
         problem(status, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::fixture;
+    use crate::registry::fixture::{member, view};
+
+    #[test]
+    fn a_backend_stands_where_a_node_or_the_file_is() {
+        let pools = vec![fixture::pool("web", &[("10.0.0.1:80".parse().unwrap(), "us")])];
+        let snapshot = fixture::snapshot("eu", Vec::new(), Vec::new(), pools);
+        let mesh = view("eu-1", vec![member("eu-1", "eu")]);
+        let ask = |region| known_region(&snapshot, &mesh, &fixture::region(region));
+        assert!(ask("eu").is_ok() && ask("us").is_ok());
+        let refused = format!("{:?}", ask("mars").unwrap_err());
+        assert!(refused.contains("there is eu, us"), "{refused}");
     }
 }

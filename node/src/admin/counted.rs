@@ -22,6 +22,7 @@ pub(super) fn counters(context: &Context, degraded_commits: u64) -> Counters {
         ]
         .map(|(what, count)| (what.to_owned(), count.load(Ordering::Relaxed)))
         .into(),
+        connections_open: context.proxy.connections() as u64,
         cut: Cut::ALL.iter().map(|&why| (why.as_str().to_owned(), counted.cut(why))).collect(),
         cookies_dropped: counted.cookies_dropped.load(Ordering::Relaxed),
         retries: counted.retries.load(Ordering::Relaxed),

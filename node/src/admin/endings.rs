@@ -19,7 +19,7 @@ use super::api::SessionsEnded;
 use super::orders::rfc3339;
 use super::problem::{Refusal, problem};
 use super::sessions::{known_id, nowhere};
-use super::targets::{backends, there_are};
+use super::targets::{backends, backends_like, there_are};
 use crate::backend::Snapshot;
 use crate::config::model::Service;
 
@@ -83,7 +83,12 @@ pub(super) async fn end(
     };
     let until = context.clock.mesh_wall().plus(longest(&snapshot) + CLOCKS_DIFFER);
     let silent = context.intents.end(&aim.targets, until).await?;
-    tracing::info!(kind, sessions, "an operator ends sessions");
+    // The session's id is a secret of its user's.
+    let (subject, text) = match kind {
+        "session" => ("sessions".to_owned(), "an operator ends one".to_owned()),
+        _ => (format!("{kind} {name}"), format!("an operator ends its {sessions} sessions")),
+    };
+    context.events.tell("order", subject, text, &context.clock);
     Ok(Json(SessionsEnded {
         kind: kind.to_owned(),
         name,
@@ -95,7 +100,7 @@ pub(super) async fn end(
 }
 
 async fn one(context: &Context, id: &str) -> Result<(Aim, u64), Refusal> {
-    let id = known_id(id)?;
+    let id = known_id(context, id)?;
     let surveyed = context.survey.find(id).await;
     let newest = surveyed.found.0.iter().map(|copy| copy.record.pin.assignment).max();
     let Some(newest) = newest else {
@@ -114,7 +119,7 @@ async fn count(context: &Context, aim: &Aim) -> u64 {
 fn of_backend(snapshot: &Snapshot, name: &str) -> Result<Aim, Refusal> {
     let targets = backends(snapshot, name);
     if targets.is_empty() {
-        let detail = format!("there is no backend {name:?}; name one as POOL/ADDRESS or ADDRESS");
+        let detail = format!("there is no backend {name:?}{}", backends_like(snapshot, name));
         return Err(problem(StatusCode::NOT_FOUND, detail));
     }
     let ids = targets.iter().filter_map(|target| match target {

@@ -1,5 +1,6 @@
 //! Why users are sent where they are sent, as this node would answer.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use super::api::dns::{
 use super::orders::rfc3339;
 use super::problem::{Refusal, problem};
 use super::{Context, shortage};
+use crate::config::model::DnsZone;
+use crate::config::nearest;
 use crate::geoip::GeoStatus;
 
 /// What resolvers tell of a user's address (RFC 7871 §11.1).
@@ -71,7 +74,10 @@ pub(super) async fn explain(
     if let Some(resolver) = asked.resolver {
         views.push(view("resolver", resolver.to_canonical().into())?);
     }
+    let is_unknown = views.iter().all(|view| view.zone.is_none() || view.rcode == "NXDOMAIN");
+    let services = context.snapshot.borrow().services.clone();
     Ok(Json(DnsExplained {
+        meant: is_unknown.then(|| meant(&services.zones, &asked.name)).flatten(),
         node: context.node.to_string(),
         region: context.snapshot.borrow().region.to_string(),
         name: asked.name,
@@ -80,6 +86,45 @@ pub(super) async fn explain(
         views,
         exact,
     }))
+}
+
+/// The name that may have been meant: in the zone that is meant, as far as that can be told.
+fn meant(zones: &[DnsZone], asked: &str) -> Option<String> {
+    let asked = asked.trim_end_matches('.').to_ascii_lowercase();
+    let labels: Vec<&str> = asked.split('.').collect();
+    let in_zone = |zone: &DnsZone| {
+        let (own, origin) = labels.split_at(labels.len().checked_sub(zone.name.split('.').count())?);
+        let (own, origin) = (own.join("."), origin.join("."));
+        nearest(&origin, [zone.name.as_str()])?;
+        let known = own_names(zone);
+        let name = match own.is_empty() || known.contains(&own) {
+            true => own,
+            false => nearest(&own, known.iter().map(String::as_str))?.to_owned(),
+        };
+        let name = if name.is_empty() { zone.name.clone() } else { format!("{name}.{}", zone.name) };
+        (name != asked).then_some((origin != zone.name, name))
+    };
+    zones.iter().filter_map(in_zone).min_by_key(|(elsewhere, _)| *elsewhere).map(|(_, name)| name)
+}
+
+/// The names that a zone's configuration speaks of, without the zone's own.
+fn own_names(zone: &DnsZone) -> BTreeSet<String> {
+    let origin = format!(".{}", zone.name);
+    let relative = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        match name.strip_suffix('.') {
+            Some(absolute) => absolute.strip_suffix(&origin).map(str::to_owned),
+            None => Some(name),
+        }
+    };
+    let records = zone.records.iter().map(|record| record.name.as_str());
+    let configured = zone.steer.keys().chain(zone.nameservers.keys()).map(String::as_str).chain(records);
+    let file = zone
+        .file
+        .iter()
+        .flat_map(|file| &file.records)
+        .filter_map(|record| relative(&record.owner.to_string()));
+    configured.filter_map(relative).chain(file).filter(|name| !name.contains(['@', '*'])).collect()
 }
 
 /// Whether two views place their clients differently.
@@ -187,6 +232,39 @@ fn spell_skip(why: Skip) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_nobody_has_is_answered_with_what_may_be_meant() {
+        let text = r#"
+            [listener.http]
+            port = 80
+            protocol = "http"
+            [service.web]
+            split = { v1 = 1 }
+            [pool.v1]
+            health.http = { path = "/" }
+            backend = [{ address = "10.0.0.1:80", region = "eu" }]
+            [dns.zone."lb.example.com"]
+            nameserver = { ns1 = ["192.0.2.1"] }
+            contact = "hostmaster@example.com"
+            ttl = "10s"
+            [dns.zone."lb.example.com".steer.www]
+            service = "web"
+            [[dns.zone."lb.example.com".record]]
+            name = "mail"
+            type = "TXT"
+            value = "hello"
+        "#;
+        let zones = crate::config::services::parse("services.toml", text).unwrap().services.zones;
+        let of = |asked| meant(&zones, asked);
+        assert_eq!(of("wwww.lb.example.com.").as_deref(), Some("www.lb.example.com"));
+        assert_eq!(of("NS2.lb.example.com").as_deref(), Some("ns1.lb.example.com"));
+        assert_eq!(of("mail.lb.exmple.com").as_deref(), Some("mail.lb.example.com"));
+        assert_eq!(of("lb.exampel.com").as_deref(), Some("lb.example.com"));
+        for far in ["elsewhere.lb.example.com", "lb.example.com", "www.example.org", "com", ""] {
+            assert_eq!(of(far), None, "{far}");
+        }
+    }
 
     #[test]
     fn resolvers_tell_a_network_and_not_an_address() {

@@ -4,21 +4,40 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
+use gossip::id::NodeName;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::Context;
 use super::problem::{Refusal, problem};
-use crate::keys::{KeyState, KeysError, MeshKeys, spell};
+use crate::keys::{Files, KeyState, KeysError, MeshKeys, Stored, spell};
 
 /// `GET /v1/keys`.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct KeyList {
     /// All keys, those in use first.
     pub keys: Vec<KeyEntry>,
+    /// Nodes that cannot write their key file: it is mounted read-only, and changed where it comes from.
+    #[serde(default)]
+    pub read_only: Vec<KeysOf>,
+    /// Nodes that are not heard, with the keys that they held then.
+    #[serde(default)]
+    pub away: Vec<KeysOf>,
+    /// Nodes that live and did not answer: what is in their key files is not known.
+    #[serde(default)]
+    pub silent: Vec<String>,
     /// The key that an order was about; null in a mere list.
     #[serde(default)]
     pub key: Option<String>,
+}
+
+/// What a node would come back with.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub(crate) struct KeysOf {
+    /// The node.
+    pub node: String,
+    /// The keys.
+    pub keys: Vec<String>,
 }
 
 /// One key.
@@ -28,13 +47,13 @@ pub(crate) struct KeyEntry {
     pub id: String,
     /// Whether any node seals and signs with it.
     pub in_use: bool,
-    /// How many living nodes hold it.
+    /// How many living nodes hold it, of those that answered.
     pub nodes_with: usize,
     /// How many living nodes seal and sign with it.
     pub nodes_using: usize,
-    /// How many living nodes tell which keys they hold.
+    /// How many living nodes tell which keys they hold, those too that did not answer now.
     pub nodes: usize,
-    /// Living nodes that do not hold it.
+    /// Living nodes that do not hold it. Who did not answer is not among them.
     pub lacking: Vec<String>,
 }
 
@@ -50,7 +69,7 @@ pub(super) struct Force {
 /// The mesh's keys, and how far each has spread. Never a secret.
 #[utoipa::path(get, path = "/v1/keys", tag = "keys", responses((status = 200, body = KeyList)))]
 pub(super) async fn list(State(context): State<Arc<Context>>) -> Json<KeyList> {
-    Json(listed(&context.mesh_keys, None))
+    Json(listed(&context.mesh_keys, None).await)
 }
 
 /// Installs a key on every node. An empty body: a fresh key. Else the key: one line of a keyring file.
@@ -60,8 +79,18 @@ pub(super) async fn install(
     body: String,
 ) -> Result<Json<KeyList>, Refusal> {
     let exported = Some(body).filter(|text| !text.trim().is_empty());
+    let brought = exported.is_some();
     let id = context.mesh_keys.install(exported).await?;
-    Ok(Json(listed(&context.mesh_keys, Some(id))))
+    told(
+        &context,
+        id,
+        if brought {
+            "an operator installs it on all nodes"
+        } else {
+            "an operator has it made and installs it on all nodes"
+        },
+    );
+    Ok(Json(listed(&context.mesh_keys, Some(id)).await))
 }
 
 /// Lets every node seal and sign with a key.
@@ -73,7 +102,8 @@ pub(super) async fn take(
 ) -> Result<Json<KeyList>, Refusal> {
     let id = parse(&id)?;
     context.mesh_keys.use_key(id, force).await?;
-    Ok(Json(listed(&context.mesh_keys, Some(id))))
+    told(&context, id, "an operator takes it into use on all nodes");
+    Ok(Json(listed(&context.mesh_keys, Some(id)).await))
 }
 
 /// Takes a key from every node.
@@ -85,20 +115,38 @@ pub(super) async fn remove(
 ) -> Result<Json<KeyList>, Refusal> {
     let id = parse(&id)?;
     context.mesh_keys.remove(id, force).await?;
-    Ok(Json(listed(&context.mesh_keys, Some(id))))
+    told(&context, id, "an operator takes it from all nodes");
+    Ok(Json(listed(&context.mesh_keys, Some(id)).await))
 }
 
-fn listed(keys: &MeshKeys, about: Option<u32>) -> KeyList {
-    KeyList { keys: keys.list().iter().map(entry).collect(), key: about.map(spell) }
+fn told(context: &Context, id: u32, text: &str) {
+    context.events.tell("order", format!("mesh key {}", spell(id)), text.into(), &context.clock);
+}
+
+async fn listed(keys: &MeshKeys, about: Option<u32>) -> KeyList {
+    let of = |node: NodeName, keys: Vec<u32>| KeysOf {
+        node: node.to_string(),
+        keys: keys.into_iter().map(spell).collect(),
+    };
+    let Files { told, silent } = keys.files().await;
+    let read_only = told.into_iter().filter(|file| !file.writable);
+    let read_only = read_only.map(|Stored { node, keys, .. }| of(node, keys));
+    KeyList {
+        read_only: read_only.collect(),
+        away: keys.away().into_iter().map(|(node, keys)| of(node, keys)).collect(),
+        silent: silent.iter().map(ToString::to_string).collect(),
+        keys: keys.list(&silent).iter().map(entry).collect(),
+        key: about.map(spell),
+    }
 }
 
 fn entry(key: &KeyState) -> KeyEntry {
     KeyEntry {
         id: spell(key.id),
-        in_use: !key.used_by.is_empty(),
+        in_use: key.in_use,
         nodes_with: key.held_by.len(),
         nodes_using: key.used_by.len(),
-        nodes: key.held_by.len() + key.lacking.len(),
+        nodes: key.held_by.len() + key.lacking.len() + key.unknown.len(),
         lacking: key.lacking.iter().map(ToString::to_string).collect(),
     }
 }

@@ -15,7 +15,7 @@ mod backends;
 mod counted;
 mod doorkeeper;
 mod endings;
-mod events;
+pub(crate) mod events;
 mod explain;
 pub(crate) mod keys;
 mod metrics;
@@ -41,10 +41,12 @@ mod zones;
 
 use std::sync::Arc;
 
+use gossip::Gauges;
 use gossip::clock::Clock;
 use gossip::id::NodeName;
 use gossip::mesh::Mesh;
 use gossip::state::ClusterView;
+use storage::cookie::Cookies;
 use storage::intents::Intents;
 use storage::revisions::Revisions;
 use storage::sessions::Sessions;
@@ -53,16 +55,18 @@ use storage::zone_keys::ZoneKeys;
 use tokio::sync::{mpsc, watch};
 
 pub(crate) use self::access::Token;
-pub(crate) use self::events::{Event, EventLog};
+pub(crate) use self::doorkeeper::Doors;
+pub(crate) use self::events::{Event, EventLog, Spread};
 pub(crate) use self::reports::Reports;
 pub(crate) use self::server::{Admin, AdminError, Serving};
 pub(crate) use self::traffic::Traffic;
 pub(crate) use self::upgrade::UpgradeOrder;
+use crate::app::control_tasks::EndedTasks;
 use crate::backend::Snapshot;
 use crate::discovery::Discovery;
 use crate::geoip::Geo;
 use crate::keys::MeshKeys;
-use crate::proxy::ProxyHandle;
+use crate::proxy::{ProxyHandle, SourceKeys};
 use crate::scale::Scaling;
 
 /// What the admin API speaks about.
@@ -75,6 +79,10 @@ pub(crate) struct Context {
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
     /// The sessions.
     pub(crate) sessions: Sessions,
+    /// What opens their cookies.
+    pub(crate) cookies: Cookies,
+    /// What makes ids of the addresses of those who are known by nothing else.
+    pub(crate) source_keys: SourceKeys,
     /// What operators ask about them.
     pub(crate) survey: Survey,
     /// The configuration.
@@ -89,12 +97,18 @@ pub(crate) struct Context {
     pub(crate) proxy: Arc<ProxyHandle>,
     /// The mesh.
     pub(crate) mesh: Mesh,
+    /// How full it is.
+    pub(crate) mesh_gauges: Gauges,
     /// What the other nodes count.
     pub(crate) reports: Reports,
     /// Who the users are.
     pub(crate) traffic: Traffic,
     /// What happened.
     pub(crate) events: Arc<EventLog>,
+    /// Control tasks that ended though they should not.
+    pub(crate) ended: EndedTasks,
+    /// The way to what other nodes saw of it.
+    pub(crate) spread: Spread,
     /// Who is in the pools beside those in the file.
     pub(crate) discovery: Discovery,
     /// The pools that grow and shrink.
@@ -109,6 +123,8 @@ pub(crate) struct Context {
     pub(crate) transfers: bool,
     /// Where orders to upgrade this node go.
     pub(crate) upgrades: mpsc::Sender<UpgradeOrder>,
+    /// How full the admin sockets are.
+    pub(crate) doors: Doors,
     /// The clock.
     pub(crate) clock: Clock,
 }

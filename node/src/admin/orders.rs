@@ -19,7 +19,7 @@ use storage::intents::{Aspect, Intent, Order, Target};
 
 use super::api::{IntentStatus, Problem, SplitOrder, WeightOrder};
 use super::problem::{Refusal, problem};
-use super::targets::{last_of, targets, there_are};
+use super::targets::{last_of, ordered, targets, there_are};
 use super::{Context, sessions};
 
 type Shared = State<Arc<Context>>;
@@ -45,6 +45,10 @@ pub(super) struct HowToDrain {
     /// From now, in milliseconds: sessions that are left then are moved. Without it they stay.
     #[param(maximum = 31_622_400_000u64)]
     deadline_ms: Option<u64>,
+    /// Takes the deadline of a drain that stands off. Without it, and without another deadline, that one stays.
+    #[serde(default)]
+    #[param(required = false)]
+    no_deadline: bool,
     /// Also when nobody else would take new users.
     #[serde(default)]
     #[param(required = false)]
@@ -58,14 +62,33 @@ pub(super) struct HowToDrain {
 pub(super) async fn drain(
     State(context): Shared,
     Path((kind, name)): Path<(String, String)>,
-    Query(HowToDrain { deadline_ms, force }): Query<HowToDrain>,
+    Query(HowToDrain { deadline_ms, no_deadline, force }): Query<HowToDrain>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let deadline = deadline_ms.map(|after| after_now(&context, Duration::from_millis(after))).transpose()?;
     let targets = may(&context, &headers, &kind, &name, force)?;
-    give(&context, targets, &Order::Drain { deadline }).await?;
-    told(&context, format!("{kind} {name}"), "an operator drains it");
+    let standing = context.intents.list();
+    let mut changed = false;
+    for target in targets {
+        let present = standing.get(&(target.clone(), Aspect::State)).map(|intent| &intent.order);
+        let order = drained(present, deadline, no_deadline);
+        if present != Some(&order) {
+            context.intents.set(target, order).await?;
+            changed = true;
+        }
+    }
+    if changed {
+        told(&context, format!("{kind} {name}"), "an operator drains it");
+    }
     Ok(answer(&context))
+}
+
+/// The drain that is meant: who says nothing of a deadline does not take back the one that was given.
+fn drained(present: Option<&Order>, deadline: Option<Wall>, no_deadline: bool) -> Order {
+    match (present, deadline) {
+        (Some(order @ Order::Drain { deadline: Some(_) }), None) if !no_deadline => order.clone(),
+        _ => Order::Drain { deadline },
+    }
 }
 
 /// Takes a drain back.
@@ -146,7 +169,7 @@ pub(super) async fn unweigh(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     if_match(&context, &headers)?;
-    let targets = targets(&context.snapshot.borrow().clone(), &context.view.borrow(), "backend", &backend)?;
+    let targets = standing(&context, Aspect::Weight, "backend", &backend)?;
     if !take_back(&context, targets, Aspect::Weight).await? {
         let detail = format!("backend {backend} has the weight of the file");
         return Err(problem(StatusCode::NOT_FOUND, detail));
@@ -199,8 +222,11 @@ pub(super) async fn unsplit(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     if_match(&context, &headers)?;
-    let service = known_service(&context, &service)?;
-    if !context.intents.clear(Target::Service(service.clone()), Aspect::Split).await? {
+    let targets = match &ordered(&context.intents.list(), Aspect::Split, "service", &service)[..] {
+        [] => vec![Target::Service(known_service(&context, &service)?)],
+        ordered => ordered.to_vec(),
+    };
+    if !take_back(&context, targets, Aspect::Split).await? {
         let detail = format!("service {service} has the split of the file");
         return Err(problem(StatusCode::NOT_FOUND, detail));
     }
@@ -234,7 +260,7 @@ pub(super) async fn deny(
     let network = parse_network(&network)?;
     let widest = if network.addr().is_ipv4() { WIDEST.0 } else { WIDEST.1 };
     if network.prefix_len() < widest && !force {
-        let detail = format!("{network} is very many users; say force if it is meant");
+        let detail = format!("{network} is very many users; nothing was changed");
         return Err(problem(StatusCode::CONFLICT, detail));
     }
     let until = seconds.map(|seconds| after_now(&context, Duration::from_secs(seconds))).transpose()?;
@@ -273,10 +299,7 @@ fn may(
     let (snapshot, view) = (context.snapshot.borrow().clone(), context.view.borrow().clone());
     let targets = targets(&snapshot, &view, kind, name)?;
     match last_of(&snapshot, &view, &targets) {
-        Some(why) if !force => Err(problem(
-            StatusCode::CONFLICT,
-            format!("{why}; nothing was changed; force does it all the same"),
-        )),
+        Some(why) if !force => Err(problem(StatusCode::CONFLICT, format!("{why}; nothing was changed"))),
         _ => Ok(targets),
     }
 }
@@ -286,6 +309,15 @@ async fn give(context: &Context, targets: Vec<Target>, order: &Order) -> Result<
         context.intents.set(target, order.clone()).await?;
     }
     Ok(())
+}
+
+/// What an order that is taken back is about: of what has one, else of what exists.
+fn standing(context: &Context, aspect: Aspect, kind: &str, name: &str) -> Result<Vec<Target>, Refusal> {
+    let ordered = ordered(&context.intents.list(), aspect, kind, name);
+    if !ordered.is_empty() {
+        return Ok(ordered);
+    }
+    targets(&context.snapshot.borrow().clone(), &context.view.borrow(), kind, name)
 }
 
 async fn take_back(context: &Context, targets: Vec<Target>, aspect: Aspect) -> Result<bool, Refusal> {
@@ -304,7 +336,7 @@ async fn take_back_state(
     state: &str,
 ) -> Result<Response, Refusal> {
     if_match(context, headers)?;
-    let targets = targets(&context.snapshot.borrow().clone(), &context.view.borrow(), kind, name)?;
+    let targets = standing(context, Aspect::State, kind, name)?;
     if !take_back(context, targets, Aspect::State).await? {
         return Err(problem(StatusCode::NOT_FOUND, format!("{kind} {name} is not {state}")));
     }
@@ -353,7 +385,8 @@ fn told(context: &Context, subject: String, text: &str) {
 /// All orders, with the tag that If-Match compares.
 fn answer(context: &Context) -> Response {
     let intents = context.intents.list();
-    let mut response = Json(spell(intents.iter())).into_response();
+    let now = context.clock.mesh_wall();
+    let mut response = Json(spell(intents.iter(), now)).into_response();
     if let Ok(tag) = HeaderValue::from_str(&tag(context)) {
         response.headers_mut().insert(ETAG, tag);
     }
@@ -380,24 +413,19 @@ fn if_match(context: &Context, headers: &HeaderMap) -> Result<(), Refusal> {
     Err(problem(StatusCode::PRECONDITION_FAILED, "other orders are in force than was expected; look again"))
 }
 
+/// Orders in words, at `now` of the mesh's clock.
 pub(super) fn spell<'a>(
     intents: impl Iterator<Item = (&'a (Target, Aspect), &'a Intent)>,
+    now: Wall,
 ) -> Vec<IntentStatus> {
     intents
         .map(|((target, _), intent)| {
-            let (kind, name) = match target {
-                Target::Node(name) => ("node", name.to_string()),
-                Target::Region(name) => ("region", name.to_string()),
-                Target::Pool(name) => ("pool", name.to_string()),
-                Target::Backend(pool, address) => ("backend", format!("{pool}/{address}")),
-                Target::Service(name) => ("service", name.to_string()),
-                Target::Session(id) => ("session", sessions::spell_id(id)),
-                Target::Key(id) => ("key", crate::keys::spell(*id)),
-                Target::Mesh => ("mesh", String::new()),
-                Target::Network(address, bits) => ("network", format!("{address}/{bits}")),
-            };
+            let (kind, name) = spell_target(target);
             let (order, until) = match &intent.order {
                 Order::Drain { deadline: None } => ("drain".to_owned(), None),
+                Order::Drain { deadline: Some(until) } if *until <= now => {
+                    (format!("drained, its deadline passed at {}", rfc3339(*until)), Some(*until))
+                }
                 Order::Drain { deadline: Some(until) } => {
                     (format!("drain until {}", rfc3339(*until)), Some(*until))
                 }
@@ -411,14 +439,33 @@ pub(super) fn spell<'a>(
                 Order::Weight(weight) => (format!("weight {weight}"), None),
                 Order::Split(shares) => (format!("split {}", spell_split(shares)), None),
                 Order::Deny { until: None } => ("deny".to_owned(), None),
+                Order::RetireZoneKey => ("retired".to_owned(), None),
                 Order::Deny { until: Some(until) } => {
                     (format!("deny until {}", rfc3339(*until)), Some(*until))
                 }
             };
             let (kind, by, at) = (kind.to_owned(), intent.by.to_string(), rfc3339(intent.at.wall()));
-            IntentStatus { kind, name, order, until: until.map(rfc3339), by, at }
+            // Rounded up: 0 says that it has passed.
+            let seconds_left = until.map(|until| until.0.saturating_sub(now.0).div_ceil(1000));
+            IntentStatus { kind, name, order, until: until.map(rfc3339), seconds_left, by, at }
         })
         .collect()
+}
+
+/// A target's kind and name, as orders about it are listed and taken back.
+pub(super) fn spell_target(target: &Target) -> (&'static str, String) {
+    match target {
+        Target::Node(name) => ("node", name.to_string()),
+        Target::Region(name) => ("region", name.to_string()),
+        Target::Pool(name) => ("pool", name.to_string()),
+        Target::Backend(pool, address) => ("backend", format!("{pool}/{address}")),
+        Target::Service(name) => ("service", name.to_string()),
+        Target::Session(id) => ("session", sessions::spell_id(id)),
+        Target::Key(id) => ("key", crate::keys::spell(*id)),
+        Target::Mesh => ("mesh", String::new()),
+        Target::Network(address, bits) => ("network", format!("{address}/{bits}")),
+        Target::ZoneKey { zone, tag, .. } => ("zone key", format!("{zone} {tag}")),
+    }
 }
 
 fn spell_split(shares: &[(PoolName, u32)]) -> String {
@@ -445,6 +492,35 @@ mod tests {
         assert_eq!(read("::ffff:203.0.113.7").as_deref(), Some("203.0.113.7/32"));
         assert_eq!(read("2001:db8::/48").as_deref(), Some("2001:db8::/48"));
         assert_eq!((read("everybody"), read("203.0.113.0/33")), (None, None));
+    }
+
+    #[test]
+    fn a_drain_that_is_ordered_again_keeps_its_deadline() {
+        let by = |deadline: Option<u64>| Order::Drain { deadline: deadline.map(Wall) };
+        assert_eq!(drained(None, None, false), by(None));
+        assert_eq!(drained(Some(&by(Some(7))), None, false), by(Some(7)));
+        assert_eq!(drained(Some(&by(Some(7))), Some(Wall(5)), false), by(Some(5)));
+        assert_eq!(drained(Some(&by(Some(7))), None, true), by(None));
+        assert_eq!(drained(Some(&Order::Maintenance), None, false), by(None));
+    }
+
+    #[test]
+    fn a_deadline_is_told_with_what_is_left_of_it() {
+        let intent = |deadline| Intent {
+            order: Order::Drain { deadline: Some(Wall(deadline)) },
+            at: gossip::clock::Hlc::ZERO,
+            by: "eu-1".parse().unwrap(),
+        };
+        let told = |deadline, now| {
+            let key = (Target::Pool("web".parse().unwrap()), Aspect::State);
+            let told = spell([(&key, &intent(deadline))].into_iter(), Wall(now)).remove(0);
+            (told.order, told.seconds_left)
+        };
+        assert_eq!(told(3000, 1999), ("drain until 1970-01-01T00:00:03Z".into(), Some(2)));
+        assert_eq!(
+            told(3000, 3000),
+            ("drained, its deadline passed at 1970-01-01T00:00:03Z".into(), Some(0))
+        );
     }
 
     #[test]

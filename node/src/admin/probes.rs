@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::Context;
 use super::api::{Check, Readiness};
 use super::problem::{Refusal, problem};
+use crate::app::control_tasks::Need;
 
 /// Says that the process answers. It needs no token and looks at nothing.
 #[utoipa::path(get, path = "/livez", tag = "probes", responses((status = 200, body = String, content_type = "text/plain")))]
@@ -52,16 +53,33 @@ fn checks(context: &Context) -> Vec<Check> {
     let problems = context.proxy.problems();
     let view = context.view.borrow();
     let draining = view.own().is_some_and(|own| own.record.draining);
+    let greatest =
+        view.members.values().filter(|member| member.counts()).filter_map(|m| m.record.revision).max();
+    let left_out = context.revisions.distrusted().filter(|_| greatest > revision);
     vec![
         match revision {
+            Some(id) if left_out.is_some() => check(
+                "configuration",
+                false,
+                format!(
+                    "revision {} is in force: this node ended with the one that others run, and left it out",
+                    id.epoch
+                ),
+            ),
             Some(id) => check("configuration", true, format!("revision {} is in force", id.epoch)),
             None => check("configuration", false, "no configuration is in force yet".into()),
         },
         match problems.first() {
             None => {
-                check("listeners", true, format!("{} sockets are bound", context.proxy.listening().len()))
+                let bound = context.proxy.listening().len();
+                let words = if bound == 1 { "socket is" } else { "sockets are" };
+                check("listeners", true, format!("{bound} {words} bound"))
             }
             Some(problem) => check("listeners", false, problem.to_string()),
+        },
+        match context.ended.list().iter().find(|ended| ended.need == Need::Vital) {
+            None => check("control", true, "what this node cannot do without runs".into()),
+            Some(ended) => check("control", false, ended.text()),
         },
         match draining {
             true => check("stays", false, "this node is draining or leaving".into()),

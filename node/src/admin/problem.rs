@@ -89,7 +89,7 @@ impl From<IntentError> for Refusal {
     fn from(error: IntentError) -> Self {
         let status = match &error {
             IntentError::Full => StatusCode::INSUFFICIENT_STORAGE,
-            IntentError::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+            IntentError::Stopped | IntentError::Clock => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::UNPROCESSABLE_ENTITY,
         };
         problem(status, error.to_string())

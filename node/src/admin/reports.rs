@@ -16,9 +16,11 @@ use tokio::sync::watch;
 
 use crate::backend::Snapshot;
 
-/// Version 2: a version byte, then bincode of [`Wire`]. Version 1 had no problems.
+/// Version 2: a version byte, then bincode of [`Wire`]. Version 1 had no problems. Who asks says the version it speaks, and is
+/// answered in it, or in the latest known here.
 const CHANNEL: Channel = Channel { id: 32, name: "reports", max_bytes: 1 << 20, queue: 64 };
 const VERSION: u8 = 2;
+const VERSION_WITHOUT_PROBLEMS: u8 = 1;
 /// How long a node may take to report; the others are shown without it.
 const TIMEOUT: Duration = Duration::from_millis(500);
 /// Problems told by one node, at most, and their length in characters.
@@ -42,9 +44,12 @@ pub(crate) struct Report {
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Wire {
-    loads: Vec<(u64, u32, u64)>,
+    loads: Vec<WireLoad>,
     problems: Vec<String>,
 }
+
+/// A backend, what it has in flight, and its requests ever.
+type WireLoad = (u64, u32, u64);
 
 /// Says what troubles this node.
 type Problems = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
@@ -71,8 +76,8 @@ impl Reports {
         let answering = reports.clone();
         tokio::spawn(async move {
             while let Some(inbound) = asked.recv().await {
-                if let Inbound::Exchange { reply, .. } = inbound {
-                    reply.send(encode(&answering.own()));
+                if let Inbound::Exchange { bytes, reply, .. } = inbound {
+                    reply.send(encode_for(&bytes, &answering.own()));
                 }
             }
         });
@@ -135,14 +140,28 @@ fn options() -> impl Options {
 }
 
 pub(crate) fn encode(report: &Report) -> Bytes {
-    let loads = report.loads.iter().map(|(id, load)| (id.0, load.in_flight, load.requests));
-    let wire = Wire { loads: loads.collect(), problems: readable(&report.problems) };
+    let wire = Wire { loads: wire_loads(report).collect(), problems: readable(&report.problems) };
     let mut bytes = vec![VERSION];
     // Too many backends for one answer: an empty report, which the asker shows as zeros.
     if let Ok(body) = options().serialize(&wire) {
         bytes.extend(body);
     }
     bytes.into()
+}
+
+/// The answer to a question, in the version of whoever asks.
+fn encode_for(question: &[u8], report: &Report) -> Bytes {
+    if question.first() != Some(&VERSION_WITHOUT_PROBLEMS) {
+        return encode(report);
+    }
+    let loads: Vec<_> = wire_loads(report).collect();
+    let mut bytes = vec![VERSION_WITHOUT_PROBLEMS];
+    bytes.extend(options().serialize(&loads).unwrap_or_default());
+    bytes.into()
+}
+
+fn wire_loads(report: &Report) -> impl Iterator<Item = WireLoad> + '_ {
+    report.loads.iter().map(|(id, load)| (id.0, load.in_flight, load.requests))
 }
 
 /// What may be printed of it on somebody's terminal.
@@ -155,10 +174,11 @@ fn readable(problems: &[String]) -> Vec<String> {
 
 pub(crate) fn decode(bytes: &[u8]) -> Option<Report> {
     let (&version, body) = bytes.split_first()?;
-    if version != VERSION {
-        return None;
-    }
-    let wire: Wire = options().deserialize(body).ok()?;
+    let wire: Wire = match version {
+        VERSION => options().deserialize(body).ok()?,
+        VERSION_WITHOUT_PROBLEMS => Wire { loads: options().deserialize(body).ok()?, problems: Vec::new() },
+        _ => return None,
+    };
     let load = |(id, in_flight, requests)| (BackendId(id), Load { in_flight, requests });
     Some(Report { loads: wire.loads.into_iter().map(load).collect(), problems: readable(&wire.problems) })
 }
@@ -175,6 +195,17 @@ mod tests {
         let bytes = encode(&report);
         assert_eq!(&bytes[..], [2, 1, 7, 3, 251, 44, 1, 1, 2, b'n', b'o']);
         assert_eq!(decode(&bytes), Some(report));
+    }
+
+    #[test]
+    fn golden_bytes_of_the_version_before() {
+        let loads = BTreeMap::from([(BackendId(7), Load { in_flight: 3, requests: 300 })]);
+        let report = Report { loads, problems: vec!["no".into()] };
+        let golden = [1, 1, 7, 3, 251, 44, 1];
+        assert_eq!(decode(&golden), Some(Report { problems: Vec::new(), ..report.clone() }));
+        assert_eq!(&encode_for(&[1], &report)[..], golden, "who speaks version 1 is answered in it");
+        assert_eq!(encode_for(&[2], &report), encode(&report));
+        assert_eq!(encode_for(&[3], &report), encode(&report), "who speaks a later one may know this one");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -49,6 +49,15 @@ pub(crate) struct RevisionEntry {
     pub nodes_on: Vec<String>,
 }
 
+#[derive(Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Force {
+    /// Also when it takes all listeners or services away.
+    #[serde(default)]
+    #[param(required = false)]
+    force: bool,
+}
+
 /// How long `apply` waits until this node serves what it has taken.
 const SERVED: Duration = Duration::from_secs(2);
 
@@ -70,19 +79,21 @@ pub(super) async fn current(State(context): State<Arc<Context>>) -> Result<Respo
 /// Checks a services.toml whole and makes it the revision in force on every node, or changes nothing. With If-Match
 /// (`"EPOCH:HASH"`, `"none"` for the very first) only while that revision is in force.
 #[utoipa::path(post, path = "/v1/revisions", tag = "configuration",
-    params(("if-match" = Option<String>, Header, description = "\"EPOCH:HASH\", \"none\" or *")),
+    params(("if-match" = Option<String>, Header, description = "\"EPOCH:HASH\", \"none\" or *"), Force),
     request_body(content((String = "application/toml"), (String = "text/plain"))), responses(
     (status = 200, body = Applied, headers(("etag" = String, description = "\"EPOCH:HASH\""))),
+    (status = 409, description = "it takes all listeners or services away", body = super::api::Problem, content_type = "application/problem+json"),
     (status = 412, description = "another revision is in force", body = super::api::Problem, content_type = "application/problem+json"),
     (status = 422, description = "the configuration is invalid", body = super::api::Problem, content_type = "application/problem+json")
 ))]
 pub(super) async fn apply(
     State(context): State<Arc<Context>>,
+    Query(Force { force }): Query<Force>,
     headers: HeaderMap,
     body: String,
 ) -> Result<Response, Refusal> {
     let author = format!("api@{}", context.node);
-    put_in_force(&context, body, author, expected(&headers)?).await
+    put_in_force(&context, body, author, expected(&headers)?, force).await
 }
 
 /// The history that this node keeps, newest first: what was applied, by whom, what lost.
@@ -135,19 +146,21 @@ pub(super) async fn one(
 
 /// Makes an old text the newest revision. History only grows: what is undone stays in it.
 #[utoipa::path(post, path = "/v1/revisions/{id}/rollback", tag = "configuration",
-    params(("id" = String, Path), ("if-match" = Option<String>, Header, description = "\"EPOCH:HASH\" or *")), responses(
+    params(("id" = String, Path), ("if-match" = Option<String>, Header, description = "\"EPOCH:HASH\" or *"), Force), responses(
     (status = 200, body = Applied),
     (status = 404, body = super::api::Problem, content_type = "application/problem+json"),
+    (status = 409, description = "it takes all listeners or services away", body = super::api::Problem, content_type = "application/problem+json"),
     (status = 412, body = super::api::Problem, content_type = "application/problem+json")
 ))]
 pub(super) async fn rollback(
     State(context): State<Arc<Context>>,
     Path(id): Path<String>,
+    Query(Force { force }): Query<Force>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let revision = find(&context, &id)?;
     let author = format!("rollback to {}@{}", revision.id.epoch, context.node);
-    put_in_force(&context, revision.body.clone(), author, expected(&headers)?).await
+    put_in_force(&context, revision.body.clone(), author, expected(&headers)?, force).await
 }
 
 /// Makes a text the newest revision, and answers when this node serves it.
@@ -156,20 +169,31 @@ async fn put_in_force(
     body: String,
     author: String,
     expected: Expected,
+    force: bool,
 ) -> Result<Response, Refusal> {
     let valid = services::parse("services.toml", &body).map_err(|report| invalid(&report))?;
     let before = context.revisions.current().map(|revision| revision.id);
-    let cautions = cautions(context, &valid.services);
+    let served = context.snapshot.borrow().services.clone();
+    if let Some(lost) = cautions::of_loss(&served, &valid.services).filter(|_| !force) {
+        let detail = format!("{lost}; nothing was changed; is the file whole? force does it all the same");
+        return Err(problem(StatusCode::CONFLICT, detail));
+    }
+    let cautions = cautions(context, &valid.services).chain(unreadable(valid.services).await);
     let revision = context.revisions.apply(body, author, expected).await?;
+    if before != Some(revision.id) {
+        let text = format!(
+            "an operator applies revision {} ({:.12}): {}",
+            revision.id.epoch,
+            revision.id.hash_hex(),
+            revision.author
+        );
+        context.events.tell("order", "configuration".into(), text, &context.clock);
+    }
     // Who reads what it has just written finds it: this node answers when it serves the revision (or a later one).
     let mut snapshot = context.snapshot.clone();
     let served = snapshot.wait_for(|snapshot| snapshot.revision >= Some(revision.id));
     if tokio::time::timeout(SERVED, served).await.is_err() {
         tracing::warn!(epoch = revision.id.epoch, "the revision is stored, but not yet served");
-    } else {
-        let (revisions, id) = (context.revisions.clone(), revision.id);
-        // A kill right after the answer is no death of this revision. It fails only when the runtime ends.
-        let _ = tokio::task::spawn_blocking(move || revisions.served(id)).await;
     }
     let mut response = Json(Applied {
         epoch: revision.id.epoch,
@@ -191,13 +215,24 @@ fn cautions(context: &Context, services: &Services) -> impl Iterator<Item = Find
     if context.transfers {
         cautions.extend(cautions::of_transfers(services));
     }
-    cautions.into_iter().map(|Caution { what, advice }| Finding {
-        line: 0,
-        column: 0,
-        message: what,
-        hint: Some(advice),
-        file: None,
-    })
+    cautions.into_iter().map(spell)
+}
+
+/// The files that the new configuration names and that this node cannot read.
+async fn unreadable(services: Services) -> impl Iterator<Item = Finding> {
+    let why = |path: &std::path::Path| match std::fs::metadata(path) {
+        // A pipe would be waited for.
+        Ok(about) if !about.is_file() => Some("it is no file".to_owned()),
+        Ok(_) => std::fs::File::open(path).err().map(|error| error.to_string()),
+        Err(error) => Some(error.to_string()),
+    };
+    let look = tokio::task::spawn_blocking(move || cautions::of_files(&services, why));
+    // It fails only when the runtime ends.
+    look.await.unwrap_or_default().into_iter().map(spell)
+}
+
+fn spell(Caution { what, advice }: Caution) -> Finding {
+    Finding { line: 0, column: 0, message: what, hint: Some(advice), file: None }
 }
 
 fn tag(response: &mut Response, revision: &Revision) {

@@ -24,6 +24,7 @@ fn spell(state: &ScaleState) -> ScaleStatus {
         max: config.max,
         ready: state.ready,
         total: state.total,
+        coming: state.coming,
         wanted: state.wanted,
         target: config.target.as_str().into(),
         each: match config.target {
@@ -33,6 +34,7 @@ fn spell(state: &ScaleState) -> ScaleStatus {
         measured: (state.measured * 1e3).round() / 1e3,
         dry_run: config.dry_run,
         actor: state.actor.as_ref().map(ToString::to_string),
+        unable: state.unable.iter().map(|(node, why)| (node.to_string(), why.clone())).collect(),
         waits: state.waits.clone(),
     }
 }

@@ -2,24 +2,28 @@
 //!
 //! An id is shown in hexadecimal to who may ask this API and to nobody else; who knows it cannot forge the cookie.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use gossip::clock::Clock;
+use gossip::clock::{Clock, Wall};
 use gossip::id::{BackendId, SessionId, Tag};
 use http::StatusCode;
 use serde::Deserialize;
+use storage::cookie::Cookies;
 use storage::pin::Pin;
 use storage::table::Record;
 
 use super::Context;
 use super::api::{
-    BackendSessions, ConsistencyStatus, CopyStatus, DisagreementStatus, SessionCopies, SessionEntry,
-    SessionList,
+    BackendSessions, ClientSession, ClientSessions, ConsistencyStatus, CopyStatus, DisagreementStatus,
+    SessionCopies, SessionEntry, SessionList,
 };
 use super::orders::rfc3339;
 use super::problem::{Refusal, problem};
+use super::targets::backends_like;
 use crate::backend::Snapshot;
 
 /// Sessions listed at once unless more are asked for.
@@ -46,7 +50,7 @@ pub(super) async fn list(
         Some(address) => Some(names.backend(address).ok_or_else(|| {
             problem(
                 StatusCode::NOT_FOUND,
-                format!("there is no backend {address:?}; name one as POOL/ADDRESS or ADDRESS"),
+                format!("there is no backend {address:?}{}", backends_like(&names.snapshot, address)),
             )
         })?),
     };
@@ -65,13 +69,13 @@ pub(super) async fn list(
 }
 
 /// All copies of one session's record.
-#[utoipa::path(get, path = "/v1/sessions/{id}", tag = "sessions", params(("id" = String, Path, description = "32 hexadecimal digits")),
+#[utoipa::path(get, path = "/v1/sessions/{id}", tag = "sessions", params(("id" = String, Path, description = "32 hexadecimal digits, or the value of a cookie")),
     responses((status = 200, body = SessionCopies)))]
 pub(super) async fn one(
     State(context): State<Arc<Context>>,
     Path(id): Path<String>,
 ) -> Result<Json<SessionCopies>, Refusal> {
-    let id = known_id(&id)?;
+    let id = known_id(&context, &id)?;
     let names = Names::new(&context);
     let surveyed = context.survey.find(id).await;
     let (copies, lacking) = surveyed.found;
@@ -102,10 +106,62 @@ pub(super) async fn one(
     }))
 }
 
-/// The id that an operator names.
-pub(super) fn known_id(id: &str) -> Result<SessionId, Refusal> {
-    let detail = "a session's id has 32 hexadecimal digits: see 'meridian sessions'";
-    read_id(id).ok_or_else(|| problem(StatusCode::BAD_REQUEST, detail))
+/// The sessions of a client that is known by its address alone. Whoever asks knows the address already: no session tells it.
+#[utoipa::path(get, path = "/v1/clients/{address}/sessions", tag = "sessions", params(("address" = String, Path)),
+    responses((status = 200, body = ClientSessions)))]
+pub(super) async fn of_client(
+    State(context): State<Arc<Context>>,
+    Path(address): Path<String>,
+) -> Result<Json<ClientSessions>, Refusal> {
+    let client: IpAddr = address.parse().map_err(|_| {
+        let detail = format!("{address:?} is no address, such as 192.0.2.7 or 2001:db8::7");
+        problem(StatusCode::BAD_REQUEST, detail)
+    })?;
+    let (client, names) = (client.to_canonical(), Names::new(&context));
+    let services = names.snapshot.services.services.values();
+    let ids = services.filter(|service| service.sticky_source_ip.is_some()).flat_map(|service| {
+        let (present, others) = context.source_keys.sessions(&service.name, client);
+        std::iter::once(present).chain(others).map(move |id| (&service.name, id))
+    });
+    let mut told = ClientSessions { client: client.to_string(), sessions: Vec::new(), silent: Vec::new() };
+    for (service, id) in ids {
+        let surveyed = context.survey.find(id).await;
+        let mut newest: BTreeMap<Tag, Record> = BTreeMap::new();
+        for copy in surveyed.found.0 {
+            let held = newest.entry(copy.record.home).or_insert(copy.record);
+            if held.pin.assignment < copy.record.pin.assignment {
+                *held = copy.record;
+            }
+        }
+        told.sessions.extend(
+            newest
+                .values()
+                .map(|record| ClientSession { service: service.to_string(), session: names.entry(record) }),
+        );
+        told.silent.extend(surveyed.silent.iter().map(ToString::to_string));
+    }
+    told.silent.sort();
+    told.silent.dedup();
+    Ok(Json(told))
+}
+
+/// The id that an operator names, or that of the cookie which a user has shown.
+pub(super) fn known_id(context: &Context, text: &str) -> Result<SessionId, Refusal> {
+    let snapshot = context.snapshot.borrow().clone();
+    let now = context.clock.mesh_wall();
+    if let Some(id) = read_id(text).or_else(|| of_cookie(&snapshot, &context.cookies, text, now)) {
+        return Ok(id);
+    }
+    let detail = "a session is named by its id, 32 hexadecimal digits as 'meridian sessions' lists them, or by the value of its \
+                  cookie, whole and of a service that there is";
+    Err(problem(StatusCode::BAD_REQUEST, detail))
+}
+
+/// The session of a cookie, `VALUE` or `NAME=VALUE`, of any service that makes some.
+fn of_cookie(snapshot: &Snapshot, cookies: &Cookies, text: &str, now: Wall) -> Option<SessionId> {
+    let value = text.rsplit_once('=').map_or(text, |(_, value)| value);
+    let services = snapshot.services.services.values().filter(|service| service.sticky_cookie.is_some());
+    services.filter_map(|service| cookies.open(&service.name, value, now).ok()).map(|cookie| cookie.id).next()
 }
 
 /// A session of which no node that answered has a record.
@@ -216,6 +272,34 @@ pub(super) fn read_id(text: &str) -> Option<SessionId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cookie_names_its_session() {
+        use crate::proxy::fixture;
+        let cookies = Cookies::new(&gossip::keyring::Keyring::generate());
+        let mut shop = fixture::service("shop", &[("v1", 1)]);
+        shop.sticky_cookie = Some(fixture::sticky());
+        let web = fixture::service("web", &[("v1", 1)]);
+        let pools = vec![fixture::pool("v1", &[("10.0.0.1:80".parse().unwrap(), "eu")])];
+        let snapshot = fixture::snapshot("eu", Vec::new(), vec![web, shop], pools);
+        let now = Wall(1_800_000_000_000);
+        let session = storage::cookie::SessionCookie {
+            id: SessionId([7; 16]),
+            pool: Tag::of("v1"),
+            backend: BackendId(1),
+            assigned: gossip::clock::Hlc(1),
+            home: Tag::of("eu"),
+            first_seen: 1_800_000_000,
+            last_seen: 1_800_000_000,
+        };
+        let value = cookies.seal(&"shop".parse().unwrap(), &session, now);
+        let read = |text: &str| of_cookie(&snapshot, &cookies, text, now);
+        assert_eq!(read(&value), Some(session.id));
+        assert_eq!(read(&format!("meridian={value}")), Some(session.id));
+        assert_eq!((read(&value[1..]), read("")), (None, None));
+        let of_other = cookies.seal(&"gone".parse().unwrap(), &session, now);
+        assert_eq!(read(&of_other), None);
+    }
 
     #[test]
     fn an_id_is_read_as_it_is_shown() {

@@ -25,7 +25,9 @@ pub(super) async fn whole(State(context): Shared) -> Json<Status> {
     let snapshot = context.snapshot.borrow().clone();
     let view = context.view.borrow().clone();
     let stats = context.sessions.stats();
-    let problems = status::problems(&view, &snapshot, &context.seeds, reports.problems, context.clock.now());
+    let applied = context.revisions.current().map(|current| context.clock.mesh_wall().since(current.time));
+    let problems =
+        status::problems(&view, &snapshot, &context.seeds, reports.problems, applied, context.clock.now());
     // There may be a thousand sessions' ends, and keys have a list of their own: they are listed where they are asked for.
     let is_elsewhere = |target: &Target| matches!(target, Target::Session(_) | Target::Key(_) | Target::Mesh);
     Json(Status {
@@ -37,11 +39,13 @@ pub(super) async fn whole(State(context): Shared) -> Json<Status> {
         members: status::members(&view, context.clock.now()),
         intents: orders::spell(
             context.intents.list().iter().filter(|((target, _), _)| !is_elsewhere(target)),
+            context.clock.mesh_wall(),
         ),
         revision: status::revision(&view, snapshot.revision),
         pools: status::pools(&snapshot, &view, context.clock.now(), &reports.loads, &sessions),
         sessions: SessionStatus { count: sessions.values().sum(), held_here: stats.held },
         rtt_ms: status::rtt(&view),
+        clock_behind_ms: Some(context.clock.deviation()),
         counters: counted::counters(&context, stats.degraded),
     })
 }
@@ -84,7 +88,7 @@ pub(super) async fn regions(State(context): Shared) -> Json<Vec<RegionStatus>> {
     let reports = context.reports.collect().await;
     let snapshot = context.snapshot.borrow().clone();
     let view = context.view.borrow().clone();
-    Json(status::regions(&view, &snapshot, &reports.loads))
+    Json(status::regions(&view, &snapshot, &reports.loads, context.clock.now()))
 }
 
 /// All pools with their backends.

@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use gossip::id::{BackendId, PoolName};
 use gossip::state::ClusterView;
 use http::StatusCode;
-use storage::intents::Target;
+use storage::intents::{Aspect, IntentMap, Target};
 
+use super::orders;
 use super::problem::{Refusal, problem};
 use crate::backend::Snapshot;
 use crate::config::nearest;
@@ -50,21 +51,47 @@ pub(super) fn targets(
             "region" => view.members.values().map(|member| member.record.region.as_str()).collect(),
             _ => Vec::new(),
         };
-        let detail = format!("there is no {kind} {name:?}{}", there_are(name, known));
-        return Err(problem(StatusCode::NOT_FOUND, detail));
+        let there_are =
+            if kind == "backend" { backends_like(snapshot, name) } else { there_are(name, known) };
+        return Err(problem(StatusCode::NOT_FOUND, format!("there is no {kind} {name:?}{there_are}")));
     }
     Ok(found)
+}
+
+/// What orders of that aspect stand about, by the names that people see them under: what they are about need not exist any more.
+pub(super) fn ordered(orders: &IntentMap, aspect: Aspect, kind: &str, name: &str) -> Vec<Target> {
+    let named = |target: &Target| {
+        let (of_kind, of_name) = orders::spell_target(target);
+        let alone = of_name.rsplit('/').next().filter(|_| kind == "backend");
+        of_kind == kind && (of_name == name || alone == Some(name))
+    };
+    let standing = orders.keys().filter(|(_, of)| *of == aspect).map(|(target, _)| target);
+    standing.filter(|target| named(target)).cloned().collect()
 }
 
 /// What may have been meant, else what there is, as far as it can be read at a glance.
 pub(super) fn there_are(wanted: &str, known: Vec<&str>) -> String {
     let known = BTreeSet::from_iter(known);
     let meant = nearest(wanted, known.iter().copied()).map(|meant| format!("; did you mean {meant}?"));
-    let all = match known.len() {
-        1..=12 => format!("; there is {}", Vec::from_iter(known).join(", ")),
+    let all = match (known.len(), &meant) {
+        (1..=12, None) => format!("; there is {}", Vec::from_iter(known).join(", ")),
+        (1..=12, Some(_)) => format!(" There is {}", Vec::from_iter(known).join(", ")),
         _ => String::new(),
     };
     meant.unwrap_or_default() + &all
+}
+
+/// What may have been meant by the name of a backend, in the words that it was written with.
+pub(super) fn backends_like(snapshot: &Snapshot, wanted: &str) -> String {
+    let all = snapshot.pools.iter().flat_map(|(name, pool)| {
+        pool.backends.iter().map(move |backend| match wanted.contains('/') {
+            true => format!("{name}/{}", backend.config.address),
+            false => backend.config.address.to_string(),
+        })
+    });
+    let all: Vec<String> = all.collect();
+    let told = there_are(wanted, all.iter().map(String::as_str).collect());
+    if told.is_empty() { "; 'meridian pools' lists them".to_owned() } else { told }
 }
 
 /// The backends that an `ADDRESS` or `POOL/ADDRESS` names.
@@ -176,11 +203,55 @@ mod tests {
     }
 
     #[test]
+    fn a_bare_address_means_it_in_every_pool() {
+        let pools = ["v1", "v2"].map(|name| fixture::pool(name, &[(address(1), "eu")]));
+        let web = fixture::service("web", &[("v1", 1), ("v2", 1)]);
+        let (snapshot, view) = (fixture::snapshot("eu", Vec::new(), vec![web], pools.into()), mesh());
+        let backend = |pool: &str| Target::Backend(PoolName::new(pool).unwrap(), address(1));
+        let of = |name| targets(&snapshot, &view, "backend", name).unwrap();
+        assert_eq!(of("10.0.0.1:1"), [backend("v1"), backend("v2")]);
+        assert_eq!(of("v2/10.0.0.1:1"), [backend("v2")]);
+        assert!(last_of(&snapshot, &view, &of("10.0.0.1:1")).is_some(), "each is the other's only one");
+        assert_eq!(last_of(&snapshot, &view, &of("v2/10.0.0.1:1")), None);
+    }
+
+    #[test]
+    fn an_order_is_found_though_what_it_is_about_is_gone() {
+        use storage::intents::{Intent, Order};
+        let order = |target: Target, order: Order| {
+            let (at, by) = (gossip::clock::Hlc::ZERO, gossip::id::NodeName::new("eu-1").unwrap());
+            ((target, order.aspect()), Intent { order, at, by })
+        };
+        let pool = Target::Pool(PoolName::new("gone").unwrap());
+        let backend = |port| Target::Backend(PoolName::new("v9").unwrap(), address(port));
+        let orders: IntentMap = [
+            order(pool.clone(), Order::Maintenance),
+            order(backend(1), Order::Drain { deadline: None }),
+            order(backend(1), Order::Weight(7)),
+            order(backend(2), Order::Weight(7)),
+        ]
+        .into();
+        assert!(targets(&snapshot(), &mesh(), "pool", "gone").is_err());
+        assert_eq!(ordered(&orders, Aspect::State, "pool", "gone"), [pool]);
+        for name in ["v9/10.0.0.1:1", "10.0.0.1:1"] {
+            assert_eq!(ordered(&orders, Aspect::State, "backend", name), [backend(1)]);
+        }
+        assert_eq!(ordered(&orders, Aspect::Weight, "backend", "v9/10.0.0.1:2"), [backend(2)]);
+        for (kind, name) in
+            [("region", "gone"), ("pool", "v9"), ("backend", "v8/10.0.0.1:1"), ("backend", "")]
+        {
+            assert_eq!(ordered(&orders, Aspect::State, kind, name), []);
+        }
+    }
+
+    #[test]
     fn what_does_not_exist_is_named_with_what_does() {
         let refused = |name| format!("{:?}", targets(&snapshot(), &mesh(), "pool", name).unwrap_err());
         assert!(refused("elsewhere").contains("there is v1, v2, v3"));
         assert!(refused("V2").contains("did you mean v2?"));
-        assert!(targets(&snapshot(), &mesh(), "backend", "10.0.0.9:1").is_err());
+        let refused = |name| format!("{:?}", targets(&snapshot(), &mesh(), "backend", name).unwrap_err());
+        assert!(refused("10.0.0.9:1").contains("10.0.0.1:4"), "{}", refused("10.0.0.9:1"));
+        assert!(refused("v3/10.0.0.1:5").contains("did you mean v3/10.0.0.1:4?"));
         assert!(targets(&snapshot(), &mesh(), "sofa", "x").is_err());
     }
 }

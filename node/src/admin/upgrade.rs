@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::{Extension, Json};
 use http::StatusCode;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
 use super::Context;
@@ -44,19 +45,27 @@ pub(super) async fn upgrade(
     }
     let began = context.clock.now();
     let (reply, replied) = oneshot::channel();
-    let busy = || {
-        problem(
+    context.upgrades.try_send(UpgradeOrder { program, reply }).map_err(|error| match error {
+        TrySendError::Full(_) => problem(
             StatusCode::CONFLICT,
-            "the node is being upgraded, or leaves, or was not started with 'meridian start'",
-        )
-    };
-    context.upgrades.try_send(UpgradeOrder { program, reply }).map_err(|_| busy())?;
+            "another upgrade is under way; nothing was changed: wait until that has ended, then ask again",
+        ),
+        TrySendError::Closed(_) => gone(),
+    })?;
     match replied.await {
         Ok(Ok(pid)) => {
             let took = context.clock.now().saturating_duration_since(began);
             Ok(Json(Upgraded { pid, took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) }))
         }
         Ok(Err(why)) => Err(problem(StatusCode::CONFLICT, why)),
-        Err(_) => Err(busy()),
+        Err(_) => Err(gone()),
     }
+}
+
+/// Nobody is left who would take the order.
+fn gone() -> Refusal {
+    problem(
+        StatusCode::CONFLICT,
+        "this process leaves, or another one serves in its place already: ask again, and the node as it is then answers",
+    )
 }

@@ -6,20 +6,22 @@ use ipnet::IpNet;
 use storage::intents::{IntentMap, Order, Target};
 
 use crate::registry::Orders;
+use crate::signing;
 
 /// The orders in force at `now` (of the mesh's clock), and when a deadline next changes them. The ends of sessions are left
 /// out: the store itself knows them.
 pub(super) fn orders(map: &IntentMap, now: Wall) -> (Orders, Option<Wall>) {
-    let mut orders = Orders::default();
-    let mut next: Option<Wall> = None;
+    let (retired_keys, mut next) = signing::retired(map, now);
+    let mut orders = Orders { retired_keys, ..Orders::default() };
     for ((target, _), intent) in map {
-        let drained = match &intent.order {
+        let state = match &intent.order {
             Order::Drain { deadline: Some(deadline) } if *deadline > now => {
                 next = Some(next.map_or(*deadline, |next| next.min(*deadline)));
-                true
+                State::Drained
             }
-            Order::Drain { deadline } => deadline.is_none(),
-            Order::Maintenance => false,
+            Order::Drain { deadline: None } => State::Drained,
+            Order::Drain { deadline: Some(_) } => State::Emptied,
+            Order::Maintenance => State::Maintenance,
             Order::Weight(weight) => {
                 if let Target::Backend(pool, address) = target {
                     orders.weights.insert(BackendId::of(pool, *address), *weight);
@@ -48,31 +50,56 @@ pub(super) fn orders(map: &IntentMap, now: Wall) -> (Orders, Option<Wall>) {
             Order::End { .. } => continue,
             // The keyring's keeper follows them.
             Order::InstallKey | Order::RemoveKey | Order::UseKey(_) => continue,
+            Order::RetireZoneKey => continue,
         };
-        lay(&mut orders, target, drained);
+        lay(&mut orders, target, state);
     }
     (orders, next)
 }
 
-/// Drains a target, or, when its deadline has passed or maintenance is ordered, empties it. A node that is emptied
-/// differs in nothing from one that drains: it has no sessions of its own.
-fn lay(orders: &mut Orders, target: &Target, drained: bool) {
-    match (target, drained) {
-        (Target::Node(name), _) => drop(orders.drained_nodes.insert(name.clone())),
-        (Target::Region(name), true) => drop(orders.drained_regions.insert(name.clone())),
-        (Target::Region(name), false) => drop(orders.emptied_regions.insert(name.clone())),
-        (Target::Pool(name), true) => drop(orders.drained_pools.insert(name.clone())),
-        (Target::Pool(name), false) => drop(orders.emptied_pools.insert(name.clone())),
-        (Target::Backend(pool, address), true) => {
-            orders.drained_backends.insert(BackendId::of(pool, *address));
+/// What is ordered of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Drained,
+    /// The deadline of its drain has passed.
+    Emptied,
+    Maintenance,
+}
+
+/// Lays an order over a target. A node that is emptied differs in nothing from one that drains: it has no sessions of its own.
+fn lay(orders: &mut Orders, target: &Target, state: State) {
+    match target {
+        Target::Node(name) => drop(orders.drained_nodes.insert(name.clone())),
+        Target::Region(name) => {
+            let regions = match state {
+                State::Drained => &mut orders.drained_regions,
+                State::Emptied => &mut orders.emptied_regions,
+                State::Maintenance => &mut orders.maintenance_regions,
+            };
+            regions.insert(name.clone());
         }
-        (Target::Backend(pool, address), false) => {
-            orders.maintenance_backends.insert(BackendId::of(pool, *address));
+        Target::Pool(name) => {
+            let pools = match state {
+                State::Drained => &mut orders.drained_pools,
+                State::Emptied => &mut orders.emptied_pools,
+                State::Maintenance => &mut orders.maintenance_pools,
+            };
+            pools.insert(name.clone());
         }
-        (
-            Target::Service(_) | Target::Session(_) | Target::Network(..) | Target::Key(_) | Target::Mesh,
-            _,
-        ) => {}
+        Target::Backend(pool, address) => {
+            let backends = match state {
+                State::Drained => &mut orders.drained_backends,
+                State::Emptied => &mut orders.emptied_backends,
+                State::Maintenance => &mut orders.maintenance_backends,
+            };
+            backends.insert(BackendId::of(pool, *address));
+        }
+        Target::Service(_)
+        | Target::Session(_)
+        | Target::Network(..)
+        | Target::Key(_)
+        | Target::Mesh
+        | Target::ZoneKey { .. } => {}
     }
 }
 
@@ -103,7 +130,7 @@ mod tests {
         assert!(orders.drained_nodes.contains(&by));
         assert!(orders.maintenance_backends.contains(&id));
         assert_eq!(orders.weights.get(&id), Some(&7));
-        assert!(orders.drained_backends.is_empty());
+        assert!(orders.drained_backends.is_empty() && orders.emptied_backends.is_empty());
     }
 
     #[test]
@@ -133,14 +160,18 @@ mod tests {
         let by = NodeName::new("eu-1").unwrap();
         let region = gossip::id::RegionName::new("eu").unwrap();
         let order = Order::Drain { deadline: Some(Wall(2000)) };
-        let key = (Target::Region(region.clone()), order.aspect());
-        let map: IntentMap = [(key, Intent { order, at: Hlc::ZERO, by })].into();
+        let (pool, address) = (PoolName::new("web").unwrap(), "10.0.0.1:80".parse().unwrap());
+        let targets = [Target::Region(region.clone()), Target::Backend(pool.clone(), address)];
+        let intent = Intent { order: order.clone(), at: Hlc::ZERO, by };
+        let map: IntentMap = targets.map(|target| ((target, order.aspect()), intent.clone())).into();
 
         let (before, next) = orders(&map, Wall(1999));
         assert!(before.drained_regions.contains(&region) && before.emptied_regions.is_empty());
         assert_eq!(next, Some(Wall(2000)));
         let (after, next) = orders(&map, Wall(2000));
         assert!(after.emptied_regions.contains(&region) && after.drained_regions.is_empty());
+        assert!(after.emptied_backends.contains(&BackendId::of(&pool, address)));
+        assert!(after.maintenance_backends.is_empty(), "nobody ordered that");
         assert_eq!(next, None);
     }
 }

@@ -5,12 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use gossip::clock::Clock;
+use gossip::id::NodeName;
 use gossip::keyring::Keyring;
 use gossip::{Gossip, GossipConfig};
 
 use super::{StartError, machine};
 use crate::config::model::NodeConfig;
 
+/// How long an upgraded node waits to see those that it saw before; it goes on without who is slower.
+const MEET_WITHIN: Duration = Duration::from_secs(2);
 /// How long the ports of a process that hands over may take to be free.
 const PORTS_FREE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -31,6 +34,16 @@ pub(super) async fn join(
             }
             started => return Ok(started?),
         }
+    }
+}
+
+/// Waits until the mesh looks as it did to the process before this one, so that users of other regions are not told of this node
+/// alone. Who has gone meanwhile is not waited for much longer than that takes.
+pub(super) async fn meet(gossip: &Gossip, members: &[NodeName]) {
+    let mut view = gossip.view();
+    let all_there = view.wait_for(|view| members.iter().all(|name| view.members.contains_key(name)));
+    if tokio::time::timeout(MEET_WITHIN, all_there).await.is_err() {
+        tracing::info!("upgrade: not all nodes that were there have been met again yet");
     }
 }
 

@@ -7,8 +7,8 @@ use dns::{
 };
 use gossip::clock::Clock;
 use gossip::keyring::Keyring;
-use tokio::task::JoinSet;
 
+use super::control_tasks::{ControlTasks, Need};
 use crate::config::model::NodeConfig;
 use crate::geoip::{self, Geo};
 use crate::tls::TlsConfig;
@@ -29,7 +29,7 @@ pub(super) fn start(
     keyring: &Keyring,
     tls: &TlsConfig,
     clock: &Clock,
-    tasks: &mut JoinSet<()>,
+    tasks: &mut ControlTasks,
     inherited: Vec<dns::Inherited>,
     prime: impl FnOnce(&Responder),
 ) -> Result<NameServer, BindError> {
@@ -41,13 +41,13 @@ pub(super) fn start(
     let mut geo = Geo::default();
     if let Some(path) = &config.geoip {
         let (opened, follower) = geoip::start(path, &config.data, responder.clone());
-        tasks.spawn(follower);
+        tasks.spawn("GeoIP file", Need::Useful, follower);
         geo = opened;
     }
     let mut dot = Dot::default();
     let tls = config.dns_tls.as_ref().map(|certificates| {
         let (shown, follower) = dot::start(certificates.certificates.clone(), tls);
-        tasks.spawn(follower);
+        tasks.spawn("certificates of DNS", Need::Useful, follower);
         dot = shown.clone();
         TlsListen { listen: certificates.listen.clone(), config: Arc::new(move || shown.config()) }
     });

@@ -4,11 +4,12 @@
 //! drain time, who may transfer zones and the response rate limit. Certificates and GeoIP files are followed by themselves;
 //! services come with `apply`.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use gossip::keyring::Keyring;
 
-use crate::config::model::NodeConfig;
+use crate::config::model::{AdminConfig, NodeConfig, others_reach};
 
 use super::{App, keyring, logging, name_server};
 use crate::admin::Token;
@@ -31,7 +32,7 @@ impl App {
             Ok(false) => refused.push(needs_a_start("[log] access (to or from off)")),
             Err(error) => refused.push(format!("[log] access: {error}; lines go where they went")),
         }
-        match new.admin.token_file.as_deref().map(Token::load).transpose() {
+        match new_token(&self.config.admin, new.admin.token_file.as_deref()) {
             Ok(token) => {
                 self.token.store(token.map(Arc::new));
                 self.config.admin.token_file = new.admin.token_file;
@@ -57,6 +58,15 @@ impl App {
     }
 }
 
+/// The token of a new file, for the socket that stays as it is: the file was checked with an address of its own.
+fn new_token(running: &AdminConfig, file: Option<&Path>) -> Result<Option<Token>, String> {
+    let token = file.map(Token::load).transpose().map_err(|error| error.to_string())?;
+    if token.is_none() && others_reach(running.listen) {
+        return Err(format!("{} is open until a new start, and no loopback address", running.listen));
+    }
+    Ok(token)
+}
+
 fn needs_a_start(what: &str) -> String {
     format!("{what} needs a new start: meridian upgrade does it without losing a request")
 }
@@ -78,6 +88,7 @@ fn fixed(old: &NodeConfig, new: &NodeConfig) -> Vec<&'static str> {
         ("[dns] tls", old.dns_tls != new.dns_tls),
         ("[dns] geoip", old.geoip != new.geoip),
         ("[admin] listen", old.admin.listen != new.admin.listen),
+        ("[node] scale_exec", old.scale_exec != new.scale_exec),
         ("[log] format", old.log.format != new.log.format),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(what, _)| what).collect()
@@ -94,6 +105,19 @@ mod tests {
         parse("node.toml", &text, &NodeOverrides::default(), &machine)
             .unwrap_or_else(|error| panic!("{error}"))
             .node
+    }
+
+    #[test]
+    fn a_socket_that_others_reach_keeps_its_token() {
+        let admin = |listen: &str| AdminConfig { listen: listen.parse().unwrap(), token_file: None };
+        for listen in ["0.0.0.0:7900", "192.0.2.1:7900", "[::]:7900"] {
+            assert!(new_token(&admin(listen), None).is_err(), "{listen}");
+        }
+        for listen in ["127.0.0.1:7900", "127.9.9.9:7900", "[::1]:7900", "[::ffff:127.0.0.1]:7900"] {
+            assert!(new_token(&admin(listen), None).unwrap().is_none(), "{listen}");
+        }
+        let missing = new_token(&admin("127.0.0.1:7900"), Some(Path::new("/no/such/token")));
+        assert!(missing.unwrap_err().contains("No such file"));
     }
 
     #[test]

@@ -7,14 +7,14 @@ use std::time::Duration;
 use gossip::Gossip;
 use gossip::clock::Clock;
 use gossip::id::NodeName;
-use gossip::state::MeshEvent;
+use gossip::state::{ClusterView, MeshEvent};
 use storage::Storage;
 use storage::revisions::{Revision, Revisions};
 use storage::zone_keys::ZoneKeys;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
-use tokio::task::{JoinHandle, JoinSet};
 
+use super::control_tasks::{ControlTasks, Need};
 use super::intents;
 use crate::admin::EventLog;
 use crate::backend::Snapshot;
@@ -30,7 +30,7 @@ const LOAD_EVERY: Duration = Duration::from_millis(100);
 
 /// Pools that grow and shrink with their load.
 pub(super) fn scale(
-    tasks: &mut JoinSet<()>,
+    tasks: &mut ControlTasks,
     config: &NodeConfig,
     gossip: &Gossip,
     registry: &Registry,
@@ -51,13 +51,13 @@ pub(super) fn scale(
         clock: clock.clone(),
         notes: Arc::new(move |kind, pool, text| log.tell(kind, pool, text, &noting)),
     });
-    tasks.spawn(supervise("scaling", task));
+    tasks.adopt("scaling", Need::Useful, task);
     scaling
 }
 
 /// The configuration in force with all the backends that sources found.
 pub(super) fn discover(
-    tasks: &mut JoinSet<()>,
+    tasks: &mut ControlTasks,
     config: &NodeConfig,
     gossip: &Gossip,
     storage: &Storage,
@@ -69,6 +69,7 @@ pub(super) fn discover(
         me: config.name.clone(),
         region: config.region.clone(),
         zone: config.zone.clone(),
+        admin: config.admin.listen,
         data: config.data.clone(),
         current: follow_revisions(tasks, storage),
         view: gossip.view(),
@@ -76,16 +77,16 @@ pub(super) fn discover(
         clock: clock.clone(),
         notes: Box::new(move |note| log.tell(note.kind, note.subject, note.text, &noting)),
     });
-    tasks.spawn(supervise("discovery", task));
+    tasks.adopt("discovery", Need::Vital, task);
     (discovery, current)
 }
 
 /// The configuration in force, parsed, whenever a revision becomes current.
-fn follow_revisions(tasks: &mut JoinSet<()>, storage: &Storage) -> watch::Receiver<Current> {
+fn follow_revisions(tasks: &mut ControlTasks, storage: &Storage) -> watch::Receiver<Current> {
     let mut revisions = storage.revisions().watch();
     let first = parse(revisions.borrow_and_update().as_deref()).unwrap_or_default();
     let (sender, receiver) = watch::channel(first);
-    tasks.spawn(async move {
+    tasks.spawn("configuration", Need::Vital, async move {
         while revisions.changed().await.is_ok() {
             let revision = revisions.borrow_and_update().clone();
             if let Some(current) = parse(revision.as_deref()) {
@@ -98,7 +99,7 @@ fn follow_revisions(tasks: &mut JoinSet<()>, storage: &Storage) -> watch::Receiv
     receiver
 }
 
-/// Says which revision is served: first to the store, where it has stood its trial then, and then to the mesh.
+/// Says which revision is served: first to the store, where it is on trial, and then to the mesh.
 pub(super) async fn tell_served(
     gossip: Gossip,
     revisions: Revisions,
@@ -107,9 +108,7 @@ pub(super) async fn tell_served(
     loop {
         let served = changes.borrow_and_update().revision;
         if let Some(id) = served {
-            let revisions = revisions.clone();
-            // It fails only when the runtime ends.
-            let _ = tokio::task::spawn_blocking(move || revisions.served(id)).await;
+            revisions.served(id);
         }
         gossip.set_revision(served);
         if changes.changed().await.is_err() {
@@ -136,14 +135,14 @@ fn parse(revision: Option<&Revision>) -> Option<Current> {
 
 /// The orders in force, resolved to ids; again when one is given or taken back, and when a deadline passes.
 pub(super) fn follow_intents(
-    tasks: &mut JoinSet<()>,
+    tasks: &mut ControlTasks,
     storage: &Storage,
     clock: Clock,
 ) -> watch::Receiver<Arc<Orders>> {
     let mut given = storage.intents().watch();
     let (first, mut next) = intents::orders(&given.borrow_and_update(), clock.mesh_wall());
     let (sender, receiver) = watch::channel(Arc::new(first));
-    tasks.spawn(async move {
+    tasks.spawn("orders", Need::Vital, async move {
         loop {
             let wait = next.map(|at| at.since(clock.mesh_wall()));
             let deadline = async {
@@ -230,17 +229,24 @@ pub(super) async fn publish_load(gossip: Gossip, registry: Registry) {
 pub(super) async fn record_events(
     mut events: broadcast::Receiver<MeshEvent>,
     log: Arc<EventLog>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    view: watch::Receiver<Arc<ClusterView>>,
     clock: Clock,
 ) {
     loop {
         match events.recv().await {
-            Ok(event) => log.record(&event, &clock),
+            Ok(event) => log.record(&event, &snapshot.borrow().clone(), &view.borrow().clone(), &clock),
             Err(RecvError::Lagged(missed)) => {
                 tracing::warn!(missed, "events came faster than they were kept")
             }
             Err(RecvError::Closed) => return,
         }
     }
+}
+
+/// Ends when the mesh does: whoever drives it drops its last word.
+pub(super) async fn outlive_mesh(mut view: watch::Receiver<Arc<ClusterView>>) {
+    while view.changed().await.is_ok() {}
 }
 
 /// Resolves when a living node turns out to have this node's name: this one came later and must go.
@@ -251,20 +257,5 @@ pub(super) async fn name_lost(mut events: broadcast::Receiver<MeshEvent>) -> Soc
             Ok(_) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => std::future::pending().await,
         }
-    }
-}
-
-/// Reports a task that ended though it should not have: the data plane goes on from its last word.
-pub(super) async fn supervise(name: &'static str, task: JoinHandle<()>) {
-    struct AbortOnDrop(tokio::task::AbortHandle);
-    impl Drop for AbortOnDrop {
-        fn drop(&mut self) {
-            self.0.abort();
-        }
-    }
-    let _abort = AbortOnDrop(task.abort_handle());
-    match task.await {
-        Ok(()) => tracing::debug!(task = name, "ended"),
-        Err(error) => tracing::error!(task = name, %error, "ended; traffic is served from the last snapshot"),
     }
 }

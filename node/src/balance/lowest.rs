@@ -26,18 +26,16 @@ pub(super) fn lowest(
             Ordering::Greater => {}
         }
     }
-    match best {
-        Some(best) if several_racks => in_lightest_rack(candidates, best, rng),
-        best => best.map(|(index, ..)| index),
-    }
+    let best = best?;
+    Some(if several_racks { in_lightest_rack(candidates, best, rng) } else { best.0 })
 }
 
-/// One of those that equal `lowest`.
+/// One of those that equal `lowest`; itself when none does any more, for loads change between two looks.
 fn in_lightest_rack(
     candidates: impl Iterator<Item = Candidate> + Clone,
     lowest: Candidate,
     rng: &mut impl Rng,
-) -> Option<usize> {
+) -> usize {
     let racks = Tally::of(candidates.clone().map(|(_, load, weight, rack)| (load, weight, rack)));
     let (mut best, mut equals) = (None::<Candidate>, 0u32);
     let able = candidates.filter(|candidate| candidate.2 > 0 && compare(*candidate, lowest).is_eq());
@@ -48,7 +46,7 @@ fn in_lightest_rack(
             Ordering::Greater => {}
         }
     }
-    best.map(|(index, ..)| index)
+    best.unwrap_or(lowest).0
 }
 
 /// One of n equal ones replaces the chosen one with probability 1/n (reservoir sampling).
@@ -63,4 +61,39 @@ fn draw(candidate: Candidate, best: &mut Option<Candidate>, equals: &mut u32, rn
 fn compare(a: Candidate, b: Candidate) -> Ordering {
     let cost = |load: u64, weight: u32| (load + 1) * u64::from(weight);
     cost(a.1, b.2).cmp(&cost(b.1, a.2))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    use super::super::rack;
+    use super::*;
+
+    proptest! {
+        /// Other workers count while this one looks: each look at a backend finds another load.
+        #[test]
+        fn somebody_is_chosen_while_loads_change(
+            looks in prop::collection::vec(0u64..3, 1..40),
+            weights in prop::collection::vec(0u32..3, 1..8),
+            seed: u64,
+        ) {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let racks = rack::number((0..weights.len()).map(|at| at % 3));
+            let look = Cell::new(0);
+            let load = || {
+                look.set(look.get() + 1);
+                looks[look.get() % looks.len()]
+            };
+            let candidates = weights.iter().enumerate().map(|(at, weight)| (at, load(), *weight, racks[at]));
+            match lowest(candidates, &mut rng) {
+                Some(at) => prop_assert!(weights[at] > 0),
+                None => prop_assert!(weights.iter().all(|weight| *weight == 0)),
+            }
+        }
+    }
 }

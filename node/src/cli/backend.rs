@@ -89,8 +89,20 @@ async fn remove(global: &Global, args: RemoveArgs) -> Result<(), CliError> {
     }
     let lease = Lease { client: &client, pool, address, asked: Registration::default() };
     lease.remove(gone).await?;
+    let others = lease.other_sources().await?;
     match (global.output, gone) {
         (Format::Json, _) => {}
+        _ if !others.is_empty() => {
+            let what = if others == ["static"] {
+                "the file names".to_owned()
+            } else {
+                format!("{} names", others.join(", "))
+            };
+            line(format_args!(
+                "{address} is no longer added to pool {}, and stays in it: {what} it still",
+                lease.pool
+            ));
+        }
         (_, true) => line(format_args!("{address} is out of pool {}", lease.pool)),
         (_, false) => {
             line(format_args!("{address} leaves pool {}: it keeps its sessions while it drains", lease.pool))

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,8 +20,10 @@ use crate::admin::api::Problem;
 const ANSWER_MAX_BYTES: usize = 64 << 20;
 /// The longest event read from a stream.
 const EVENT_MAX_BYTES: usize = 1 << 20;
-/// How long a node may take to answer.
+/// How long a node may take to answer, unless the asker knows better.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one may take who is asked again and again, or for a stream: to begin with it.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -42,11 +45,25 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
+/// Which node is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Whom {
+    /// The one with this URL or socket.
+    Named(String),
+    /// The one with this data folder and no other.
+    Of(PathBuf),
+    /// The one with this data folder, else the one on the loopback port.
+    Any(PathBuf),
+}
+
 /// A client of one node's admin API.
 #[derive(Debug)]
 pub(super) struct Client {
     endpoints: Vec<Endpoint>,
     token: Option<String>,
+    /// Whether somebody said which node is meant: any program may listen at the usual port, and is not given the token.
+    is_named: bool,
+    patience: Duration,
 }
 
 /// What a node answered.
@@ -56,24 +73,37 @@ pub(super) struct Answer {
     pub status: StatusCode,
     /// The body, at most 64 MiB.
     pub body: Bytes,
+    /// Its headers.
+    headers: http::HeaderMap,
 }
 
 impl Client {
-    /// A client of the node that `node` names, else of the one on this machine: its socket in the data folder,
-    /// then its loopback port. The token comes from the environment, never from the command line (I13).
-    pub(super) fn new(node: Option<&str>, data: &Path) -> Result<Self, CliError> {
-        let endpoints = match node {
-            Some(node) => vec![parse_endpoint(node)?],
-            None => {
-                vec![Endpoint::Socket(data.join("admin.sock")), Endpoint::Tcp("127.0.0.1:7900".into())]
-            }
+    /// A client of the node that is meant. The token comes from the environment, never from the command line (I13).
+    pub(super) fn new(whom: &Whom) -> Result<Self, CliError> {
+        let socket = |data: &Path| Endpoint::Socket(data.join("admin.sock"));
+        let endpoints = match whom {
+            Whom::Named(node) => vec![parse_endpoint(node)?],
+            Whom::Of(data) => vec![socket(data)],
+            Whom::Any(data) => vec![socket(data), Endpoint::Tcp("127.0.0.1:7900".into())],
         };
-        Ok(Self { endpoints, token: std::env::var("MERIDIAN_TOKEN").ok().filter(|token| !token.is_empty()) })
+        let token = super::set_in_environment("MERIDIAN_TOKEN");
+        let is_named = !matches!(whom, Whom::Any(_));
+        Ok(Self { endpoints, token, is_named, patience: ANSWER_TIMEOUT })
     }
 
     /// A client of exactly this endpoint.
     pub(super) fn of(endpoint: Endpoint) -> Self {
-        Self { endpoints: vec![endpoint], token: None }
+        Self { endpoints: vec![endpoint], token: None, is_named: true, patience: ANSWER_TIMEOUT }
+    }
+
+    /// The same, for orders that take their time.
+    pub(super) fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// The same, for somebody who looks on: he learns soon that nothing comes.
+    pub(super) fn watching(self) -> Self {
+        self.patient(STREAM_TIMEOUT)
     }
 
     /// Asks and reads a JSON answer.
@@ -82,7 +112,8 @@ impl Client {
         answer.parse()
     }
 
-    /// Follows a stream of server-sent events: `each` gets the id and the data of every one. Returns when the stream ends.
+    /// Follows a stream of server-sent events: `each` gets the id and the data of every one; the first has no data, and says where the
+    /// stream begins. Returns when the stream ends.
     pub(super) async fn stream(
         &self,
         path: &str,
@@ -95,9 +126,11 @@ impl Client {
             request = request.header("last-event-id", id);
         }
         let request = request.body(Full::new(Bytes::new())).map_err(bad_request)?;
-        follow(stream, request, each)
-            .await
-            .map_err(|error| CliError::new(Exit::Unreachable, format!("{endpoint}: {error:#}")))
+        let broken = |error| CliError::new(Exit::Unreachable, format!("{endpoint}: {error:#}"));
+        let patience = self.patience.min(STREAM_TIMEOUT);
+        let beginning = tokio::time::timeout(patience, begin(stream, request)).await;
+        let body = beginning.map_err(|_| silent(&endpoint, patience))?.map_err(broken)?;
+        follow(body, each).await.map_err(broken)
     }
 
     /// Sends a request. Only failing to get an answer is an error here.
@@ -119,20 +152,21 @@ impl Client {
             payload = bytes;
         }
         let request = request.body(Full::new(payload)).map_err(bad_request)?;
-        match tokio::time::timeout(ANSWER_TIMEOUT, exchange(stream, request)).await {
+        match tokio::time::timeout(self.patience, exchange(stream, request)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(CliError::new(Exit::Unreachable, format!("{endpoint}: {error:#}"))),
-            Err(_) => Err(CliError::new(Exit::Timeout, format!("{endpoint} did not answer in 30 s"))),
+            Err(_) => Err(silent(&endpoint, self.patience)),
         }
     }
 
     fn request(&self, endpoint: &Endpoint, method: Method, path: &str) -> http::request::Builder {
-        let host = match endpoint {
-            Endpoint::Socket(_) => "localhost",
-            Endpoint::Tcp(authority) => authority,
+        let (host, is_meant) = match endpoint {
+            // Whoever made it may write into the node's data folder.
+            Endpoint::Socket(_) => ("localhost", true),
+            Endpoint::Tcp(authority) => (authority.as_str(), self.is_named),
         };
         let request = Request::builder().method(method).uri(path).header(HOST, host);
-        match &self.token {
+        match self.token.as_ref().filter(|_| is_meant) {
             Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
             None => request,
         }
@@ -162,6 +196,14 @@ impl Client {
     }
 }
 
+/// It takes connections and says nothing.
+fn silent(endpoint: &Endpoint, waited: Duration) -> CliError {
+    let waited = humantime::format_duration(waited);
+    CliError::new(Exit::Timeout, format!("{endpoint} did not answer in {waited}")).hint(
+        "is that a node, and does its process run? Its log may say more; another one is asked with --node",
+    )
+}
+
 fn bad_request(error: http::Error) -> CliError {
     CliError::new(Exit::Usage, format!("bad request: {error}"))
 }
@@ -172,9 +214,9 @@ impl Answer {
         if self.status.is_success() {
             return Ok(self);
         }
-        let text = match serde_json::from_slice::<Problem>(&self.body) {
-            Ok(problem) => problem.detail.unwrap_or(problem.title),
-            Err(_) => String::from_utf8_lossy(&self.body).trim().to_owned(),
+        let (text, findings) = match serde_json::from_slice::<Problem>(&self.body) {
+            Ok(problem) => (problem.detail.unwrap_or(problem.title), problem.findings),
+            Err(_) => (String::from_utf8_lossy(&self.body).trim().to_owned(), Vec::new()),
         };
         let exit = match self.status {
             StatusCode::UNPROCESSABLE_ENTITY => Exit::InvalidConfiguration,
@@ -182,11 +224,19 @@ impl Answer {
             StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => Exit::Timeout,
             _ => Exit::Failure,
         };
-        let error = CliError::new(exit, if text.is_empty() { self.status.to_string() } else { text });
+        let error =
+            CliError::new(exit, if text.is_empty() { self.status.to_string() } else { text }).found(findings);
         Err(match self.status {
-            StatusCode::UNAUTHORIZED => error.hint("set MERIDIAN_TOKEN to the node's admin token"),
+            StatusCode::UNAUTHORIZED => error.hint(
+                "set MERIDIAN_TOKEN to the node's admin token, and name the node with --node (or MERIDIAN_NODE): no other is given it",
+            ),
             _ => error,
         })
+    }
+
+    /// A header that is text.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
     }
 
     /// The body as JSON.
@@ -202,7 +252,8 @@ fn parse_endpoint(node: &str) -> Result<Endpoint, CliError> {
     if let Some(path) = node.strip_prefix("unix:") {
         return Ok(Endpoint::Socket(path.trim_start_matches("//").into()));
     }
-    if node.starts_with('/') || node.starts_with('.') {
+    // A slash at the end is what browsers add to an address.
+    if !node.contains("://") && node.trim_end_matches('/').contains('/') || node.starts_with(['/', '.']) {
         return Ok(Endpoint::Socket(node.into()));
     }
     let bad = || {
@@ -234,17 +285,18 @@ async fn connect(endpoint: &Endpoint) -> std::io::Result<Box<dyn Stream>> {
     })
 }
 
-/// Reads a stream of events (HTML, 9.2.6 Interpreting an event stream), as far as this API uses it.
-async fn follow(
-    stream: Box<dyn Stream>,
-    request: Request<Full<Bytes>>,
-    mut each: impl FnMut(&str, &str),
-) -> anyhow::Result<()> {
+/// Asks for a stream of events.
+async fn begin(stream: Box<dyn Stream>, request: Request<Full<Bytes>>) -> anyhow::Result<Incoming> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let driver = tokio::spawn(connection);
+    // It ends when nobody reads the body any more; why it broke is seen there.
+    tokio::spawn(connection);
     let response = sender.send_request(request).await?;
     anyhow::ensure!(response.status().is_success(), "the node answers {}", response.status());
-    let mut body = response.into_body();
+    Ok(response.into_body())
+}
+
+/// Reads a stream of events (HTML, 9.2.6 Interpreting an event stream), as far as this API uses it.
+async fn follow(mut body: Incoming, mut each: impl FnMut(&str, &str)) -> anyhow::Result<()> {
     let mut text = Vec::new();
     let silent = || anyhow::anyhow!("the node fell silent");
     while let Some(frame) = tokio::time::timeout(ANSWER_TIMEOUT, body.frame()).await.map_err(|_| silent())? {
@@ -254,12 +306,11 @@ async fn follow(
             let event: Vec<u8> = text.drain(..end + 2).collect();
             let event = String::from_utf8_lossy(&event);
             let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-            if let (Some(id), Some(data)) = (field("id:"), field("data:")) {
-                each(id, data);
+            if let Some(id) = field("id:") {
+                each(id, field("data:").unwrap_or_default());
             }
         }
     }
-    driver.abort();
     Ok(())
 }
 
@@ -267,14 +318,14 @@ async fn exchange(stream: Box<dyn Stream>, request: Request<Full<Bytes>>) -> any
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let response = sender.send_request(request).await?;
-    let status = response.status();
+    let (status, headers) = (response.status(), response.headers().clone());
     let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES)
         .collect()
         .await
         .map_err(|error| anyhow::anyhow!("reading the answer: {error}"))?
         .to_bytes();
     driver.abort();
-    Ok(Answer { status, body })
+    Ok(Answer { status, body, headers })
 }
 
 #[cfg(test)]
@@ -282,12 +333,52 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_token_goes_to_the_node_that_is_meant_alone() {
+        let token = |whom: Whom, endpoint: &Endpoint| {
+            let client = Client { token: Some("secret".into()), ..Client::new(&whom).unwrap() };
+            let request = client.request(endpoint, Method::GET, "/").body(()).unwrap();
+            request.headers().contains_key(AUTHORIZATION)
+        };
+        let usual = Endpoint::Tcp("127.0.0.1:7900".into());
+        let socket = Endpoint::Socket("/data/admin.sock".into());
+        assert!(token(Whom::Named("http://127.0.0.1:7900".into()), &usual));
+        assert!(token(Whom::Any("/data".into()), &socket));
+        assert!(!token(Whom::Any("/data".into()), &usual), "anybody may listen there");
+    }
+
+    #[test]
     fn a_node_is_named_by_url_or_socket() {
         assert_eq!(parse_endpoint("/run/x.sock").unwrap(), Endpoint::Socket("/run/x.sock".into()));
         assert_eq!(parse_endpoint("unix:/run/x.sock").unwrap(), Endpoint::Socket("/run/x.sock".into()));
+        assert_eq!(
+            parse_endpoint("n1/data/admin.sock").unwrap(),
+            Endpoint::Socket("n1/data/admin.sock".into())
+        );
+        assert_eq!(parse_endpoint("127.0.0.2:7901/").unwrap(), Endpoint::Tcp("127.0.0.2:7901".into()));
         assert_eq!(parse_endpoint("http://127.0.0.2:7901").unwrap(), Endpoint::Tcp("127.0.0.2:7901".into()));
         assert_eq!(parse_endpoint("127.0.0.2:7901").unwrap(), Endpoint::Tcp("127.0.0.2:7901".into()));
         assert_eq!(parse_endpoint("http://[::1]").unwrap(), Endpoint::Tcp("[::1]:7900".into()));
         assert!(parse_endpoint("ftp://x").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_does_not_begin_is_given_up_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mute.sock");
+        let _mute = tokio::net::UnixListener::bind(&path).unwrap();
+        let client = Client::of(Endpoint::Socket(path)).patient(Duration::from_millis(50));
+        for error in [
+            client.stream("/v1/events", None, |_, _| {}).await.unwrap_err(),
+            client.send(Method::GET, "/v1/status", None, &[]).await.unwrap_err(),
+        ] {
+            let told = format!("{error:?}");
+            assert!(
+                told.contains("Timeout")
+                    && told.contains("did not answer in 50ms")
+                    && told.contains("--node"),
+                "{told}"
+            );
+        }
+        assert_eq!(client.watching().patience, STREAM_TIMEOUT);
     }
 }

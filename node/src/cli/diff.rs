@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use http::Method;
+use http::{Method, StatusCode};
 use serde::Serialize;
 use similar::TextDiff;
 
 use super::apply::services;
 use super::exit::CliError;
 use super::output::{hint, json, line};
-use super::{Format, Global};
+use super::{Format, Global, validate};
 use crate::admin::revisions::{RevisionEntry, RevisionList};
 
 /// Lines shown around a change.
@@ -40,9 +40,14 @@ pub(super) async fn run(global: &Global, args: DiffArgs) -> Result<(), CliError>
     let (from, old, to, new) = match &args.file {
         Some(file) => {
             let new = services(file)?;
-            let id = args.revision.as_deref().unwrap_or("current");
-            let old = body(global, id).await?;
-            (format!("revision {id}"), old, file.display().to_string(), new)
+            let to = validate::named(file);
+            match &args.revision {
+                Some(id) => (format!("revision {id}"), body(global, id).await?, to, new),
+                None => match current(global).await? {
+                    Some(old) => ("revision current".to_owned(), old, to, new),
+                    None => ("nothing".to_owned(), String::new(), to, new),
+                },
+            }
         }
         None => {
             let id = args.revision.clone().unwrap_or_default();
@@ -70,6 +75,15 @@ pub(super) async fn run(global: &Global, args: DiffArgs) -> Result<(), CliError>
         hint(format_args!("meridian apply {}  puts it in force", file.display()));
     }
     Ok(())
+}
+
+/// What is in force; `None` before the first apply.
+async fn current(global: &Global) -> Result<Option<String>, CliError> {
+    let answer = global.client()?.send(Method::GET, "/v1/revisions/current", None, &[]).await?;
+    if answer.status == StatusCode::NOT_FOUND {
+        return Ok(None);
+    }
+    Ok(Some(String::from_utf8_lossy(&answer.success()?.body).into_owned()))
 }
 
 async fn body(global: &Global, id: &str) -> Result<String, CliError> {

@@ -6,6 +6,7 @@ use clap::Args;
 use http::Method;
 
 use super::client::Client;
+use super::escape::Cell;
 use super::exit::CliError;
 use super::output::{aside, json_line, line, table};
 use super::{Format, Global};
@@ -26,30 +27,35 @@ pub(super) struct EventsArgs {
 
 pub(super) async fn run(global: &Global, args: EventsArgs) -> Result<(), CliError> {
     let client = global.client()?;
-    let events: Vec<Event> = client.json(Method::GET, "/v1/events").await?;
+    let client = if args.follow { client.watching() } else { client };
+    let answer = client.send(Method::GET, "/v1/events", None, &[]).await?.success()?;
+    let events: Vec<Event> = answer.parse()?;
     let last = &events[events.len().saturating_sub(args.last)..];
+    if let Some(silent) = answer.header("meridian-silent") {
+        aside(format_args!("{silent} did not answer: what was seen there last may be missing"));
+    }
     if !args.follow {
         return match global.output {
             Format::Json => super::output::json(&last),
             Format::Table => {
-                print(last);
+                match events.is_empty() {
+                    true => line("nothing has happened yet"),
+                    false => print(last),
+                }
                 Ok(())
             }
         };
     }
     last.iter().for_each(|event| tell(global, event));
-    follow(global, &client, last.last().map_or(0, |event| event.seq)).await
+    follow(global, &client, events.iter().map(|event| event.seq).max().unwrap_or(0)).await
 }
 
 fn print(events: &[Event]) {
-    if events.is_empty() {
-        return line("nothing has happened yet");
-    }
     table(
-        &["time", "kind", "subject", "what"],
+        &["time", "seen by", "kind", "subject", "what"],
         events.iter().map(|event| {
             let subject = if event.subject.is_empty() { "-".into() } else { event.subject.clone() };
-            vec![time(event), event.kind.clone(), subject, event.text.clone()]
+            vec![time(event), seen_by(event), event.kind.clone(), subject, event.text.clone()]
         }),
     );
 }
@@ -57,7 +63,21 @@ fn print(events: &[Event]) {
 fn tell(global: &Global, event: &Event) {
     match global.output {
         Format::Json => json_line(event),
-        Format::Table => line(format_args!("{}  {:<10}  {}", time(event), event.kind, event.text)),
+        Format::Table => line(Cell(told(event))),
+    }
+}
+
+/// One line of a stream: the columns of the table, as wide as most are.
+fn told(event: &Event) -> String {
+    let subject = if event.subject.is_empty() { "-" } else { &event.subject };
+    format!("{}  {:<10}  {:<10}  {subject:<24}  {}", time(event), event.node, event.kind, event.text)
+}
+
+/// The node that saw it first, and how many more did.
+fn seen_by(event: &Event) -> String {
+    match event.seen_by {
+        0 | 1 => event.node.clone(),
+        nodes => format!("{} +{}", event.node, nodes - 1),
     }
 }
 
@@ -86,5 +106,29 @@ async fn follow(global: &Global, client: &Client, after: u64) -> Result<(), CliE
             aside(format_args!("the stream broke ({error}); trying again"));
         }
         tokio::time::sleep(REST).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_a_stream_says_whom_it_is_about() {
+        let event = |subject: &str| Event {
+            seq: 1,
+            at_ms: 0,
+            node: "eu-1".into(),
+            seen_by: 3,
+            kind: "order".into(),
+            subject: subject.into(),
+            text: "an operator orders maintenance".into(),
+        };
+        assert_eq!(
+            told(&event("pool web-v2")),
+            "1970-01-01T00:00:00Z  eu-1        order       pool web-v2               an operator orders maintenance"
+        );
+        assert!(told(&event("")).contains(" -  "));
+        assert_eq!(seen_by(&event("")), "eu-1 +2");
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::apply;
 use super::exit::{CliError, Exit};
-use super::output::line;
+use super::output::{line, verbatim};
 
 #[derive(Debug, Args)]
 pub(super) struct FmtArgs {
@@ -36,7 +36,7 @@ pub(super) fn run(args: &FmtArgs) -> Result<std::process::ExitCode, CliError> {
         ));
     }
     if args.file.as_os_str() == "-" {
-        line(laid.trim_end());
+        verbatim(laid.trim_end());
     } else if laid == text {
         line(format_args!("{name} is laid out already"));
     } else if args.check {

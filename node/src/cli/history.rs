@@ -3,7 +3,7 @@
 use clap::Args;
 use http::Method;
 
-use super::apply::{report, revision};
+use super::apply::{if_match, report, revision, taken};
 use super::exit::CliError;
 use super::output::{hint, json, table};
 use super::{Format, Global};
@@ -50,18 +50,19 @@ pub(super) async fn run(global: &Global) -> Result<(), CliError> {
 pub(super) struct RollbackArgs {
     /// Its number in `meridian history`, or NUMBER:HASH where two have the same.
     revision: String,
-    /// Only if the mesh still runs this revision, EPOCH:HASH as `status -o json` shows it; else exit 5.
+    /// Only if the mesh still runs this revision, EPOCH:HASH as `status` and `history` show it; else exit 5.
     #[arg(long, value_name = "EPOCH:HASH", value_parser = revision)]
     if_match: Option<String>,
+    /// Also when it takes all listeners or services away.
+    #[arg(long)]
+    force: bool,
 }
 
 /// `meridian rollback`: an old text becomes the newest revision.
 pub(super) async fn rollback(global: &Global, args: RollbackArgs) -> Result<(), CliError> {
-    let mut headers = Vec::new();
-    if let Some(revision) = &args.if_match {
-        headers.push(("if-match", format!("\"{revision}\"")));
-    }
-    let path = format!("/v1/revisions/{}/rollback", args.revision);
-    let answer = global.client()?.send(Method::POST, &path, None, &headers).await?;
-    report(global, &answer.success()?.parse()?)
+    let client = global.client()?;
+    let headers = if_match(&client, args.if_match.as_deref()).await?;
+    let path = format!("/v1/revisions/{}/rollback?force={}", args.revision, args.force);
+    let answer = client.send(Method::POST, &path, None, &headers).await?;
+    report(global, &taken(answer)?.parse()?, false)
 }

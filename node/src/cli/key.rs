@@ -15,9 +15,9 @@ use gossip::keyring::{Keyring, KeyringError};
 use http::Method;
 
 use super::exit::{CliError, Exit};
-use super::output::{aside, hint, json, line, table};
+use super::output::{aside, hint, item, json, line, table};
 use super::{Format, Global, ask};
-use crate::admin::keys::{KeyEntry, KeyList};
+use crate::admin::keys::{KeyEntry, KeyList, KeysOf};
 use crate::keys::spell;
 
 /// How often the mesh is asked how far an order has come.
@@ -166,7 +166,7 @@ async fn list(global: &Global) -> Result<(), CliError> {
         // No node runs here, and none was named: the file that one would use.
         Err(error) => {
             let path = global.data().join("mesh.key");
-            return match global.node.is_none() && path.exists() {
+            return match !global.names_a_node() && path.exists() {
                 true => show(global, &path),
                 false => Err(error),
             };
@@ -175,20 +175,33 @@ async fn list(global: &Global) -> Result<(), CliError> {
     print(global, &listed)
 }
 
+/// Names the nodes whose files an order cannot reach, before it is given. What they would start with.
+async fn caution(global: &Global) -> Result<KeyList, CliError> {
+    let listed: KeyList = global.client()?.json(Method::GET, "/v1/keys").await?;
+    for file in &listed.read_only {
+        let (node, keys) = (&file.node, file.keys.join(", "));
+        aside(format_args!(
+            "caution: {node} cannot write its key file ({keys}): a restart takes what is in it; change it where it comes from"
+        ));
+    }
+    Ok(listed)
+}
+
 async fn install(global: &Global, key: String, ordered: Ordered) -> Result<(), CliError> {
+    caution(global).await?;
     let id = order(global, Method::POST, "/v1/keys", key).await?;
     let listed = follow(global, &id, &ordered, "have it", |key| key.nodes_with, |key| key.nodes).await?;
-    print(global, &listed)?;
+    print(global, &KeyList { key: Some(id.clone()), ..listed })?;
     hint(format_args!("meridian key use {id}  makes all nodes seal and sign with it"));
     Ok(())
 }
 
 async fn take(global: &Global, id: String, ordered: Ordered) -> Result<(), CliError> {
-    let before: KeyList = global.client()?.json(Method::GET, "/v1/keys").await?;
+    let before = caution(global).await?;
     let path = format!("/v1/keys/{id}/use?force={}", ordered.force);
     let id = order(global, Method::POST, &path, String::new()).await?;
     let listed = follow(global, &id, &ordered, "use it", |key| key.nodes_using, |key| key.nodes).await?;
-    print(global, &listed)?;
+    print(global, &KeyList { key: Some(id.clone()), ..listed })?;
     if let Some(old) = before.keys.iter().find(|key| key.in_use && key.id != id) {
         hint(format_args!("meridian key remove {}  once the sessions that it sealed have expired", old.id));
     }
@@ -196,11 +209,12 @@ async fn take(global: &Global, id: String, ordered: Ordered) -> Result<(), CliEr
 }
 
 async fn remove(global: &Global, id: String, ordered: Ordered) -> Result<(), CliError> {
+    caution(global).await?;
     let path = format!("/v1/keys/{id}?force={}", ordered.force);
     let id = order(global, Method::DELETE, &path, String::new()).await?;
-    let without = |key: &KeyEntry| key.nodes - key.nodes_with;
+    let without = |key: &KeyEntry| key.lacking.len();
     let listed = follow(global, &id, &ordered, "are without it", without, |key| key.nodes).await?;
-    print(global, &listed)
+    print(global, &KeyList { key: Some(id), ..listed })
 }
 
 /// Gives an order; the key it is about.
@@ -235,8 +249,9 @@ async fn follow(
             return Ok(listed);
         }
         if clock.now() >= latest {
-            let lacking = key.lacking.join(", ");
-            let error = format!("{done} of {all} nodes {what}; the others follow when they can ({lacking})");
+            let (lacking, silent) = (key.lacking.join(", "), silent(&listed));
+            let error =
+                format!("{done} of {all} nodes {what}{silent}; the others follow when they can ({lacking})");
             return Err(CliError::new(Exit::Timeout, error).hint("meridian key list  shows how far it is"));
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -253,13 +268,45 @@ fn print(global: &Global, listed: &KeyList) -> Result<(), CliError> {
         vec![
             key.id.clone(),
             role.into(),
-            format!("{}/{}", key.nodes_with, key.nodes),
+            format!("{}/{}{}", key.nodes_with, key.nodes, silent(listed)),
             format!("{}/{}", key.nodes_using, key.nodes),
             lacking,
         ]
     };
     table(&["key", "role", "nodes with it", "using it", "without it"], listed.keys.iter().map(row));
+    let notes = notes(listed);
+    if !notes.is_empty() {
+        line("");
+    }
+    notes.iter().for_each(|(sign, note)| item(sign, note));
     Ok(())
+}
+
+/// How many did not answer, behind how many did.
+fn silent(listed: &KeyList) -> String {
+    match listed.silent.len() {
+        0 => String::new(),
+        silent => format!(", {silent} did not answer"),
+    }
+}
+
+/// Nodes on which a key's way is not over when all that live have it. Pure.
+fn notes(listed: &KeyList) -> Vec<(&'static str, String)> {
+    let said = |keys: &[String]| match keys {
+        [] => "no key".to_owned(),
+        keys => keys.join(", "),
+    };
+    let read_only = listed.read_only.iter().map(|KeysOf { node, keys }| {
+        ("!", format!("{node} cannot write its key file: it would start anew with {}", said(keys)))
+    });
+    let away = listed.away.iter().map(|KeysOf { node, keys }| {
+        ("?", format!("{node} is away, and was last heard with {}", said(keys)))
+    });
+    let silent = listed
+        .silent
+        .iter()
+        .map(|node| ("?", format!("{node} did not answer: which keys it would start with is not known")));
+    read_only.chain(away).chain(silent).collect()
 }
 
 fn read_key() -> Result<String, CliError> {
@@ -300,4 +347,38 @@ fn parse_id(text: &str) -> Result<u32, CliError> {
 
 fn refused(error: KeyringError) -> CliError {
     CliError::new(Exit::Failure, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_come_back_with_other_keys_is_told() {
+        let of = |node: &str, keys: &[&str]| KeysOf {
+            node: node.into(),
+            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        };
+        let mut listed = KeyList {
+            keys: Vec::new(),
+            read_only: Vec::new(),
+            away: Vec::new(),
+            silent: Vec::new(),
+            key: None,
+        };
+        assert!(notes(&listed).is_empty());
+        listed.read_only.push(of("eu-1", &["0000000a", "0000000b"]));
+        listed.away.push(of("us-1", &["0000000a"]));
+        listed.away.push(of("us-2", &[]));
+        let told: Vec<String> =
+            notes(&listed).into_iter().map(|(sign, note)| format!("{sign} {note}")).collect();
+        assert_eq!(
+            told,
+            [
+                "! eu-1 cannot write its key file: it would start anew with 0000000a, 0000000b",
+                "? us-1 is away, and was last heard with 0000000a",
+                "? us-2 is away, and was last heard with no key",
+            ]
+        );
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use http::Method;
+use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::client::Client;
@@ -51,6 +51,15 @@ pub(super) struct Lease<'a> {
 }
 
 impl Lease<'_> {
+    /// Fails when a node says that there is no such pool. One that does not answer yet is asked again when the lease is taken.
+    pub(super) async fn known_pool(&self) -> Result<(), CliError> {
+        let path = format!("/v1/pools/{}", utf8_percent_encode(&self.pool, NON_ALPHANUMERIC));
+        match self.client.send(Method::GET, &path, None, &[]).await {
+            Ok(answer) if answer.status == StatusCode::NOT_FOUND => answer.success().map(drop),
+            _ => Ok(()),
+        }
+    }
+
     /// Takes or renews it.
     pub(super) async fn put(&self) -> Result<Registered, CliError> {
         let body = serde_json::to_vec(&self.asked).map_err(anyhow::Error::from)?;
@@ -93,6 +102,16 @@ impl Lease<'_> {
         let address = self.address.to_string();
         let mut backends = pools.iter().filter(|pool| pool.name == self.pool).flat_map(|pool| &pool.backends);
         Ok(backends.find(|backend| backend.address == address).map(|backend| backend.in_flight))
+    }
+
+    /// Who names the backend besides leases and those who add backends.
+    pub(super) async fn other_sources(&self) -> Result<Vec<String>, CliError> {
+        let pools: Vec<PoolStatus> = self.client.json(Method::GET, "/v1/pools").await?;
+        let address = self.address.to_string();
+        let backends = pools.iter().filter(|pool| pool.name == self.pool).flat_map(|pool| &pool.backends);
+        let sources =
+            backends.filter(|backend| backend.address == address).flat_map(|one| one.source.split(','));
+        Ok(sources.filter(|of| !["added", "lease"].contains(of)).map(str::to_owned).collect())
     }
 
     fn path(&self) -> String {

@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::exit::CliError;
-use super::output::{json, or_dash, table};
+use super::output::{json, or_dash, span, table};
 use super::{Format, Global};
 use crate::admin::api::MemberStatus;
 
@@ -18,11 +18,13 @@ pub(super) async fn run(global: &Global) -> Result<(), CliError> {
     }
 }
 
-/// Who does not speak is shown with how long.
+/// Who is not heard is shown with how long.
 fn state(member: &MemberStatus) -> String {
-    match member.state.as_str() {
-        "suspect" | "dead" => format!("{} {}s", member.state, member.state_seconds),
-        state => state.to_owned(),
+    match (member.state.as_str(), member.stale_seconds) {
+        // This node hears nobody, and so believes what it last knew.
+        ("alive" | "draining", Some(seconds)) => format!("{}, heard {} ago", member.state, span(seconds)),
+        (state, Some(seconds)) => format!("{state} {}", span(seconds)),
+        (state, None) => state.to_owned(),
     }
 }
 

@@ -11,6 +11,7 @@ mod diff;
 mod dns;
 mod doctor;
 mod drain;
+mod escape;
 mod events;
 mod exit;
 mod fmt;
@@ -22,6 +23,7 @@ mod members;
 mod orders;
 mod output;
 mod pools;
+mod problems;
 mod progress;
 mod proxy;
 mod rtt;
@@ -35,6 +37,7 @@ mod status;
 mod supervisor;
 mod top;
 mod upgrade;
+mod usage;
 mod validate;
 mod watch;
 
@@ -44,13 +47,13 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use self::client::Client;
-use self::exit::CliError;
+use self::client::{Client, Whom};
+use self::exit::{CliError, Exit};
 use self::watch::watched;
 
 /// A load balancer with no centre: start nodes with a seed list, point DNS delegation at them.
 #[derive(Debug, Parser)]
-#[command(name = "meridian", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "meridian", version, propagate_version = true, arg_required_else_help = true, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -59,7 +62,7 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 invalid configuration, 4 no node answers, \
-5 conflict, 6 timeout, 7 degraded";
+5 conflict, 6 timeout, 7 degraded, 130 broken off with Ctrl-C";
 
 /// What every command takes, set apart from its own options.
 const COMMON: &str = "Common options";
@@ -69,16 +72,17 @@ struct Global {
     /// How answers are printed.
     #[arg(short, long, global = true, value_enum, default_value = "table", help_heading = COMMON)]
     output: Format,
-    /// The node to ask: http://HOST:PORT or the path of its admin socket. Default: the socket in the data folder,
-    /// then http://127.0.0.1:7900. A token is read from MERIDIAN_TOKEN.
-    #[arg(long, global = true, env = "MERIDIAN_NODE", value_name = "URL-OR-SOCKET", help_heading = COMMON)]
+    /// The node to ask: http://HOST:PORT or the path of its admin socket. Default: what --data names, else MERIDIAN_NODE, else
+    /// the socket in the data folder, then http://127.0.0.1:7900. A token is read from MERIDIAN_TOKEN.
+    #[arg(long, global = true, value_name = "URL-OR-SOCKET", help_heading = COMMON)]
     node: Option<String>,
-    /// Show the answer again every so often [default when given: 2s], until Ctrl-C: status, members, pools, sessions.
-    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration,
+    /// Show the answer again every so often [default when given: 2s], until Ctrl-C: status, members, rtt, pools, sources,
+    /// scale, sessions, top.
+    #[arg(long, global = true, value_name = "TIME", value_parser = watch::every,
         num_args = 0..=1, require_equals = true, default_missing_value = "2s", help_heading = COMMON)]
     watch: Option<Duration>,
-    /// The data folder. Default: /var/lib/meridian when it can be written, else the user's data folder.
-    #[arg(long, global = true, env = "MERIDIAN_DATA", value_name = "FOLDER", help_heading = COMMON)]
+    /// The data folder. Default: MERIDIAN_DATA, else /var/lib/meridian when it can be written, else the user's data folder.
+    #[arg(long, global = true, value_name = "FOLDER", help_heading = COMMON)]
     data: Option<PathBuf>,
 }
 
@@ -147,7 +151,7 @@ enum Command {
     Scale(scale::ScaleArgs),
     /// List where the backends of pools come from, and whether that can be asked.
     Sources,
-    /// Take everything off a backend, region or pool at once, or undo that.
+    /// Take everything off a backend, region or pool at once, or undo that. A node drains: it has no sessions of its own.
     Maintenance(drain::MaintenanceArgs),
     /// Give a backend another weight than the file does.
     Weight(orders::WeightArgs),
@@ -169,20 +173,66 @@ enum Command {
 }
 
 impl Global {
+    /// The data folder, if one is named.
+    fn named_data(&self) -> Option<PathBuf> {
+        self.data.clone().or_else(|| set_in_environment("MERIDIAN_DATA").map(PathBuf::from))
+    }
+
     fn data(&self) -> PathBuf {
-        self.data.clone().unwrap_or_else(crate::config::default_data)
+        self.named_data().unwrap_or_else(crate::config::default_data)
+    }
+
+    /// Whether it is said which node is asked.
+    fn names_a_node(&self) -> bool {
+        matches!(self.whom(set_in_environment("MERIDIAN_NODE")), Whom::Named(_))
+    }
+
+    /// What stands on the command line wins over what the environment says.
+    fn whom(&self, environment: Option<String>) -> Whom {
+        match (&self.node, &self.data, environment) {
+            (Some(node), ..) => Whom::Named(node.clone()),
+            (None, Some(data), _) => Whom::Of(data.clone()),
+            (None, None, Some(node)) => Whom::Named(node),
+            (None, None, None) => Whom::Any(self.data()),
+        }
     }
 
     fn client(&self) -> Result<Client, CliError> {
-        Client::new(self.node.as_deref(), &self.data())
+        let client = Client::new(&self.whom(set_in_environment("MERIDIAN_NODE")))?;
+        Ok(if self.watch.is_some() { client.watching() } else { client })
+    }
+}
+
+/// A variable of the environment; an empty one is none.
+fn set_in_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl Command {
+    /// Whether `--watch` means something to it.
+    fn is_watched(&self) -> bool {
+        use Command::{Members, Pools, Rtt, Scale, Sessions, Sources, Status, Top};
+        match self {
+            Status | Rtt | Members | Pools(_) | Scale(_) | Sources | Top(_) => true,
+            Sessions(args) => args.is_watched(),
+            _ => false,
+        }
     }
 }
 
 /// Parses the command line, runs the command, gives the exit code.
 pub fn main() -> ExitCode {
     crate::app::install_crypto();
-    let cli = Cli::parse();
+    let cli = match usage::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     let global = &cli.global;
+    if global.watch.is_some() && !cli.command.is_watched() {
+        let error = CliError::new(Exit::Usage, "this command answers once: --watch does nothing here");
+        let shown = "status, members, rtt, pools, sources, scale, sessions and top are shown again and again with --watch";
+        return error.hint(shown).report(global.output);
+    }
     let ended = match cli.command {
         Command::Start(args) => start::run(global, *args),
         Command::Proxy(args) => proxy::run(global, args),
@@ -217,8 +267,8 @@ pub fn main() -> ExitCode {
         Command::Backend(command) => ask(backend::run(global, command)),
         Command::RunChild(args) => run::child(args),
         Command::Run(args) => answer(run::run(global, args)),
-        Command::Scale(args) => ask(scale::run(global, args)),
-        Command::Sources => ask(sources::run(global)),
+        Command::Scale(args) => ask(watched(global, async || scale::run(global, args.clone()).await)),
+        Command::Sources => ask(watched(global, async || sources::run(global).await)),
     };
     match ended {
         Ok(code) => code,
@@ -242,5 +292,39 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    fn read(line: &str) -> Cli {
+        Cli::try_parse_from(line.split(' ')).unwrap()
+    }
+
+    #[test]
+    fn what_is_said_wins_over_the_environment() {
+        let whom = |line| read(line).global.whom(Some("http://127.0.0.9:7900".into()));
+        let named = |node: &str| Whom::Named(node.into());
+        assert_eq!(whom("meridian status --node n1/admin.sock"), named("n1/admin.sock"));
+        assert_eq!(whom("meridian status --data n2/data"), Whom::Of("n2/data".into()));
+        assert_eq!(whom("meridian status --data n2 --node http://n1"), named("http://n1"));
+        assert_eq!(whom("meridian status"), named("http://127.0.0.9:7900"));
+        assert!(matches!(read("meridian status").global.whom(None), Whom::Any(_)));
+    }
+
+    #[test]
+    fn watching_has_a_pace_and_a_subject() {
+        assert!(Cli::try_parse_from(["meridian", "status", "--watch=0s"]).is_err());
+        assert!(Cli::try_parse_from(["meridian", "status", "--watch=199ms"]).is_err());
+        assert_eq!(read("meridian status --watch=1s").global.watch, Some(Duration::from_secs(1)));
+        for line in [
+            "meridian status --watch",
+            "meridian sessions --watch",
+            "meridian pools web --watch",
+            "meridian scale --watch",
+        ] {
+            assert!(read(line).command.is_watched(), "{line}");
+        }
+        for line in ["meridian history --watch", "meridian doctor --watch", "meridian sessions end 0 --watch"]
+        {
+            assert!(!read(line).command.is_watched(), "{line}");
+        }
     }
 }

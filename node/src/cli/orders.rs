@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
+use super::client::Answer;
 use super::exit::{CliError, Exit};
 use super::output::{hint, json, line, table};
 use super::{Format, Global};
@@ -17,7 +18,7 @@ use crate::admin::api::{IntentStatus, SplitOrder, WeightOrder};
 
 #[derive(Debug, Args)]
 pub(super) struct WeightArgs {
-    /// ADDRESS, or POOL/ADDRESS when several pools have that address.
+    /// ADDRESS, which means it in every pool that has it, or POOL/ADDRESS.
     backend: String,
     /// From 0, which takes no new sessions, to 65535.
     #[arg(required_unless_present = "reset", conflicts_with = "reset")]
@@ -97,7 +98,10 @@ pub(super) async fn weight(global: &Global, args: WeightArgs) -> Result<(), CliE
     done(global, &intents, || {
         match args.weight {
             None => line(format_args!("backend {name} has the weight of the file again")),
-            Some(weight) => line(format_args!("backend {name} has weight {weight}")),
+            Some(weight) => {
+                line(format_args!("backend {name} has weight {weight}"));
+                everywhere(name, &intents, "weight").iter().for_each(line);
+            }
         }
         if args.weight.is_some() {
             hint(format_args!("meridian weight {name} --reset  gives it the file's weight again"));
@@ -140,7 +144,8 @@ pub(super) async fn deny(global: &Global, command: DenyCommand) -> Result<(), Cl
             if let Some(span) = span {
                 path.push_str(&format!("&seconds={}", span.as_secs().max(1)));
             }
-            let intents: Vec<IntentStatus> = global.client()?.json(Method::PUT, &path).await?;
+            let answer = global.client()?.send(Method::PUT, &path, None, &[]).await?;
+            let intents: Vec<IntentStatus> = forcible(answer)?.parse()?;
             done(global, &intents, || {
                 let until = span.map(|span| format!(" for {}", humantime::format_duration(span)));
                 line(format_args!("users of {network} are refused{}", until.unwrap_or_default()));
@@ -171,6 +176,17 @@ pub(super) async fn deny(global: &Global, command: DenyCommand) -> Result<(), Cl
     }
 }
 
+/// Where an order about a backend's bare address holds, when that is in several pools. `intents`: those in force, `order`: how
+/// it begins.
+pub(super) fn everywhere(name: &str, intents: &[IntentStatus], order: &str) -> Option<String> {
+    let holds = |intent: &&IntentStatus| intent.kind == "backend" && intent.order.starts_with(order);
+    let places = intents.iter().filter(holds).map(|intent| intent.name.as_str());
+    let places: Vec<&str> =
+        places.filter(|place| place.split_once('/').is_some_and(|(_, address)| address == name)).collect();
+    (places.len() > 1)
+        .then(|| format!("that address is in several pools, and this holds in each: {}", places.join(", ")))
+}
+
 /// All orders as JSON, or the words of the one.
 fn done(global: &Global, intents: &[IntentStatus], say: impl FnOnce()) -> Result<(), CliError> {
     match global.output {
@@ -185,7 +201,16 @@ fn done(global: &Global, intents: &[IntentStatus], say: impl FnOnce()) -> Result
 async fn put<T: Serialize>(global: &Global, path: &str, order: &T) -> Result<Vec<IntentStatus>, CliError> {
     let body = serde_json::to_vec(order).map_err(anyhow::Error::from)?;
     let body = Some(("application/json", Bytes::from(body)));
-    global.client()?.send(Method::PUT, path, body, &[]).await?.success()?.parse()
+    forcible(global.client()?.send(Method::PUT, path, body, &[]).await?)?.parse()
+}
+
+/// The answer; where it refuses what may be forced, with the way to do that.
+pub(super) fn forcible(answer: Answer) -> Result<Answer, CliError> {
+    let refused = answer.status == http::StatusCode::CONFLICT;
+    answer.success().map_err(|error| match refused {
+        true => error.hint("--force does it all the same"),
+        false => error,
+    })
 }
 
 fn encoded(name: &str) -> impl std::fmt::Display {
@@ -195,6 +220,25 @@ fn encoded(name: &str) -> impl std::fmt::Display {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_in_several_pools_is_told_with_each() {
+        let intent = |name: &str, order: &str| IntentStatus {
+            kind: "backend".into(),
+            name: name.into(),
+            order: order.into(),
+            until: None,
+            seconds_left: None,
+            by: "eu-1".into(),
+            at: String::new(),
+        };
+        let both = [intent("v1/10.0.0.1:80", "drain"), intent("v2/10.0.0.1:80", "drain until then")];
+        let told = everywhere("10.0.0.1:80", &both, "drain").unwrap();
+        assert!(told.ends_with("in each: v1/10.0.0.1:80, v2/10.0.0.1:80"), "{told}");
+        assert_eq!(everywhere("v1/10.0.0.1:80", &both, "drain"), None);
+        assert_eq!(everywhere("10.0.0.1:80", &both, "weight"), None);
+        assert_eq!(everywhere("10.0.0.1:80", &both[1..], "drain"), None);
+    }
 
     #[test]
     fn shares_and_networks_are_read_as_people_write_them() {

@@ -6,7 +6,7 @@ use http::Method;
 use super::exit::{CliError, Exit};
 use super::output::{json, line, table};
 use super::{Format, Global};
-use crate::admin::api::PoolStatus;
+use crate::admin::api::{BackendStatus, PoolStatus};
 
 #[derive(Debug, Args)]
 pub(super) struct PoolsArgs {
@@ -36,6 +36,21 @@ pub(super) async fn run(global: &Global, args: &PoolsArgs) -> Result<(), CliErro
     }
 }
 
+/// How many sessions stay on a backend, and whether others serve them meanwhile.
+fn sessions(backend: &BackendStatus) -> String {
+    let BackendStatus { sessions, sessions_lent, .. } = backend;
+    if *sessions_lent > 0 { format!("{sessions} (lent)") } else { sessions.to_string() }
+}
+
+/// Where it stands: `REGION`, `REGION/ZONE` or `REGION/ZONE/RACK`, with a dash for a zone that has no name.
+fn place(backend: &BackendStatus) -> String {
+    match (&backend.zone, &backend.rack) {
+        (None, None) => backend.region.clone(),
+        (Some(zone), None) => format!("{}/{zone}", backend.region),
+        (zone, Some(rack)) => format!("{}/{}/{rack}", backend.region, zone.as_deref().unwrap_or("-")),
+    }
+}
+
 /// The table that `status` shows too.
 pub(super) fn print(pools: &[PoolStatus]) {
     if pools.is_empty() {
@@ -60,15 +75,12 @@ pub(super) fn print(pools: &[PoolStatus]) {
                 vec![
                     pool.name.clone(),
                     backend.address.clone(),
-                    match &backend.zone {
-                        Some(zone) => format!("{}/{zone}", backend.region),
-                        None => backend.region.clone(),
-                    },
+                    place(backend),
                     backend.state.clone(),
                     backend.source.clone(),
                     backend.weight.to_string(),
                     backend.in_flight.to_string(),
-                    backend.sessions.to_string(),
+                    sessions(backend),
                     backend.requests.to_string(),
                     backend.reason.clone(),
                 ]

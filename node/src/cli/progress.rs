@@ -4,14 +4,15 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::escape::Cell;
 use super::output::aside;
 
-/// The sessions that are left of so many.
+/// What is left of so many.
 #[derive(Debug)]
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     most: u64,
-    last: Option<u64>,
+    last: Option<String>,
 }
 
 impl Progress {
@@ -24,19 +25,20 @@ impl Progress {
         Self { bar, most: left, last: None }
     }
 
-    /// Tells how many are left now.
-    pub(super) fn left(&mut self, left: u64) {
-        if self.last.replace(left) == Some(left) {
+    /// Tells how many are left now, in these words.
+    pub(super) fn left(&mut self, left: u64, words: String) {
+        if self.last.as_ref() == Some(&words) {
             return;
         }
+        self.last = Some(words.clone());
         self.most = self.most.max(left);
         match &self.bar {
             Some(bar) => {
                 bar.set_length(self.most);
-                bar.set_message(format!("sessions left: {left}"));
+                bar.set_message(Cell(words).to_string());
                 bar.set_position(self.most - left);
             }
-            None if left > 0 => aside(format_args!("sessions left: {left}")),
+            None if left > 0 => aside(words),
             None => {}
         }
     }

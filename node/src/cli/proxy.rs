@@ -23,7 +23,7 @@ pub(super) struct ProxyArgs {
     #[arg(long, value_name = "[IP]:PORT", value_parser = from)]
     from: From,
     /// A backend; may be given several times.
-    #[arg(long, required = true, value_name = "IP:PORT")]
+    #[arg(long, required = true, value_name = "IP:PORT", value_parser = to)]
     to: Vec<SocketAddr>,
     /// What is carried.
     #[arg(long, value_enum, default_value = "http")]
@@ -75,13 +75,18 @@ fn from(text: &str) -> Result<From, String> {
     }
 }
 
+fn to(text: &str) -> Result<SocketAddr, String> {
+    let addr = text.parse::<SocketAddr>().ok().filter(|addr| addr.port() > 0);
+    addr.ok_or_else(|| format!("{text:?} is no IP:PORT, such as 10.0.0.5:8080 or [2001:db8::5]:8080"))
+}
+
 pub(super) fn run(global: &Global, args: ProxyArgs) -> Result<ExitCode, CliError> {
     let body = services_toml(&args);
     if let Err(report) = services::parse("the command line", &body) {
         return Err(CliError::new(Exit::Usage, report.to_string().trim_end().to_owned()));
     }
     let folder = tempfile::Builder::new().prefix("meridian-proxy-").tempdir()?;
-    let data = global.data.clone().unwrap_or_else(|| folder.path().to_owned());
+    let data = global.named_data().unwrap_or_else(|| folder.path().to_owned());
     let loopback = |port| Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
     let overrides = NodeOverrides {
         name: gossip::id::NodeName::new("proxy").ok(),
@@ -101,7 +106,14 @@ pub(super) fn run(global: &Global, args: ProxyArgs) -> Result<ExitCode, CliError
     logging::start(&config.node.log).map_err(|error| CliError::new(Exit::Usage, error.to_string()))?;
     let socket = data.join("admin.sock");
     hint(format_args!("meridian status --node {}  shows how the backends are", socket.display()));
-    start::serve_until_told(config.node, overrides, Some(body))
+    let port = args.from.port;
+    start::serve_until_told(config.node, overrides, Some(body)).map_err(|error| {
+        match error.is_about_ports() {
+            true => error
+                .hint(format!("`ss -lntp 'sport = :{port}'` shows who has it; --from chooses another port")),
+            false => error,
+        }
+    })
 }
 
 fn services_toml(args: &ProxyArgs) -> String {

@@ -23,7 +23,7 @@ use tokio::process::{Child, Command};
 use super::Global;
 use super::exit::{CliError, Exit};
 use super::lease::{Lease, Place, asked_to_end, own_address, usage};
-use super::output::aside;
+use super::output::{aside, hint};
 use crate::admin::api::backends::Registration;
 
 /// How often the child's port is tried, and how often what is in flight is asked for.
@@ -58,12 +58,13 @@ pub(super) struct RunArgs {
     command: Vec<String>,
 }
 
-/// Runs it; the exit code is the process's own.
+/// Runs it; the exit code is the process's own, and 1 when that is 0 and it never served.
 pub(super) async fn run(global: &Global, args: RunArgs) -> Result<ExitCode, CliError> {
     let client = global.client()?;
     let address = own_address(args.address, args.port);
     let asked = args.place.registration();
     let mut lease = Lease { client: &client, pool: args.pool.clone(), address, asked };
+    lease.known_pool().await?;
     let program = std::env::current_exe()?;
     let mut child = Command::new(&program)
         .args(["run-child", "--parent", &std::process::id().to_string(), "--"])
@@ -80,7 +81,12 @@ pub(super) async fn run(global: &Global, args: RunArgs) -> Result<ExitCode, CliE
     let asked_to_end = asked_to_end();
     tokio::pin!(asked_to_end);
     let registered = tokio::select! {
-        status = child.wait() => return Ok(ended(status?)),
+        status = child.wait() => {
+            let status = status?;
+            aside(format_args!("error: the process has ended ({status}) before {address} answered: it was never in pool {}", args.pool));
+            hint("--port is where the process listens: it has to stay in the foreground, and finds the number in PORT");
+            return Ok(if status.success() { ExitCode::from(Exit::Failure as u8) } else { ended(status) });
+        }
         ended_early = &mut asked_to_end => {
             ended_early?;
             return stop(&mut child, args.grace).await;

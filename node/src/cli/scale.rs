@@ -7,8 +7,9 @@ use super::exit::{CliError, Exit};
 use super::output::{json, line, or_dash, table};
 use super::{Format, Global};
 use crate::admin::api::backends::ScaleStatus;
+use crate::alike;
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct ScaleArgs {
     /// Only this pool.
     pool: Option<String>,
@@ -38,6 +39,7 @@ pub(super) async fn run(global: &Global, args: ScaleArgs) -> Result<(), CliError
         line("no pool scales");
         return Ok(());
     }
+    let unable: Vec<String> = pools.iter().flat_map(cannot).collect();
     table(
         &["pool", "min", "max", "ready", "total", "wanted", "target", "each has", "acts", "waits"],
         pools.into_iter().map(|pool| {
@@ -55,18 +57,90 @@ pub(super) async fn run(global: &Global, args: ScaleArgs) -> Result<(), CliError
             ]
         }),
     );
+    unable.into_iter().for_each(line);
     Ok(())
 }
 
-/// What the load of this moment asks for, with its numbers.
+/// The nodes that cannot act for a pool, a line for each reason.
+fn cannot(pool: &ScaleStatus) -> Vec<String> {
+    let name = &pool.pool;
+    reasons(pool).iter().map(|each| format!("pool {name}: cannot act: {each}")).collect()
+}
+
+/// Each reason once, after the nodes that have it.
+fn reasons(pool: &ScaleStatus) -> Vec<String> {
+    alike::grouped(pool.unable.iter().map(|(node, why)| (Some(node.as_str()), why.as_str())))
+}
+
+/// What the load of this moment asks for, with its numbers; or why nobody would do it.
 fn would(pool: &ScaleStatus) -> String {
-    let ScaleStatus { pool: name, total, wanted, target, each, measured, ready, .. } = pool;
-    let what = match wanted.cmp(total) {
-        std::cmp::Ordering::Greater => format!("would add {}", wanted - total),
-        std::cmp::Ordering::Less => format!("would remove {}", total - wanted),
-        std::cmp::Ordering::Equal => "would stay".to_owned(),
+    let ScaleStatus { pool: name, total, coming, wanted, target, each, measured, ready, .. } = pool;
+    let counted = total + coming;
+    let what = match *wanted {
+        wanted if wanted > counted => format!("add {}, {counted} to {wanted}", wanted - counted),
+        wanted if wanted < *total => format!("remove {}, {total} to {wanted}", total - wanted),
+        _ => format!("stay, {counted} to {counted}"),
     };
-    format!(
-        "pool {name}: {what}, {total} to {wanted}: {target} is {measured} each over {ready} ready, {each} is wanted"
-    )
+    let numbers = format!("{target} is {measured} each over {ready} ready, {each} is wanted");
+    let coming = match coming {
+        0 => String::new(),
+        coming => format!(", {coming} of them on their way"),
+    };
+    if pool.actor.is_some() {
+        return format!("pool {name}: would {what}{coming}: {numbers}");
+    }
+    let nobody = match reasons(pool) {
+        reasons if reasons.is_empty() => "no node has said yet that it can act".to_owned(),
+        reasons => format!("no node can act: {}", reasons.join("; ")),
+    };
+    format!("pool {name}: nothing would be done: {nobody}. Otherwise it would {what}{coming}: {numbers}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool() -> ScaleStatus {
+        ScaleStatus {
+            pool: "web".into(),
+            min: 2,
+            max: 8,
+            ready: 2,
+            total: 2,
+            coming: 0,
+            wanted: 6,
+            target: "in_flight".into(),
+            each: 20.0,
+            measured: 60.0,
+            dry_run: false,
+            actor: Some("eu-1".into()),
+            unable: std::collections::BTreeMap::new(),
+            waits: None,
+        }
+    }
+
+    #[test]
+    fn what_would_be_done() {
+        let numbers = "in_flight is 60 each over 2 ready, 20 is wanted";
+        assert_eq!(would(&pool()), format!("pool web: would add 4, 2 to 6: {numbers}"));
+        let coming = ScaleStatus { coming: 3, ..pool() };
+        assert_eq!(
+            would(&coming),
+            format!("pool web: would add 1, 5 to 6, 3 of them on their way: {numbers}")
+        );
+        let fewer = ScaleStatus { total: 7, ..pool() };
+        assert_eq!(would(&fewer), format!("pool web: would remove 1, 7 to 6: {numbers}"));
+        let enough = ScaleStatus { total: 6, ..pool() };
+        assert_eq!(would(&enough), format!("pool web: would stay, 6 to 6: {numbers}"));
+    }
+
+    #[test]
+    fn where_nobody_can_act_that_is_said_and_why() {
+        let nobody = ScaleStatus { actor: None, ..pool() };
+        assert!(would(&nobody).starts_with("pool web: nothing would be done: no node has said yet"));
+        let unable = (1..=6).map(|n| (format!("eu-{n}"), "no Docker Engine answers".to_owned())).collect();
+        let said = would(&ScaleStatus { unable, ..nobody });
+        let why = "no node can act: eu-1, eu-2 and 4 more: no Docker Engine answers. Otherwise it would add 4, 2 to 6";
+        assert!(said.starts_with(&format!("pool web: nothing would be done: {why}")), "{said}");
+    }
 }

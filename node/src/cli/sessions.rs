@@ -1,5 +1,8 @@
 //! `meridian sessions [ID]`, `meridian sessions end` and `meridian consistency`
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use clap::{ArgGroup, Args, Subcommand};
 use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -8,7 +11,9 @@ use super::exit::{CliError, Exit};
 use super::output::{aside, hint, json, line, or_dash, table};
 use super::watch::watched;
 use super::{Format, Global};
-use crate::admin::api::{ConsistencyStatus, SessionCopies, SessionEntry, SessionList, SessionsEnded};
+use crate::admin::api::{
+    ClientSession, ClientSessions, ConsistencyStatus, SessionCopies, SessionEntry, SessionList, SessionsEnded,
+};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -20,8 +25,11 @@ pub(super) struct SessionsArgs {
     /// Only sessions on this backend: ADDRESS or POOL/ADDRESS.
     #[arg(long, value_name = "BACKEND", conflicts_with = "id")]
     backend: Option<String>,
+    /// Only sessions of this client with services that know it by its address (`sticky.source_ip`).
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["id", "backend"])]
+    client: Option<IpAddr>,
     /// List so many sessions at most.
-    #[arg(long, default_value = "20", conflicts_with = "id")]
+    #[arg(long, default_value = "20", conflicts_with_all = ["id", "client"])]
     limit: usize,
 }
 
@@ -48,12 +56,22 @@ struct EndArgs {
     service: Option<String>,
 }
 
+impl SessionsArgs {
+    /// Whether it lists something: an end is told once.
+    pub(super) fn is_watched(&self) -> bool {
+        self.command.is_none()
+    }
+}
+
 /// `meridian sessions`
 pub(super) async fn run(global: &Global, args: SessionsArgs) -> Result<(), CliError> {
     match (&args.command, &args.id) {
         (Some(SessionsCommand::End(whose)), _) => end(global, whose).await,
         (None, Some(id)) => watched(global, async || one(global, id).await).await,
-        (None, None) => watched(global, async || list(global, &args).await).await,
+        (None, None) => match args.client {
+            Some(client) => watched(global, async || of_client(global, client).await).await,
+            None => watched(global, async || list(global, &args).await).await,
+        },
     }
 }
 
@@ -96,6 +114,26 @@ async fn end(global: &Global, args: &EndArgs) -> Result<(), CliError> {
         )),
         _ => hint("what is in flight goes on; meridian sessions  shows the sessions that stand"),
     }
+    Ok(())
+}
+
+async fn of_client(global: &Global, client: IpAddr) -> Result<(), CliError> {
+    let path = format!("/v1/clients/{}/sessions", utf8_percent_encode(&client.to_string(), NON_ALPHANUMERIC));
+    let found: ClientSessions = global.client()?.json(Method::GET, &path).await?;
+    if global.output == Format::Json {
+        return json(&found);
+    }
+    if found.sessions.is_empty() {
+        line(format_args!("no session of {client} with a service that knows it by its address"));
+    } else {
+        let rows = found.sessions.iter().map(|ClientSession { service, session }| {
+            let left = humantime::format_duration(Duration::from_secs(session.seconds_left)).to_string();
+            vec![service.clone(), session.id.clone(), session.home.clone(), session.backend.clone(), left]
+        });
+        table(&["service", "session", "home", "backend", "ends in"], rows);
+        hint("meridian sessions ID  shows where the copies of one lie");
+    }
+    missed(&found.silent);
     Ok(())
 }
 
@@ -168,8 +206,7 @@ fn rows(sessions: &[SessionEntry]) {
     table(
         &["session", "home", "backend", "assigned", "ends in"],
         sessions.iter().map(|session| {
-            let left =
-                humantime::format_duration(std::time::Duration::from_secs(session.seconds_left)).to_string();
+            let left = humantime::format_duration(Duration::from_secs(session.seconds_left)).to_string();
             let weak = if session.weak { " (weak)" } else { "" };
             vec![
                 session.id.clone(),

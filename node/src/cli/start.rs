@@ -10,8 +10,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::{CliError, Exit};
 use super::{Global, apply, supervisor, validate};
-use crate::app::handover::{Legacy, Line};
-use crate::app::{App, Upgrade, logging};
+use crate::app::handover::{self, Legacy, Line};
+use crate::app::{App, Leaving, Upgrade, logging};
 use crate::config::model::NodeConfig;
 use crate::config::node_file::{self, LoadError, NodeOverrides, Validated};
 
@@ -23,7 +23,7 @@ pub(super) struct StartArgs {
     /// The node's configuration; without it, defaults and flags are all.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A services.toml to apply when the mesh does not run it already.
+    /// A services.toml to apply when the mesh runs nothing yet, or when the file has changed since this node applied it so.
     #[arg(long, value_name = "FILE")]
     apply: Option<PathBuf>,
     /// Leave when standard input ends: for a parent process whose death should end this one too.
@@ -37,7 +37,7 @@ pub(super) struct StartArgs {
 }
 
 pub(super) fn run(global: &Global, mut args: StartArgs) -> Result<ExitCode, CliError> {
-    args.overrides.data = global.data.clone();
+    args.overrides.data = global.named_data();
     let before = args.take_over.then(Line::of_stdin).transpose()?;
     let started = prepare(args, before.as_ref());
     if let (Some(before), Err(error)) = (&before, &started) {
@@ -98,12 +98,11 @@ fn load(source: &Source) -> Result<NodeConfig, CliError> {
             Ok(valid.node)
         }
         Err(LoadError::Invalid(report)) => {
-            validate::show(&report);
             let name = source
                 .file
                 .as_ref()
                 .map_or_else(|| "the command line".into(), |file| file.display().to_string());
-            Err(validate::invalid(&name))
+            Err(validate::invalid(&name, report))
         }
         Err(error) => Err(CliError::new(Exit::Failure, error.to_string())),
     }
@@ -133,6 +132,9 @@ async fn serve(
     supervisor::ready();
     let name_lost = app.name_lost();
     tokio::pin!(name_lost);
+    let failed = app.failed();
+    tokio::pin!(failed);
+    let mut leaving = Leaving::Ordered;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -146,18 +148,43 @@ async fn serve(
                     let _ = order.reply.send(Err(why.into()));
                     continue;
                 }
-                match app.upgrade(order.program).await {
+                let mut leaves = false;
+                let outcome = {
+                    let upgrade = app.upgrade(order.program);
+                    tokio::pin!(upgrade);
+                    loop {
+                        // Who is half-way through cannot leave: the signal is for the process that serves in the end.
+                        tokio::select! {
+                            outcome = &mut upgrade => break outcome,
+                            _ = terminate.recv() => leaves = true,
+                            _ = interrupt.recv() => leaves = true,
+                        }
+                    }
+                };
+                match outcome {
                     Upgrade::Stays(why) => {
                         tracing::error!("{why}");
                         let _ = order.reply.send(Err(why));
+                        if leaves {
+                            break;
+                        }
                     }
                     Upgrade::Replaced { pid, failure } => {
                         supervisor::succeeded_by(pid);
+                        if leaves {
+                            handover::ask_to_leave(pid);
+                        }
                         let _ = order.reply.send(failure.map_or(Ok(pid), Err));
                         app.retire().await;
                         return Ok(ExitCode::SUCCESS);
                     }
                 }
+            }
+            ended = &mut failed => {
+                leaving = Leaving::Failed;
+                let text = format!("this node cannot go on: {}", ended.text());
+                refused = Some(CliError::new(Exit::Failure, text).hint("the log says what happened before; please report it"));
+                break;
             }
             owner = &mut name_lost => {
                 let text = format!("the name {name} is taken by the living node at {owner}");
@@ -168,7 +195,7 @@ async fn serve(
     }
     supervisor::stopping();
     tokio::select! {
-        () = app.leave() => match refused {
+        () = app.leave(leaving) => match refused {
             Some(error) => Err(error),
             None => Ok(ExitCode::SUCCESS),
         },

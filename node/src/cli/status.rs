@@ -3,9 +3,9 @@
 use http::Method;
 
 use super::exit::CliError;
-use super::output::{hint, json, line};
-use super::{Format, Global, members, pools, rtt};
-use crate::admin::api::Status;
+use super::output::{hint, item, json, line};
+use super::{Format, Global, members, pools, problems, rtt};
+use crate::admin::api::{IntentStatus, Status};
 
 pub(super) async fn run(global: &Global) -> Result<(), CliError> {
     let status: Status = global.client()?.json(Method::GET, "/v1/status").await?;
@@ -23,21 +23,16 @@ pub(super) async fn run(global: &Global) -> Result<(), CliError> {
         None => "no configuration yet".to_owned(),
     };
     let verdict = if status.degraded { "degraded" } else { "healthy" };
-    line(format_args!(
-        "mesh {verdict} · {revision} · {} sessions · asked {}",
-        status.sessions.count, status.node
-    ));
-    for problem in &status.problems {
-        line(format_args!("  ! {problem}"));
+    let sessions = sessions(&status);
+    line(format_args!("mesh {verdict} · {revision} · {sessions} · asked {}", status.node));
+    for problem in problems::grouped(&status.problems, &status.members) {
+        item("!", &problem);
     }
     for warning in &status.warnings {
-        line(format_args!("  ~ {warning}"));
+        item("~", warning);
     }
-    for intent in &status.intents {
-        line(format_args!(
-            "  - {} {}: {}, ordered on {} at {}",
-            intent.kind, intent.name, intent.order, intent.by, intent.at
-        ));
+    for IntentStatus { kind, name, order, by, at, .. } in &status.intents {
+        item("-", &format!("{kind} {name}: {order}, ordered on {by} at {at}"));
     }
     line("");
     members::print(&status.members);
@@ -50,4 +45,15 @@ pub(super) async fn run(global: &Global) -> Result<(), CliError> {
         hint("give the mesh something to serve: meridian apply services.toml");
     }
     Ok(())
+}
+
+/// How many sessions there are, and how many of them are of backends and services that are gone.
+fn sessions(status: &Status) -> String {
+    let count = status.sessions.count;
+    let there: u64 =
+        status.pools.iter().flat_map(|pool| &pool.backends).map(|backend| backend.sessions).sum();
+    match count.saturating_sub(there) {
+        0 => format!("{count} sessions"),
+        gone => format!("{count} sessions ({gone} of what the configuration no longer has)"),
+    }
 }

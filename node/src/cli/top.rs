@@ -7,9 +7,9 @@ use clap::{Args, ValueEnum};
 use http::Method;
 
 use super::exit::CliError;
-use super::output::{json, line, table};
+use super::output::{item, json, line, table};
 use super::watch::watched;
-use super::{Format, Global};
+use super::{Format, Global, problems};
 use crate::admin::api::{SecondStatus, Status, TrafficStatus, UsersStatus};
 
 /// How often it looks, on a terminal.
@@ -64,7 +64,8 @@ async fn show(global: &Global, args: &TopArgs) -> Result<(), CliError> {
     let verdict = if status.degraded { "degraded" } else { "healthy" };
     let (nodes, sessions) = (status.members.len(), status.sessions.count);
     line(format_args!("mesh {verdict} · {nodes} nodes · {sessions} sessions · asked {}", status.node));
-    status.problems.iter().take(3).for_each(|problem| line(format_args!("  ! {problem}")));
+    let problems = problems::grouped(&status.problems, &status.members);
+    problems.iter().take(3).for_each(|problem| item("!", problem));
     gauges(&traffic.seconds).into_iter().for_each(line);
     if !traffic.silent.is_empty() {
         line(format_args!("no answer from {}", traffic.silent.join(", ")));

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::exit::{CliError, Exit};
-use super::output::{json, line};
+use super::output::{aside, json, line};
 use super::{Format, Global, apply};
 use crate::config::node_file;
 use crate::config::{Kind, Report, ServicesFile};
@@ -28,7 +28,7 @@ enum KindArg {
 
 pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<ExitCode, CliError> {
     let text = apply::read(&args.file)?;
-    let name = args.file.display().to_string();
+    let name = named(&args.file);
     let kind = match args.kind {
         Some(KindArg::Node) => Kind::Node,
         Some(KindArg::Services) => Kind::Services,
@@ -47,27 +47,30 @@ pub(super) fn run(global: &Global, args: &ValidateArgs) -> Result<ExitCode, CliE
             if valid {
                 line(format_args!("{name} is valid"));
             } else {
-                eprintln!("error: {name} is invalid");
+                aside(format_args!("error: {name} is invalid"));
             }
         }
     }
     Ok(if valid { ExitCode::SUCCESS } else { ExitCode::from(Exit::InvalidConfiguration as u8) })
 }
 
-/// Checks a services.toml before it is sent anywhere; prints what is wrong with it.
+/// Checks a services.toml before it is sent anywhere.
 pub(super) fn services(services: &ServicesFile, file: &Path) -> Result<(), CliError> {
-    match services.validate() {
-        Ok(_) => Ok(()),
-        Err(report) => {
-            show(&report);
-            Err(invalid(&file.display().to_string()))
-        }
-    }
+    services.validate().map(drop).map_err(|report| invalid(&named(file), report))
 }
 
-/// The error after a report was shown.
-pub(super) fn invalid(name: &str) -> CliError {
+/// A configuration is wrong, and this is what.
+pub(super) fn invalid(name: &str, report: Report) -> CliError {
     CliError::new(Exit::InvalidConfiguration, format!("{name} is invalid; nothing was changed"))
+        .because(report)
+}
+
+/// A file as people call it.
+pub(super) fn named(file: &Path) -> String {
+    match file.as_os_str() == "-" {
+        true => "standard input".to_owned(),
+        false => file.display().to_string(),
+    }
 }
 
 /// Prints a report to standard error, in colour where that is wanted.

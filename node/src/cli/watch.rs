@@ -1,10 +1,21 @@
 //! `--watch`: an answer shown again and again, until Ctrl-C.
 
 use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
 use super::exit::CliError;
 use super::output::aside;
 use super::{Format, Global};
+
+/// Nodes are asked no more often.
+const AT_LEAST: Duration = Duration::from_millis(200);
+
+/// What `--watch` takes.
+pub(super) fn every(text: &str) -> Result<Duration, String> {
+    let every = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let least = humantime::format_duration(AT_LEAST);
+    if every < AT_LEAST { Err(format!("the shortest is {least}")) } else { Ok(every) }
+}
 
 /// Runs a command once, or every so often where that is asked for. Its first failure is the command's; later ones are shown,
 /// and it goes on: what is watched may be starting anew.

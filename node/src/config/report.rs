@@ -202,6 +202,8 @@ fn harmless(text: &str) -> String {
         '\n' | '\t' => char,
         control if control.is_ascii_control() => '?',
         control if control.is_control() => '¿',
+        // They turn what stands beside them around (Unicode Standard Annex 9).
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
         other => other,
     };
     text.chars().map(shown).collect()
@@ -353,12 +355,12 @@ mod tests {
 
     #[test]
     fn a_file_cannot_play_with_a_terminal() {
-        let text = "a = \"\u{1b}[2J\u{9b}x\" # b";
-        let mut report = report(text, 4..13, Some("not \u{1b}c"));
+        let text = "a = \"\u{1b}[2J\u{9b}x\u{202e}\" # b";
+        let mut report = report(text, 4..16, Some("not \u{1b}c"));
         report.push(Severity::Error, None, "\u{7f}\u{85}wrong\nhere".into(), None);
         let shown = report.to_string();
         assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
-        assert!(shown.contains("a = \"?[2J¿x\" # b") && shown.contains("help: not ?c"), "{shown}");
+        assert!(shown.contains("a = \"?[2J¿x\u{fffd}\" # b") && shown.contains("help: not ?c"), "{shown}");
         assert_eq!(report.entries()[1].message, "?¿wrong\nhere");
     }
 

@@ -1,6 +1,7 @@
 // The dashboard: asks the node's own API and shows the answer. It keeps nothing but the token, in this tab.
 import { drawMap } from "./map.js";
 import { diff } from "./diff.js";
+import { atRest, morph } from "./morph.js";
 
 const POLL_MS = 2000;
 const $ = (id) => document.getElementById(id);
@@ -10,6 +11,7 @@ const BACKENDS = {
   up: ["✓", "good"], "going-down": ["◔", "warn"], down: ["✕", "bad"], "going-up": ["◑", "warn"],
   draining: ["⇣", "calm"], maintenance: ["⚒", "calm"], ejected: ["⊘", "bad"], unknown: ["?", "warn"],
 };
+const REVISIONS = { current: ["✓", "good"], past: ["–", "calm"], lost: ["✕", "warn"] };
 const NODES = { alive: ["✓", "good"], suspect: ["◔", "warn"], dead: ["✕", "bad"], draining: ["⇣", "calm"], left: ["–", "calm"] };
 
 let state = { status: null, traffic: null, users: null, regions: null };
@@ -58,22 +60,21 @@ function make(tag, attributes = {}, ...children) {
   const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name === "svg") continue;
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    if (name.startsWith("on")) element[name] = value;
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
   }
   element.append(...children.filter((child) => child !== null && child !== undefined));
   return element;
 }
 
-// Puts rows into a table's body, and leaves the keyboard where it is.
+// Puts rows into a table's body. A row is known again by what can be done in it.
 function fill(id, rows) {
-  const focused = document.activeElement?.dataset?.key;
-  $(id).tBodies[0].replaceChildren(...rows.map((cells) => make("tr", {}, ...cells.map((cell) => make("td", {}, cell)))));
-  refocus($(id), focused);
-}
-
-function refocus(within, key) {
-  if (key) within.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
+  morph($(id).tBodies[0], ...rows.map((cells) => {
+    const row = make("tr", {}, ...cells.map((cell) => make("td", {}, cell)));
+    const key = row.querySelector("[data-key]")?.dataset.key;
+    if (key) row.dataset.row = key;
+    return row;
+  }));
 }
 
 const sign = (table, name) => {
@@ -105,7 +106,9 @@ function showVerdict(status) {
     verdict.querySelector(".words").textContent = text;
   }
   $("asked").textContent = `asked ${status.node} · version ${status.version}`;
-  $("problems").replaceChildren(...status.problems.map((problem) => make("li", {}, problem)));
+  morph($("problems"),
+    ...status.problems.map((problem) => make("li", {}, problem)),
+    ...status.warnings.map((warning) => make("li", { class: "soft" }, warning)));
 }
 
 function lost(error) {
@@ -121,7 +124,7 @@ function spark(id, values) {
   const most = Math.max(...values, 0) || 1;
   const step = values.length > 1 ? 120 / (values.length - 1) : 0;
   const line = values.map((value, at) => `${at ? "L" : "M"}${(at * step).toFixed(1)} ${(27 - (value / most) * 25).toFixed(1)}`).join("");
-  $(id).querySelector(".spark").replaceChildren(make("path", { svg: true, d: line || "M0 27" }));
+  morph($(id).querySelector(".spark"), make("path", { svg: true, d: line || "M0 27" }));
 }
 
 function tile(id, text, look = "") {
@@ -161,7 +164,7 @@ function showRegions() {
   drawMap($("map"), regions, make);
   const mark = { good: "✓", warn: "▲", bad: "✕" };
   fill("regions", regions.map((region) => [
-    make("span", { class: region.look }, `${mark[region.look]} ${region.name}`),
+    aged(make("span", { class: region.look }, `${mark[region.look]} ${region.name}`), region),
     `${region.nodes_alive} of ${region.nodes.length}`,
     `${region.healthy} of ${region.total}`,
     number(region.rate?.requests_per_second ?? 0, 1),
@@ -171,24 +174,22 @@ function showRegions() {
 }
 
 function showPools(pools) {
-  const focused = document.activeElement?.dataset?.key;
-  $("pools").replaceChildren(...pools.map((pool) => {
+  morph($("pools"), ...pools.map((pool) => {
     const takes = pool.backends.filter((backend) => ["up", "going-down", "unknown"].includes(backend.state)).length;
     const sum = (key) => number(pool.backends.reduce((all, backend) => all + backend[key], 0));
     const look = takes === pool.backends.length ? "good" : takes === 0 ? "bad" : "warn";
-    return make("article", { class: "pool" },
+    return make("article", { class: "pool", "data-row": `pool/${pool.name}` },
       make("p", {}, make("strong", {}, pool.name), make("span", { class: look }, `${takes} of ${pool.backends.length} take new users`),
         make("span", { class: "soft" }, `${pool.balance} · ${sum("in_flight")} in flight · ${sum("sessions")} sessions`)),
       make("div", { class: "strip" }, ...pool.backends.map((backend) => {
         const [mark, colour] = BACKENDS[backend.state] ?? BACKENDS.unknown;
         const words = `${pool.name} ${backend.address} in ${backend.region}: ${backend.state}${backend.reason ? `, ${backend.reason}` : ""}`;
         return make("button", {
-          class: `cell ${colour}`, title: words, "aria-label": words, "data-key": `${pool.name}/${backend.address}`, "data-state": backend.state,
+          class: `cell ${colour}${age(backend) ? " stale" : ""}`, title: words, "aria-label": words, "data-key": `${pool.name}/${backend.address}`, "data-state": backend.state,
           onclick: () => openBackend(pool, backend),
         }, mark);
       })));
   }));
-  refocus($("pools"), focused);
 }
 
 function showLegend() {
@@ -197,23 +198,27 @@ function showLegend() {
 
 // ---- nodes, orders ----
 
+// What nobody tells any more is shown with how long that is so.
+const age = (of) => (of.stale_seconds === null || of.stale_seconds === undefined ? "" : `heard ${of.stale_seconds} s ago`);
+const aged = (shown, of) => (age(of) ? make("span", {}, shown, " ", make("span", { class: "soft age" }, age(of))) : shown);
+
 function showNodes(status) {
   fill("nodes", status.members.map((member) => [
-    sign(NODES, member.state), member.name, member.region, member.zone ?? "–", member.version,
+    aged(sign(NODES, member.state), member), member.name, member.region, member.zone ?? "–", member.version,
     member.revision ? member.revision.split(":")[0] : "–", member.address,
     make("button", { "data-key": `node/${member.name}`, onclick: () => openNode(member) }, member.state === "draining" ? "Undrain…" : "Drain…"),
   ]));
-  // All round trips where the node tells them, else those from the node that is asked.
-  const names = status.members.map((member) => member.name);
-  const own = Object.fromEntries(status.members.map((member) => [member.name, member.rtt_ms]));
-  const matrix = status.rtt_ms ?? { [status.node]: own };
+  const matrix = status.rtt_ms;
+  const names = status.members.map((member) => member.name).filter((name) => matrix[name]);
+  const silent = new Map(status.members.map((member) => [member.name, age(member)]));
   const row = (from) => make("tr", {}, make("th", { scope: "row" }, from), ...names.map((to) => {
     const rtt = matrix[from]?.[to];
-    return make("td", {}, from === to ? "·" : rtt === null || rtt === undefined ? "–" : `${number(rtt, rtt < 10 ? 1 : 0)} ms`);
+    const unheard = [from, to].filter((name) => silent.get(name)).map((name) => `, ${name} ${silent.get(name)}`).join("");
+    return make("td", { title: `${from} → ${to}${unheard}` }, from === to ? "·" : rtt === null || rtt === undefined ? "?" : number(rtt, rtt < 10 ? 1 : 0));
   }));
-  $("rtt").replaceChildren(
-    make("thead", {}, make("tr", {}, make("th", {}, "from \\ to"), ...names.map((name) => make("th", { scope: "col" }, name)))),
-    make("tbody", {}, ...names.filter((name) => matrix[name]).map(row)));
+  morph($("rtt"),
+    make("thead", {}, make("tr", {}, make("th", {}, "from \\ to, ms"), ...names.map((name) => make("th", { scope: "col" }, make("span", {}, name))))),
+    make("tbody", {}, ...names.map(row)));
   fill("orders", status.intents.map((intent) => [
     `${intent.kind} ${intent.name}`, intent.order, intent.by, intent.at,
     undoPath(intent) && make("button", { "data-key": `undo/${intent.kind}/${intent.name}/${intent.order}`, onclick: () => act(undoPath(intent), "DELETE") }, "Take back"),
@@ -252,32 +257,46 @@ function left(seconds) {
 
 async function showSessions() {
   const list = await json("/v1/sessions?limit=100");
+  await atRest();
   $("session-count").textContent = `(${number(list.backends.reduce((sum, of) => sum + of.sessions, 0))})`;
   fill("sessions", list.sessions.map((of) => [make("code", {}, of.id), of.home, of.backend, of.assigned, left(of.seconds_left)]));
 }
 
 const events = [];
 function showEvents() {
-  $("events").replaceChildren(...events.slice(-200).reverse().map((event) => make("li", {},
+  const latest = [...events].sort((a, b) => a.at_ms - b.at_ms).slice(-200).reverse();
+  morph($("events"), ...latest.map((event) => make("li", { "data-row": `event/${event.seq}` },
     make("time", {}, new Date(event.at_ms).toISOString().slice(0, 19).replace("T", " ")),
-    make("span", {}, event.kind), make("span", {}, event.text))));
+    make("span", { title: `seen by ${event.seen_by} nodes, first by this one` }, event.node),
+    make("span", {}, event.kind), make("span", {}, event.subject || "–"), make("span", {}, event.text))));
 }
 
+// Which text stands below the history: none but the one in force, until another is asked for.
+let pinned = null;
 async function showRevisions() {
-  const text = async (path) => (await ask(path)).text();
-  const pre = $("revision");
-  const shown = await text("/v1/revisions/current").catch(() => "no configuration was applied yet");
-  // The history, where the node tells it; else the one in force.
-  const history = await json("/v1/revisions").catch(() => []);
-  if (!pre.dataset.pinned) pre.textContent = shown;
-  const id = (of) => of.id ?? `${of.epoch}:${of.hash}`;
-  fill("revisions", (Array.isArray(history) ? history : history.revisions ?? []).map((of, at, all) => [
-    String(of.epoch), of.author ?? "–", of.at ?? of.time ?? "–",
-    make("button", { "data-key": `diff/${id(of)}`, onclick: async () => {
-      const bodies = await Promise.all([all[at + 1], of].map((one) => (one ? text(`/v1/revisions/${id(one)}`) : "")));
-      pre.dataset.pinned = "yes";
-      pre.replaceChildren(...diff(...bodies).map(([sign, line]) => make("span", { class: sign === "+" ? "plus" : sign === "-" ? "minus" : "" }, `${sign} ${line}\n`)));
-    } }, "What changed"),
+  const { revisions } = await json("/v1/revisions");
+  const id = (of) => `${of.epoch}:${of.hash}`;
+  const text = async (of) => (of ? (await ask(`/v1/revisions/${id(of)}`)).text() : "");
+  const current = revisions.find((of) => of.state === "current");
+  const show = async (of, lines) => {
+    pinned = of === current && !lines ? null : id(of);
+    const shown = lines ?? [[" ", await text(of)]];
+    morph($("revision"), ...shown.map(([sign, line]) =>
+      make("span", { class: { "+": "plus", "-": "minus" }[sign] ?? "" }, lines ? `${sign} ${line}\n` : line)));
+  };
+  if (!pinned) {
+    if (current) await show(current);
+    else $("revision").textContent = "no configuration was applied yet";
+  }
+  await atRest();
+  fill("revisions", revisions.map((of) => [
+    String(of.epoch), sign(REVISIONS, of.state), of.author, of.time, `${of.nodes_on.length}`,
+    make("span", {},
+      make("button", { "data-key": `show/${id(of)}`, onclick: () => show(of).catch(lost) }, "Show"), " ",
+      make("button", { "data-key": `diff/${id(of)}`, onclick: async () => {
+        const parent = revisions.find((other) => other.hash === of.parent);
+        await show(of, diff(await text(parent), await text(of))).catch(lost);
+      } }, "What changed")),
   ]));
 }
 
@@ -314,7 +333,9 @@ function openBackend(pool, backend) {
       "In flight": number(backend.in_flight), Sessions: number(backend.sessions), Requests: number(backend.requests), Source: backend.source },
     impact: out
       ? "It takes new users again as soon as it is given back."
-      : `Draining keeps its ${number(backend.sessions)} sessions and sends new users to the ${others} other backends of the pool that take them. Maintenance moves the sessions at once.`,
+      : `Draining keeps its ${number(backend.sessions)} sessions and ${others
+        ? `sends new users to the ${others} other backends of the pool that take them`
+        : "leaves new users to other pools of the service: no other backend of this pool takes them"}. Maintenance moves the sessions ${others ? "to other backends " : ""}with their next request.`,
     command: out ? `meridian undrain backend ${name}` : `meridian drain backend ${name}`,
     actions: out
       ? [["Give back", `/v1/drains/backend/${path}`, "DELETE", ""]]
@@ -327,7 +348,7 @@ function openNode(member) {
   const others = state.status.members.filter((other) => other.name !== member.name && other.region === member.region && other.state === "alive").length;
   openDialog({
     title: `Node ${member.name}`,
-    facts: { Region: member.region, State: member.state, Version: member.version, Public: member.public.join(", ") || "–" },
+    facts: { Region: member.region, State: [member.state, age(member)].filter(Boolean).join(", "), Version: member.version, Public: member.public.join(", ") || "–" },
     impact: out
       ? "DNS names it again, and other regions send their rescued users to it."
       : `DNS names it no more, so new users come to the ${others} other living nodes of ${member.region}${others ? "" : ", that is to another region"}. Who is connected is served.`,
@@ -395,7 +416,11 @@ for (const tab of tabs) {
 const view = () => tabs.find((tab) => tab.getAttribute("aria-selected") === "true").id.slice(4);
 
 async function showView() {
-  if (view() === "users") showUsers(await json("/v1/users"));
+  if (view() === "users") {
+    const users = await json("/v1/users");
+    await atRest();
+    showUsers(users);
+  }
   if (view() === "sessions") await showSessions();
   if (view() === "revisions") await showRevisions();
   if (view() === "events") showEvents();
@@ -408,6 +433,7 @@ function refresh() {
   running ??= (async () => {
     try {
       const [status, regions, traffic] = await Promise.all([json("/v1/status"), json("/v1/regions"), json("/v1/traffic")]);
+      await atRest();
       Object.assign(state, { status, regions, traffic });
       showVerdict(status);
       showTraffic(traffic);
@@ -441,9 +467,12 @@ async function follow() {
         text = parts.pop();
         for (const part of parts) {
           const field = (name) => part.split("\n").find((line) => line.startsWith(name))?.slice(name.length).trim();
+          const id = field("id:") ?? last;
+          // Another node, or one that lost its log, tells all that it has.
+          if (id?.split(".")[0] !== last?.split(".")[0]) events.length = 0;
+          last = id;
           const data = field("data:");
           if (!data) continue;
-          last = field("id:") ?? last;
           events.push(JSON.parse(data));
           events.splice(0, Math.max(0, events.length - 1000));
           soon();

@@ -1,4 +1,5 @@
 // Regions on a simple map: longitude to the right, latitude upwards, land in very few corners.
+import { morph } from "./morph.js";
 
 const LAND = [
   "-168,66 -140,70 -95,72 -80,62 -60,52 -66,44 -81,25 -97,26 -97,16 -83,9 -78,8 -105,20 -117,33 -125,48 -150,60",
@@ -40,17 +41,36 @@ export function drawMap(svg, regions, make) {
     return [make("path", { svg: true, class: "arc", d: `M${from} Q${x} ${y} ${to}` }, make("title", { svg: true }, `rescue ${key.replace(">", " → ")}`))];
   });
   const busiest = Math.max(...regions.map((region) => region.rate?.requests_per_second ?? 0), 1);
+  const labels = [];
   const dots = regions.flatMap((region) => {
     const [x, y] = places.get(region.name);
     const rate = region.rate?.requests_per_second ?? 0;
     const mark = { good: "✓", warn: "▲", bad: "✕" }[region.look];
+    const words = `${mark} ${region.name} ${rate.toFixed(0)}/s`;
+    const at = label(words, x, y, labels);
     return [
       make("circle", { svg: true, class: `place fill-${region.look}`, cx: x, cy: y, r: 3 + 5 * Math.sqrt(rate / busiest) },
-        make("title", { svg: true }, `${region.name}: ${region.nodes_alive} nodes, ${region.healthy} of ${region.total} backends, ${rate.toFixed(1)} requests/s`)),
-      make("text", { svg: true, x: x + 6, y: y - 4 }, `${mark} ${region.name} ${rate.toFixed(0)}/s`),
+        make("title", { svg: true }, `${region.name}: ${region.nodes_alive} nodes, ${region.healthy} of ${region.total} backends, ${rate.toFixed(1)} requests/s${region.stale_seconds ? `, heard ${region.stale_seconds} s ago` : ""}`)),
+      make("text", { svg: true, ...at }, words),
     ];
   });
-  svg.replaceChildren(...land, ...drawn, ...dots);
+  morph(svg, ...land, ...drawn, ...dots);
+}
+
+// Where the words of a place stand: the first spot around it where they cover no others and end before the map does.
+const [WEST, EAST, NORTH, SOUTH] = [-178, 178, -80, 64];
+const [CHARACTER, LINE] = [3.9, 7.5];
+function label(words, x, y, taken) {
+  const width = words.length * CHARACTER;
+  const spots = [-4, 5, -12, 13, -20, 21, -28, 29].flatMap((down) => [[x + 6, y + down], [x - 6 - width, y + down]]);
+  const boxes = spots.map(([left, bottom]) => {
+    const within = Math.min(Math.max(left, WEST), EAST - width);
+    return { left: within, right: within + width, top: bottom - LINE, bottom };
+  });
+  const covers = (one, other) => one.left < other.right && other.left < one.right && one.top < other.bottom && other.top < one.bottom;
+  const free = boxes.find((box) => box.top > NORTH && box.bottom < SOUTH && !taken.some((other) => covers(box, other))) ?? boxes[0];
+  taken.push(free);
+  return { x: free.left, y: free.bottom - 1.5 };
 }
 
 const seen = new Map();

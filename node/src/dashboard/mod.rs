@@ -12,12 +12,13 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Every file: its path, its type, itself.
-const FILES: [(&str, &str, &str); 6] = [
+const FILES: [(&str, &str, &str); 7] = [
     ("/", "text/html; charset=utf-8", include_str!("index.html")),
     ("/dashboard/style.css", "text/css; charset=utf-8", include_str!("style.css")),
     ("/dashboard/app.js", "text/javascript; charset=utf-8", include_str!("app.js")),
     ("/dashboard/map.js", "text/javascript; charset=utf-8", include_str!("map.js")),
     ("/dashboard/diff.js", "text/javascript; charset=utf-8", include_str!("diff.js")),
+    ("/dashboard/morph.js", "text/javascript; charset=utf-8", include_str!("morph.js")),
     ("/dashboard/icon.svg", "image/svg+xml", include_str!("icon.svg")),
 ];
 

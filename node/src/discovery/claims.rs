@@ -9,8 +9,11 @@
 //!
 //! A claim has no expiry: a source that falls silent keeps its last word. A lease does expire, but only its holder
 //! counts the time, on its own monotonic clock, and then writes so.
+//!
+//! Leases and added backends are bounded apart from what nodes hear of sources: however many register, sources are heard.
+//! What is over gives way to what is newer, so backends that come and go by the thousand find room.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +23,12 @@ use gossip::id::{NodeName, PoolName};
 use super::found::Found;
 use crate::config::model::SourceKind;
 
-/// The most claims that are kept; further ones are refused.
-pub(crate) const CLAIMS_MAX: usize = 16_384;
+/// The most leases and added backends, with those that are over: these give way, the oldest first; then new ones are refused.
+pub(crate) const REGISTERED_MAX: usize = 12_288;
+/// The most claims of nodes about their sources; further ones are refused.
+const ASKED_MAX: usize = 4_096;
+/// The most backends in all claims together; a claim that would exceed it is refused.
+pub(crate) const FOUND_ALL_MAX: usize = 131_072;
 
 /// Whose word a claim is, about what.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,48 +106,137 @@ impl Hold {
 /// A key and what it is newer than: enough to compare.
 pub(crate) type Digest = Vec<(ClaimKey, Hlc, NodeName)>;
 
+/// How much of what is bounded is in use; each beside what there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Room {
+    /// Leases and added backends, with those that are over.
+    pub(crate) registered: (usize, usize),
+    /// Claims of nodes about their sources.
+    pub(crate) asked: (usize, usize),
+    /// Backends in all claims together.
+    pub(crate) found: (usize, usize),
+}
+
+/// What became of a claim that was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Merged {
+    /// It is known now.
+    New,
+    /// What was known is as new.
+    Known,
+    /// There is no room.
+    Full,
+}
+
 /// All claims.
 #[derive(Debug, Default)]
-pub(crate) struct Claims(BTreeMap<ClaimKey, Claim>);
+pub(crate) struct Claims {
+    all: BTreeMap<ClaimKey, Claim>,
+    /// Those that are over, by age.
+    over: BTreeSet<(Hlc, ClaimKey)>,
+    /// How many have no node in their key.
+    registered: usize,
+    /// The backends in all of them.
+    found: usize,
+}
+
+impl Claim {
+    /// Whether it says only that something is no more.
+    fn is_over(&self, kind: SourceKind) -> bool {
+        let Answer { found, lease, .. } = &self.answer;
+        lease.is_some_and(|lease| lease.how.is_over()) || kind == SourceKind::Retired && found.is_empty()
+    }
+}
 
 impl Claims {
-    /// Takes a claim if it is newer than what is known. Whether it was.
-    pub(crate) fn merge(&mut self, key: ClaimKey, claim: Claim) -> bool {
-        let takes = match self.0.get(&key) {
-            Some(known) => (known.version, &known.by) < (claim.version, &claim.by),
-            None => self.0.len() < CLAIMS_MAX,
-        };
-        if takes {
-            self.0.insert(key, claim);
+    /// Takes a claim if it is newer than what is known and there is room.
+    pub(crate) fn merge(&mut self, key: ClaimKey, claim: Claim) -> Merged {
+        let known = self.all.get(&key);
+        if known.is_some_and(|known| (known.version, &known.by) >= (claim.version, &claim.by)) {
+            return Merged::Known;
         }
-        takes
+        let (is_new, before) = (known.is_none(), known.map_or(0, |known| known.answer.found.len()));
+        let found = claim.answer.found.len();
+        if found > before && self.found - before + found > FOUND_ALL_MAX {
+            return Merged::Full;
+        }
+        if is_new && !self.has_place(&key, claim.version) {
+            return Merged::Full;
+        }
+        self.remove(&key);
+        if claim.is_over(key.kind) {
+            self.over.insert((claim.version, key.clone()));
+        }
+        self.registered += usize::from(key.node.is_none());
+        self.found += found;
+        self.all.insert(key, claim);
+        Merged::New
+    }
+
+    /// How much is in use.
+    pub(crate) fn room(&self) -> Room {
+        Room {
+            registered: (self.registered, REGISTERED_MAX),
+            asked: (self.all.len() - self.registered, ASKED_MAX),
+            found: (self.found, FOUND_ALL_MAX),
+        }
+    }
+
+    /// Whether there is a place for one more; the oldest that is over is forgotten for it.
+    fn has_place(&mut self, key: &ClaimKey, version: Hlc) -> bool {
+        if key.node.is_some() {
+            return self.all.len() - self.registered < ASKED_MAX;
+        }
+        if self.registered < REGISTERED_MAX {
+            return true;
+        }
+        let oldest = self.over.first().filter(|(over, _)| *over < version).map(|(_, key)| key.clone());
+        oldest.is_some_and(|oldest| self.remove(&oldest))
+    }
+
+    fn remove(&mut self, key: &ClaimKey) -> bool {
+        let Some(claim) = self.all.remove(key) else { return false };
+        self.over.remove(&(claim.version, key.clone()));
+        self.registered -= usize::from(key.node.is_none());
+        self.found -= claim.answer.found.len();
+        true
+    }
+
+    /// Forgets what is over and older than `before`.
+    pub(crate) fn forget_over(&mut self, before: impl Fn(Hlc) -> bool) {
+        while let Some((_, key)) = self.over.first().filter(|(version, _)| before(*version)).cloned() {
+            self.remove(&key);
+        }
     }
 
     /// One claim.
     pub(crate) fn get(&self, key: &ClaimKey) -> Option<&Claim> {
-        self.0.get(key)
+        self.all.get(key)
     }
 
     /// All, by key: those of a pool stand together.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&ClaimKey, &Claim)> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// Those of one pool.
     pub(crate) fn of<'a>(&'a self, pool: &'a PoolName) -> impl Iterator<Item = (&'a ClaimKey, &'a Claim)> {
         let first =
             ClaimKey { pool: pool.clone(), kind: SourceKind::Static, scope: Arc::from(""), node: None };
-        self.0.range(first..).take_while(move |(key, _)| key.pool == *pool)
+        self.all.range(first..).take_while(move |(key, _)| key.pool == *pool)
     }
 
     /// Drops those that `keep` does not want.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&ClaimKey, &Claim) -> bool) {
-        self.0.retain(|key, claim| keep(key, claim));
+        let dropped = self.all.iter().filter(|(key, claim)| !keep(key, claim)).map(|(key, _)| key.clone());
+        for key in dropped.collect::<Vec<_>>() {
+            self.remove(&key);
+        }
     }
 
     /// What is known, to compare with a peer.
     pub(crate) fn digest(&self) -> Digest {
-        self.0.iter().map(|(key, claim)| (key.clone(), claim.version, claim.by.clone())).collect()
+        self.all.iter().map(|(key, claim)| (key.clone(), claim.version, claim.by.clone())).collect()
     }
 
     /// What a peer with this digest lacks, and the keys of what it has and this node lacks.
@@ -148,13 +244,13 @@ impl Claims {
         let known: BTreeMap<&ClaimKey, (Hlc, &NodeName)> =
             theirs.iter().map(|(key, version, by)| (key, (*version, by))).collect();
         let newer = self
-            .0
+            .all
             .iter()
             .filter(|(key, claim)| known.get(*key).is_none_or(|theirs| (claim.version, &claim.by) > *theirs));
         let newer = newer.map(|(key, claim)| (key.clone(), claim.clone())).collect();
-        let lacking = known
-            .iter()
-            .filter(|(key, theirs)| self.0.get(**key).is_none_or(|ours| (ours.version, &ours.by) < **theirs));
+        let lacking = known.iter().filter(|(key, theirs)| {
+            self.all.get(**key).is_none_or(|ours| (ours.version, &ours.by) < **theirs)
+        });
         (newer, lacking.map(|(key, _)| (*key).clone()).collect())
     }
 }
@@ -191,19 +287,71 @@ pub(crate) mod tests {
         all
     }
 
+    fn lease(n: usize, version: u64, how: Hold) -> (ClaimKey, Claim) {
+        let lease = Some(LeaseTerms { ttl: Duration::from_secs(15), how });
+        let answer = Answer { lease, ..Answer::default() };
+        let claim = Claim { version: Hlc(version), by: node("n-1"), answer };
+        (key(SourceKind::Lease, &format!("10.0.0.1:{n}"), None), claim)
+    }
+
+    #[test]
+    fn what_is_over_gives_way_and_sources_are_heard_all_the_same() {
+        let mut claims = Claims::default();
+        for n in 0..REGISTERED_MAX {
+            let (key, claim) = lease(n, n as u64, if n < 2 { Hold::Removed } else { Hold::Taken });
+            assert_eq!(claims.merge(key, claim), Merged::New);
+        }
+        let mut one_more = |n: usize, version: u64| {
+            let (key, claim) = lease(n, version, Hold::Taken);
+            claims.merge(key, claim)
+        };
+        assert_eq!(one_more(20_000, 0), Merged::Full, "older than all that is over");
+        assert_eq!(one_more(20_001, 20_001), Merged::New);
+        assert_eq!(one_more(20_002, 20_002), Merged::New);
+        assert_eq!(one_more(20_003, 20_003), Merged::Full, "all that are left are leases that hold");
+        assert_eq!(one_more(20_002, 20_004), Merged::New, "one that holds is renewed");
+        for n in [0, 1] {
+            assert_eq!(claims.get(&lease(n, 0, Hold::Taken).0), None);
+        }
+        let (of_node, claim) = (key(SourceKind::File, "f", Some("n-1")), lease(0, 1, Hold::Taken).1);
+        assert_eq!(claims.merge(of_node, claim), Merged::New);
+        // What ends makes room again, whoever says so.
+        let (key, claim) = lease(5, 30_000, Hold::Expired);
+        assert_eq!(claims.merge(key, claim), Merged::New);
+        let (key, claim) = lease(20_003, 30_001, Hold::Taken);
+        assert_eq!(claims.merge(key, claim), Merged::New);
+    }
+
+    #[test]
+    fn a_flood_of_backends_in_claims_has_an_end() {
+        let mut claims = Claims::default();
+        let region = crate::registry::fixture::region("eu");
+        let found = Found::at("10.0.0.1:80".parse().unwrap(), region);
+        let mut flood = |n: usize, version: u64, many: usize| {
+            let answer = Answer { found: vec![found.clone(); many], ..Answer::default() };
+            let claim = Claim { version: Hlc(version), by: node("n-1"), answer };
+            claims.merge(key(SourceKind::File, "f", Some(&format!("n-{n}"))), claim)
+        };
+        let whole = FOUND_ALL_MAX / 10_000;
+        assert!((0..whole).all(|n| flood(n, 1, 10_000) == Merged::New));
+        assert_eq!(flood(whole, 1, 10_000), Merged::Full);
+        assert_eq!(flood(0, 2, 10), Merged::New, "less is always taken");
+        assert_eq!(flood(whole, 1, 10_000), Merged::New);
+    }
+
     proptest! {
         /// I4: in any order, any number of times, over any path.
         #[test]
         fn merging_forgets_no_order(claims in prop::collection::vec(some_claim(), 0..24), cut in 0..24_usize) {
             let straight = merged(&claims);
             let again = merged(claims.iter().rev().chain(&claims));
-            prop_assert_eq!(&straight.0, &again.0);
+            prop_assert_eq!(&straight.all, &again.all);
             let (left, right) = claims.split_at(cut.min(claims.len()));
             let (mut left, right) = (merged(left), merged(right));
             for (key, claim) in right.iter() {
                 left.merge(key.clone(), claim.clone());
             }
-            prop_assert_eq!(&straight.0, &left.0);
+            prop_assert_eq!(&straight.all, &left.all);
         }
 
         /// One exchange makes two nodes agree.
@@ -217,12 +365,12 @@ pub(crate) mod tests {
             let sent: Vec<_> =
                 lacking.into_iter().map(|key| (key.clone(), a.get(&key).unwrap().clone())).collect();
             for (key, claim) in newer {
-                prop_assert!(a.merge(key, claim), "nothing is sent in vain");
+                prop_assert_eq!(a.merge(key, claim), Merged::New, "nothing is sent in vain");
             }
             for (key, claim) in sent {
-                prop_assert!(b.merge(key, claim), "nothing is asked for in vain");
+                prop_assert_eq!(b.merge(key, claim), Merged::New, "nothing is asked for in vain");
             }
-            prop_assert_eq!(a.0, b.0);
+            prop_assert_eq!(a.all, b.all);
         }
     }
 }

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use gossip::clock::{HLC_MAX_AHEAD, Hlc, Wall};
 use gossip::id::{NodeName, PoolName};
 
-use super::claims::{Answer, Claim, ClaimKey, Claims, Failing, Hold, LeaseTerms};
+use super::claims::{Answer, Claim, ClaimKey, Claims, Failing, Hold, LeaseTerms, Merged, Room};
 use super::found::{FOUND_MAX, Found, Standing, readable};
+use super::handle::Holdings;
 use super::leases::{Leases, Word};
 use super::roster::{Changes, Pools, Roster};
 use super::wire::Message;
-use crate::config::model::{Services, SourceKind, SourceSpec};
+use crate::config::model::{Scale, ScaleVia, Services, SourceKind, SourceSpec};
 
 /// The shortest and the longest lease.
 pub(crate) const TTL: std::ops::RangeInclusive<Duration> =
@@ -24,6 +25,9 @@ pub(crate) const TTL: std::ops::RangeInclusive<Duration> =
 const REMEMBER: Duration = Duration::from_secs(900);
 /// The last word of a node that is gone is kept for so long where no living node speaks of the same source.
 const ORPHAN: Duration = Duration::from_secs(3600);
+
+/// That there is no room for what is told is said once in so long.
+const SAY_FULL_EVERY: Duration = Duration::from_secs(60);
 
 /// Why a node does not ask a source that the configuration names.
 const ELSEWHERE: &str = "asked by the nodes of its region";
@@ -56,11 +60,17 @@ pub(crate) enum OrderError {
         "{0} of pool {1} stands in the configuration: take it out there, or use `meridian drain backend {1}/{0}`"
     )]
     Configured(SocketAddr, PoolName),
+    /// It is there without being added.
+    #[error("{0} is in pool {1} already: the configuration names it; nothing was changed")]
+    InFile(SocketAddr, PoolName),
     /// Other sources name it.
     #[error(
         "{0} of pool {1} is named by its source, not by a lease: `meridian drain backend {1}/{0}` drains it"
     )]
     OfSource(SocketAddr, PoolName),
+    /// It is this node itself.
+    #[error("{0} is this node's own admin port, which is no place for users")]
+    Admin(SocketAddr),
     /// There is no room.
     #[error("the mesh knows of as many backends as it can")]
     Full,
@@ -118,22 +128,25 @@ pub(crate) struct Core {
     effects: Effects,
     /// Since when nodes with claims are gone.
     gone: BTreeMap<NodeName, Instant>,
+    /// When it was last said that there is no room.
+    full: Option<Instant>,
     /// Whether the pools may be behind what is known.
     stale: bool,
 }
 
 impl Core {
-    /// A node that knows nothing yet.
-    pub(crate) fn new(me: NodeName) -> Self {
+    /// A node that knows nothing yet, whose admin port is at `admin`.
+    pub(crate) fn new(me: NodeName, admin: SocketAddr) -> Self {
         Self {
             living: BTreeSet::from([me.clone()]),
             me,
             services: Arc::default(),
             claims: Claims::default(),
             leases: Leases::default(),
-            roster: Roster::default(),
+            roster: Roster::new(admin),
             effects: Effects::default(),
             gone: BTreeMap::new(),
+            full: None,
             stale: false,
         }
     }
@@ -213,16 +226,22 @@ impl Core {
         }
     }
 
-    /// The living nodes whose Docker Engine answers, by pool that looks at it.
-    pub(crate) fn engines(&self) -> BTreeMap<PoolName, BTreeSet<NodeName>> {
-        let mut engines: BTreeMap<PoolName, BTreeSet<NodeName>> = BTreeMap::new();
-        for (key, claim) in self.claims.iter() {
-            if let Some(node) = key.node.as_ref().filter(|node| self.living.contains(*node))
-                && key.kind == SourceKind::Docker
-                && claim.answer.failing.is_none()
-                && self.is_named(key)
-            {
-                engines.entry(key.pool.clone()).or_default().insert(node.clone());
+    /// The living nodes whose Docker Engine answers with what each has, by pool that scales by Docker.
+    pub(crate) fn engines(&self) -> BTreeMap<PoolName, Holdings> {
+        let mut engines: BTreeMap<PoolName, Holdings> = BTreeMap::new();
+        let by_docker = |scale: &Scale| matches!(scale.via, ScaleVia::Docker(_));
+        let pools = self.services.pools.values();
+        for pool in pools.filter(|pool| pool.scale.as_ref().is_some_and(by_docker)) {
+            for (key, claim) in self.claims.of(&pool.name) {
+                if let Some(node) = key.node.as_ref().filter(|node| self.living.contains(*node))
+                    && key.kind == SourceKind::Docker
+                    && claim.answer.failing.is_none()
+                    && self.is_named(key)
+                {
+                    let there = claim.answer.found.iter().filter(|found| found.standing != Standing::Gone);
+                    let held = engines.entry(pool.name.clone()).or_default().entry(node.clone()).or_default();
+                    held.extend(there.map(|found| found.address));
+                }
             }
         }
         engines
@@ -256,6 +275,11 @@ impl Core {
         Message::Compare(self.claims.digest())
     }
 
+    /// How much of what is bounded is in use.
+    pub(crate) fn room(&self) -> Room {
+        self.claims.room()
+    }
+
     /// Everything, to be kept over a restart.
     pub(crate) fn all(&self) -> Vec<(ClaimKey, Claim)> {
         self.claims.iter().map(|(key, claim)| (key.clone(), claim.clone())).collect()
@@ -264,12 +288,9 @@ impl Core {
     /// Time has passed.
     pub(crate) fn tick(&mut self, at: Moment) {
         self.stale |= self.roster.next_deadline().is_some_and(|due| due <= at.now);
-        for word in self.leases.expire(at.now) {
-            self.note(
-                "lease",
-                &word.key.pool,
-                format!("pool {}: the lease of {} has expired", word.key.pool, word.key.scope),
-            );
+        let expired = self.leases.expire(at.now);
+        self.tell_of_leases(expired.iter(), "expired");
+        for word in expired {
             self.speak(word, at);
             self.stale = true;
         }
@@ -295,13 +316,9 @@ impl Core {
         if !std::mem::take(&mut self.stale) {
             return;
         }
-        for word in self.leases.review(&self.me, &self.claims, &self.living, at.now) {
-            if word.how == Hold::Adopted {
-                let text = format!("pool {}: took over the lease of {}", word.key.pool, word.key.scope);
-                self.note("lease", &word.key.pool, text);
-            }
-            self.speak(word, at);
-        }
+        let words = self.leases.review(&self.me, &self.claims, &self.living, at.now);
+        self.tell_of_leases(words.iter().filter(|word| word.how == Hold::Adopted), "taken over");
+        words.into_iter().for_each(|word| self.speak(word, at));
         self.forget(at);
         let changes = self.roster.update(&self.services, &self.claims, &self.living, at.now);
         self.tell_of(&changes);
@@ -361,7 +378,7 @@ impl Core {
             // A claim of this node's own from a former life is as good as one that another node kept.
             // One from the future would win for ever.
             if claim.version.wall().since(at.wall) <= HLC_MAX_AHEAD {
-                news |= self.claims.merge(key, claim);
+                news |= self.offer(key, claim, at);
             }
         }
         if news {
@@ -375,12 +392,25 @@ impl Core {
         // Whatever a peer wrote before, this is later.
         let known = self.claims.get(&key).map_or(Hlc::ZERO, |known| known.version);
         let claim = Claim { version: at.hlc.max(Hlc(known.0 + 1)), by: self.me.clone(), answer };
-        let merged = self.claims.merge(key.clone(), claim.clone());
+        let merged = self.offer(key.clone(), claim.clone(), at);
         if merged {
             self.effects.news = true;
             self.effects.tell.insert(key, claim);
         }
         merged
+    }
+
+    /// Whether a claim is new, and there was room.
+    fn offer(&mut self, key: ClaimKey, claim: Claim, at: Moment) -> bool {
+        let pool = key.pool.clone();
+        let merged = self.claims.merge(key, claim);
+        let said = |since: Instant| at.now.saturating_duration_since(since) < SAY_FULL_EVERY;
+        if merged == Merged::Full && !self.full.is_some_and(said) {
+            self.full = Some(at.now);
+            let text = format!("pool {pool}: {}; what is new is left out", OrderError::Full);
+            self.note("backends", &pool, text);
+        }
+        merged == Merged::New
     }
 
     fn speak(&mut self, word: Word, at: Moment) {
@@ -392,55 +422,59 @@ impl Core {
     fn forget(&mut self, at: Moment) {
         let Self { claims, living, gone, me, .. } = self;
         gone.retain(|node, _| !living.contains(node));
-        claims.retain(|key, claim| {
-            let over = claim.answer.lease.is_some_and(|lease| lease.how.is_over())
-                || key.kind == SourceKind::Retired && claim.answer.found.is_empty();
-            if over && at.wall.since(claim.version.wall()) > REMEMBER {
-                return false;
+        claims.forget_over(|version| at.wall.since(version.wall()) > REMEMBER);
+        claims.retain(|key, _| match &key.node {
+            Some(node) if node != me && !living.contains(node) => {
+                let since = *gone.entry(node.clone()).or_insert(at.now);
+                at.now.saturating_duration_since(since) <= ORPHAN
             }
-            match &key.node {
-                Some(node) if node != me && !living.contains(node) => {
-                    let since = *gone.entry(node.clone()).or_insert(at.now);
-                    at.now.saturating_duration_since(since) <= ORPHAN
-                }
-                _ => true,
-            }
+            _ => true,
         });
     }
 
     fn tell_of(&mut self, changes: &Changes) {
-        const EACH: usize = 5;
-        let mut by_pool: BTreeMap<(&PoolName, &str), Vec<String>> = BTreeMap::new();
-        for (pool, address, sources) in &changes.joined {
-            by_pool.entry((pool, "joined")).or_default().push(format!("{address} ({sources})"));
-        }
-        for (pool, address) in &changes.leaving {
-            by_pool
-                .entry((pool, "drains: its source no longer names it"))
-                .or_default()
-                .push(address.to_string());
-        }
-        for (pool, address) in &changes.left {
-            by_pool.entry((pool, "left")).or_default().push(address.to_string());
-        }
-        let notes: Vec<(PoolName, String)> = by_pool
-            .into_iter()
-            .map(|((pool, what), which)| {
-                let text = match which.len() {
-                    many if many > EACH => format!("pool {pool}: {many} backends: {what}"),
-                    _ => format!("pool {pool}: {} {what}", which.join(", ")),
-                };
-                (pool.clone(), text)
-            })
-            .collect();
-        for (pool, text) in notes {
-            self.note("backends", &pool, text);
-        }
+        let joined = changes.joined.iter().map(|(pool, address, sources)| {
+            let who = format!("{address} ({sources})");
+            (pool, "joined", who)
+        });
+        let leaving = changes.leaving.iter().map(|(pool, address)| {
+            let what = "drains: its source no longer names it";
+            (pool, what, address.to_string())
+        });
+        let left = changes.left.iter().map(|(pool, address)| (pool, "left", address.to_string()));
+        let told = few_or_many(("backends", "backends"), joined.chain(leaving).chain(left));
+        self.effects.notes.extend(told);
+    }
+
+    fn tell_of_leases<'a>(&mut self, words: impl Iterator<Item = &'a Word>, what: &'static str) {
+        let leases = words.map(|word| (&word.key.pool, what, format!("the lease of {}", word.key.scope)));
+        let told = few_or_many(("lease", "leases"), leases);
+        self.effects.notes.extend(told);
     }
 
     fn note(&mut self, kind: &'static str, pool: &PoolName, text: String) {
         self.effects.notes.push(Note { kind, subject: pool.to_string(), text });
     }
+}
+
+/// One note for all of a pool that the same happened to: by name when they are few.
+fn few_or_many<'a>(
+    (kind, things): (&'static str, &str),
+    all: impl Iterator<Item = (&'a PoolName, &'static str, String)>,
+) -> Vec<Note> {
+    const FEW: usize = 5;
+    let mut by_pool: BTreeMap<(&PoolName, &str), Vec<String>> = BTreeMap::new();
+    for (pool, what, who) in all {
+        by_pool.entry((pool, what)).or_default().push(who);
+    }
+    let note = |((pool, what), who): ((&PoolName, &str), Vec<String>)| {
+        let who = match who.len() {
+            many if many > FEW => format!("{many} {things}:"),
+            _ => who.join(", "),
+        };
+        Note { kind, subject: pool.to_string(), text: format!("pool {pool}: {who} {what}") }
+    };
+    by_pool.into_iter().map(note).collect()
 }
 
 mod orders;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use gossip::id::{NodeName, PoolName};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::claims::Room;
 use super::core::{OrderError, SourceState};
 use super::found::Found;
 
@@ -17,10 +18,14 @@ pub(crate) struct Discovery {
     pub(super) orders: mpsc::Sender<Order>,
     pub(super) problems: watch::Receiver<Arc<Vec<String>>>,
     pub(super) engines: watch::Receiver<Arc<Engines>>,
+    pub(super) room: watch::Receiver<Room>,
 }
 
-/// The living nodes whose Docker Engine answers, by pool.
-pub(super) type Engines = BTreeMap<PoolName, BTreeSet<NodeName>>;
+/// The living nodes whose Docker Engine answers, and a pool's containers that it has.
+pub(crate) type Holdings = BTreeMap<NodeName, BTreeSet<SocketAddr>>;
+
+/// The same, by pool.
+pub(super) type Engines = BTreeMap<PoolName, Holdings>;
 
 /// What is asked of the task.
 #[derive(Debug)]
@@ -32,6 +37,11 @@ pub(super) enum Order {
 }
 
 impl Discovery {
+    /// How much of what is bounded is in use.
+    pub(crate) fn room(&self) -> Room {
+        *self.room.borrow()
+    }
+
     /// A backend asks for a lease of `ttl`, or renews it; without one an operator adds it until it is removed.
     ///
     /// # Errors
@@ -71,8 +81,8 @@ impl Discovery {
         self.ask(|answer| Order::Retire(pool, address, on, answer)).await?
     }
 
-    /// The living nodes whose Docker Engine answers, by pool that looks at it.
-    pub(crate) fn engines(&self, pool: &PoolName) -> BTreeSet<NodeName> {
+    /// The living nodes whose Docker Engine answers, with what each has of a pool that scales by Docker.
+    pub(crate) fn engines(&self, pool: &PoolName) -> Holdings {
         self.engines.borrow().get(pool).cloned().unwrap_or_default()
     }
 

@@ -20,7 +20,11 @@ use crate::config::model::SourceKind;
 
 /// What this node holds.
 #[derive(Debug, Default)]
-pub(crate) struct Leases(BTreeMap<ClaimKey, Held>);
+pub(crate) struct Leases {
+    held: BTreeMap<ClaimKey, Held>,
+    /// The same by when they end: each renewal and each wake-up looks at the first alone.
+    ends: BTreeSet<(Instant, ClaimKey)>,
+}
 
 #[derive(Debug, Clone)]
 struct Held {
@@ -42,29 +46,32 @@ pub(crate) struct Word {
 impl Leases {
     /// The backend has asked this node: it lasts from now.
     pub(crate) fn renew(&mut self, key: ClaimKey, found: Found, ttl: Duration, now: Instant) {
-        self.0.insert(key, Held { found, ttl, until: now + ttl });
+        self.release(&key);
+        let until = now + ttl;
+        self.ends.insert((until, key.clone()));
+        self.held.insert(key, Held { found, ttl, until });
     }
 
-    /// This node no longer holds it. Whether it did.
-    pub(crate) fn release(&mut self, key: &ClaimKey) -> bool {
-        self.0.remove(key).is_some()
+    /// This node no longer holds it. The TTL of what it held.
+    pub(crate) fn release(&mut self, key: &ClaimKey) -> Option<Duration> {
+        let held = self.held.remove(key)?;
+        self.ends.remove(&(held.until, key.clone()));
+        Some(held.ttl)
     }
 
     /// The next time at which one expires.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.0.values().map(|held| held.until).min()
+        self.ends.first().map(|(until, _)| *until)
     }
 
     /// Lets go of those that nobody renewed.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<Word> {
-        let over: Vec<ClaimKey> =
-            self.0.iter().filter(|(_, held)| held.until <= now).map(|(key, _)| key.clone()).collect();
-        over.into_iter()
-            .filter_map(|key| {
-                let held = self.0.remove(&key)?;
-                Some(Word { key, how: Hold::Expired, ttl: held.ttl, found: Vec::new() })
-            })
-            .collect()
+        let mut words = Vec::new();
+        while let Some((_, key)) = self.ends.first().filter(|(until, _)| *until <= now).cloned() {
+            let Some(ttl) = self.release(&key) else { break };
+            words.push(Word { key, how: Hold::Expired, ttl, found: Vec::new() });
+        }
+        words
     }
 
     /// Holds what is held against what all have written. `living` has this node in it.
@@ -92,7 +99,7 @@ impl Leases {
     ) -> Option<Word> {
         let terms = claim.answer.lease?;
         let found = claim.answer.found.first();
-        let held = self.0.get(key);
+        let held = self.held.get(key);
         if claim.by == *me {
             // A former life's, or what this node has just written.
             if held.is_none()

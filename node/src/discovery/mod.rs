@@ -24,5 +24,9 @@ pub(crate) mod wire;
 
 pub(crate) use self::core::{OrderError, SourceState, TTL};
 pub(crate) use self::found::{Found, Standing, is_reachable};
-pub(crate) use self::handle::Discovery;
+pub(crate) use self::handle::{Discovery, Holdings};
+pub(crate) use self::roster::POOL_MAX;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::sources::fuzzing;
+pub(crate) use self::sources::{Here, docker_address};
 pub(crate) use self::task::{DiscoveryConfig, start};

@@ -26,16 +26,20 @@ use super::found::{Found, Standing};
 use crate::config::model::{Backend, Pool, Services, SourceKind, SourceKinds, SourceSpec};
 
 /// The most backends of one pool; what comes later by address is left out.
-const POOL_MAX: usize = 20_000;
+pub(crate) const POOL_MAX: usize = 20_000;
 
 /// The pools that sources add to.
 pub(crate) type Pools = BTreeMap<PoolName, Arc<Pool>>;
 
 /// All pools with what sources found, and what is leaving them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Roster {
+    /// This node's own admin port, which needs no token on loopback: no source may lead users there.
+    admin: SocketAddr,
     pools: BTreeMap<PoolName, Kept>,
     merged: Arc<Pools>,
+    /// When the next is taken out.
+    due: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -66,6 +70,17 @@ pub(crate) struct Changes {
 }
 
 impl Roster {
+    /// That of a node whose admin port is at `admin`; without any pools.
+    pub(crate) fn new(admin: SocketAddr) -> Self {
+        Self { admin, pools: BTreeMap::new(), merged: Arc::default(), due: None }
+    }
+
+    /// Whether an address is this node's admin port, however it is written.
+    pub(crate) fn is_admin(&self, address: SocketAddr) -> bool {
+        let plain = |address: SocketAddr| (address.ip().to_canonical(), address.port());
+        plain(address) == plain(self.admin)
+    }
+
     /// The pools whose backends do not all stand in the file.
     pub(crate) fn pools(&self) -> Arc<Pools> {
         self.merged.clone()
@@ -73,7 +88,7 @@ impl Roster {
 
     /// The next time at which something is taken out.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.pools.values().flat_map(|kept| kept.members.values()).filter_map(|member| member.until).min()
+        self.due
     }
 
     /// Takes everything into account. The pools are new ones if something changed, and each pool that did not is shared.
@@ -88,7 +103,7 @@ impl Roster {
         let mut merged = Pools::new();
         self.pools.retain(|name, _| services.pools.contains_key(name));
         for (name, config) in &services.pools {
-            let named = named(config, claims, living);
+            let named = self.named(config, claims, living);
             let kept = self.pools.entry(name.clone()).or_insert_with(|| Kept {
                 config: config.clone(),
                 members: BTreeMap::new(),
@@ -101,12 +116,65 @@ impl Roster {
                 merged.insert(name.clone(), kept.pool());
             }
         }
+        let members = self.pools.values().flat_map(|kept| kept.members.values());
+        self.due = members.filter_map(|member| member.until).min();
         let same = merged.len() == self.merged.len()
             && merged.iter().zip(&*self.merged).all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1));
         if !same {
             self.merged = Arc::new(merged);
         }
         changes
+    }
+
+    /// All that is said of each address of a pool.
+    fn named<'a>(
+        &self,
+        config: &'a Pool,
+        claims: &'a Claims,
+        living: &BTreeSet<NodeName>,
+    ) -> BTreeMap<SocketAddr, Named<'a>> {
+        let mut named = BTreeMap::new();
+        for backend in &config.backends {
+            let (standing, of) = (Standing::Serving, Of::File(backend));
+            named.insert(backend.address, Named { sources: STATIC, standing, drain: None, of });
+        }
+        // Claims stand by kind, in the order in which kinds decide, then by scope.
+        let all: Vec<(&ClaimKey, &Claim)> = claims.of(&config.name).collect();
+        for same in all.chunk_by(|a, b| a.0.kind == b.0.kind && a.0.scope == b.0.scope) {
+            let kind = same[0].0.kind;
+            let local = match kind {
+                SourceKind::Static => continue,
+                SourceKind::Added => true,
+                SourceKind::Lease if config.lease.is_none() => continue,
+                SourceKind::Lease => true,
+                SourceKind::Retired => {
+                    retire(&mut named, same, living);
+                    continue;
+                }
+                _ => match spec(config, same[0].0) {
+                    Some(spec) => spec.is_local(),
+                    None => continue,
+                },
+            };
+            let good = |(key, claim): &(&ClaimKey, &Claim)| {
+                claim.answer.failing.is_none() && key.node.as_ref().is_none_or(|node| living.contains(node))
+            };
+            let any_good = same.iter().any(good);
+            for (_, claim) in same.iter().filter(|word| local || !any_good || good(word)) {
+                for found in claim.answer.found.iter().filter(|found| !self.is_admin(found.address)) {
+                    let entry = named.entry(found.address).or_insert_with(|| Named {
+                        sources: SourceKinds::default(),
+                        standing: found.standing,
+                        drain: found.drain,
+                        of: Of::Source(found),
+                    });
+                    entry.sources = entry.sources.and(SourceKinds::of(kind));
+                    entry.standing = entry.standing.min(found.standing);
+                    entry.drain = entry.drain.max(found.drain);
+                }
+            }
+        }
+        named
     }
 }
 
@@ -126,55 +194,6 @@ struct Named<'a> {
 enum Of<'a> {
     File(&'a Arc<Backend>),
     Source(&'a Found),
-}
-
-fn named<'a>(
-    config: &'a Pool,
-    claims: &'a Claims,
-    living: &BTreeSet<NodeName>,
-) -> BTreeMap<SocketAddr, Named<'a>> {
-    let mut named = BTreeMap::new();
-    for backend in &config.backends {
-        let (standing, of) = (Standing::Serving, Of::File(backend));
-        named.insert(backend.address, Named { sources: STATIC, standing, drain: None, of });
-    }
-    // Claims stand by kind, in the order in which kinds decide, then by scope.
-    let all: Vec<(&ClaimKey, &Claim)> = claims.of(&config.name).collect();
-    for same in all.chunk_by(|a, b| a.0.kind == b.0.kind && a.0.scope == b.0.scope) {
-        let kind = same[0].0.kind;
-        let local = match kind {
-            SourceKind::Static => continue,
-            SourceKind::Added => true,
-            SourceKind::Lease if config.lease.is_none() => continue,
-            SourceKind::Lease => true,
-            SourceKind::Retired => {
-                retire(&mut named, same, living);
-                continue;
-            }
-            _ => match spec(config, same[0].0) {
-                Some(spec) => spec.is_local(),
-                None => continue,
-            },
-        };
-        let good = |(key, claim): &(&ClaimKey, &Claim)| {
-            claim.answer.failing.is_none() && key.node.as_ref().is_none_or(|node| living.contains(node))
-        };
-        let any_good = same.iter().any(good);
-        for (_, claim) in same.iter().filter(|word| local || !any_good || good(word)) {
-            for found in &claim.answer.found {
-                let entry = named.entry(found.address).or_insert_with(|| Named {
-                    sources: SourceKinds::default(),
-                    standing: found.standing,
-                    drain: found.drain,
-                    of: Of::Source(found),
-                });
-                entry.sources = entry.sources.and(SourceKinds::of(kind));
-                entry.standing = entry.standing.min(found.standing);
-                entry.drain = entry.drain.max(found.drain);
-            }
-        }
-    }
-    named
 }
 
 /// What a living node is about to stop gets no new sessions, whoever names it. They stand last among the claims.

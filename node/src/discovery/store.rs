@@ -5,9 +5,11 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use super::claims::{Claim, ClaimKey};
-use super::wire::{self, MESSAGE_MAX_BYTES, Message};
+use super::wire::{self, Message};
 
 const NAME: &str = "backends.claims";
+/// The longest file: as many claims and backends as are kept, with the longest names.
+const FILE_MAX_BYTES: usize = 64 << 20;
 
 /// Reads the file. Nothing when there is none.
 ///
@@ -19,8 +21,7 @@ pub(crate) fn load(data: &Path) -> Result<Vec<(ClaimKey, Claim)>, String> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error.to_string()),
     };
-    match Some(&bytes).filter(|bytes| bytes.len() <= MESSAGE_MAX_BYTES).and_then(|bytes| wire::decode(bytes))
-    {
+    match wire::decode_within(&bytes, FILE_MAX_BYTES) {
         Some(Message::Tell(claims)) => Ok(claims),
         _ => Err("it is no list of claims of this version".into()),
     }
@@ -31,7 +32,8 @@ pub(crate) fn load(data: &Path) -> Result<Vec<(ClaimKey, Claim)>, String> {
 /// # Errors
 /// Why it cannot be written; the old one is as it was.
 pub(crate) fn write(data: &Path, claims: Vec<(ClaimKey, Claim)>) -> Result<(), String> {
-    let bytes = wire::encode(&Message::Tell(claims)).ok_or("there is more than the file may hold")?;
+    let bytes = wire::encode_within(&Message::Tell(claims), FILE_MAX_BYTES)
+        .ok_or("there is more than the file may hold")?;
     let written = || -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(data)?;
         file.write_all(&bytes)?;
@@ -53,7 +55,18 @@ mod tests {
             unreachable!("a message of that kind")
         };
         write(folder.path(), claims.clone()).unwrap();
-        assert_eq!(load(folder.path()), Ok(claims));
+        assert_eq!(load(folder.path()), Ok(claims.clone()));
+        // More than any message holds.
+        let many = vec![claims[0].1.answer.found[0].clone(); 10_000];
+        let mut large = claims;
+        for n in 0..100 {
+            let (mut key, mut claim) = large[0].clone();
+            key.scope = format!("f-{n}").into();
+            claim.answer.found.clone_from(&many);
+            large.push((key, claim));
+        }
+        write(folder.path(), large.clone()).unwrap();
+        assert_eq!(load(folder.path()), Ok(large));
         std::fs::write(folder.path().join(NAME), b"\x01garbage").unwrap();
         assert!(load(folder.path()).is_err());
     }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,8 +20,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 
-use super::claims::{Claim, ClaimKey};
-use super::core::{Core, Moment, Note, SourceState};
+use super::claims::{Claim, ClaimKey, Room};
+use super::core::{Core, Moment, Note, OrderError, SourceState};
 use super::handle::{Discovery, Engines, Order};
 use super::sources::{self, Here, Report, Reporter};
 use super::wire::{self, MESSAGE_MAX_BYTES, Message};
@@ -30,7 +30,7 @@ use crate::config::model::{Services, SourceSpec};
 use crate::registry::Current;
 
 /// Version 1: see [`super::wire`].
-const CHANNEL: Channel = Channel { id: 48, name: "backends", max_bytes: MESSAGE_MAX_BYTES, queue: 256 };
+const CHANNEL: Channel = Channel { id: 48, name: "backends", max_bytes: MESSAGE_MAX_BYTES, queue: 32 };
 /// Changes that come within this time make one list of pools.
 const COLLECT: Duration = Duration::from_millis(50);
 /// Claims that are written within this time go in one message.
@@ -58,6 +58,8 @@ pub(crate) struct DiscoveryConfig {
     pub(crate) region: RegionName,
     /// The zone there.
     pub(crate) zone: Option<ZoneName>,
+    /// Where its admin API listens.
+    pub(crate) admin: SocketAddr,
     /// The data folder.
     pub(crate) data: PathBuf,
     /// The configuration in force.
@@ -84,7 +86,7 @@ impl fmt::Debug for DiscoveryConfig {
 /// Starts on the current tokio runtime. The configuration that is returned has all backends; it has those of the file and
 /// of the last run at once.
 pub(crate) fn start(config: DiscoveryConfig) -> (Discovery, watch::Receiver<Current>, JoinHandle<()>) {
-    let mut core = Core::new(config.me.clone());
+    let mut core = Core::new(config.me.clone(), config.admin);
     let at = moment(&config.clock);
     match store::load(&config.data) {
         Ok(claims) => drop(core.heard(Message::Tell(claims), at)),
@@ -94,6 +96,7 @@ pub(crate) fn start(config: DiscoveryConfig) -> (Discovery, watch::Receiver<Curr
     let (orders, orders_of) = mpsc::channel(QUEUE);
     let (problems, problems_of) = watch::channel(Arc::default());
     let (engines, engines_of) = watch::channel(Arc::default());
+    let (room, room_of) = watch::channel(Room::default());
     let (reports, reports_of) = mpsc::channel(QUEUE);
     let mut driver = Driver {
         inbound: config.mesh.listen(CHANNEL),
@@ -102,6 +105,7 @@ pub(crate) fn start(config: DiscoveryConfig) -> (Discovery, watch::Receiver<Curr
         current,
         problems,
         engines,
+        room,
         orders: orders_of,
         reports,
         reports_of,
@@ -117,7 +121,11 @@ pub(crate) fn start(config: DiscoveryConfig) -> (Discovery, watch::Receiver<Curr
     driver.configure();
     driver.observe();
     driver.settle();
-    (Discovery { orders, problems: problems_of, engines: engines_of }, effective, tokio::spawn(driver.run()))
+    (
+        Discovery { orders, problems: problems_of, engines: engines_of, room: room_of },
+        effective,
+        tokio::spawn(driver.run()),
+    )
 }
 
 fn moment(clock: &Clock) -> Moment {
@@ -142,6 +150,7 @@ struct Driver {
     current: watch::Sender<Current>,
     problems: watch::Sender<Arc<Vec<String>>>,
     engines: watch::Sender<Arc<Engines>>,
+    room: watch::Sender<Room>,
     orders: mpsc::Receiver<Order>,
     reports: mpsc::Sender<Report>,
     reports_of: mpsc::Receiver<Report>,
@@ -278,6 +287,7 @@ impl Driver {
             !same
         });
         self.engines.send_replace(Arc::new(self.core.engines()));
+        self.room.send_replace(self.core.room());
         let problems = self.core.sources().into_iter().filter(|state| state.node == self.config.me);
         let problems: Vec<String> = problems.filter_map(|state| problem(&state)).collect();
         self.problems.send_if_modified(|present| {
@@ -338,17 +348,23 @@ impl Driver {
                 drop(answer.send(self.core.put(&pool, found, ttl, at)));
             }
             Order::Remove(pool, address, gone, answer) => {
-                // An order to take away must see what was put before it.
-                self.core.settle(at);
-                drop(answer.send(self.core.remove(&pool, address, gone, at)));
-                self.settle();
+                drop(answer.send(self.surely(|core| core.remove(&pool, address, gone, at))));
             }
             Order::Retire(pool, address, on, answer) => {
-                self.core.settle(at);
-                drop(answer.send(self.core.retire(&pool, address, on, at)));
+                drop(answer.send(self.surely(|core| core.retire(&pool, address, on, at))));
             }
             Order::Sources(answer) => drop(answer.send(self.core.sources())),
         }
+    }
+
+    /// An order that is refused by what the pools were a moment ago is tried again with what they are.
+    fn surely(&mut self, order: impl Fn(&mut Core) -> Result<(), OrderError>) -> Result<(), OrderError> {
+        let done = order(&mut self.core);
+        if done.is_ok() || !self.core.is_stale() {
+            return done;
+        }
+        self.settle();
+        order(&mut self.core)
     }
 
     fn receive(&mut self, inbound: Inbound) {

@@ -11,12 +11,13 @@ use gossip::id::{NodeName, PoolName, RackName, RegionName, ZoneName};
 use serde::{Deserialize, Serialize};
 
 use super::claims::{Answer, Claim, ClaimKey, Digest, Failing, Hold, LeaseTerms};
-use super::found::{FOUND_MAX, Found, Standing, is_reachable, readable};
+use super::core::TTL;
+use super::found::{DRAIN_MAX, FOUND_MAX, Found, Standing, is_reachable, readable};
 use crate::config::model::SourceKind;
 
 /// The first byte of every message.
 const VERSION: u8 = 1;
-/// The longest message, and the longest file.
+/// The longest message.
 pub(crate) const MESSAGE_MAX_BYTES: usize = 8 << 20;
 /// Claims go into one message until it has about so many bytes; a single one may be larger.
 const FILL_BYTES: usize = 1 << 20;
@@ -84,12 +85,17 @@ const KINDS: [SourceKind; 7] = [
 const STANDINGS: [Standing; 3] = [Standing::Serving, Standing::Leaving, Standing::Gone];
 const HOLDS: [Hold; 4] = [Hold::Taken, Hold::Adopted, Hold::Expired, Hold::Removed];
 
-fn options() -> impl Options {
-    bincode::DefaultOptions::new().with_limit(MESSAGE_MAX_BYTES as u64 - 1)
+fn options(max_bytes: usize) -> impl Options {
+    bincode::DefaultOptions::new().with_limit(max_bytes as u64 - 1)
 }
 
 /// A message's bytes; `None` when it is larger than any may be.
 pub(crate) fn encode(message: &Message) -> Option<Bytes> {
+    encode_within(message, MESSAGE_MAX_BYTES)
+}
+
+/// The same, for at most so many bytes.
+pub(super) fn encode_within(message: &Message, max_bytes: usize) -> Option<Bytes> {
     let wire = match message {
         Message::Tell(claims) => WireMessage::Tell(claims.iter().map(to_wire).collect()),
         Message::Compare(digest) => WireMessage::Compare(
@@ -101,29 +107,33 @@ pub(crate) fn encode(message: &Message) -> Option<Bytes> {
         ),
     };
     let mut bytes = vec![VERSION];
-    options().serialize_into(&mut bytes, &wire).ok()?;
+    options(max_bytes).serialize_into(&mut bytes, &wire).ok()?;
     Some(bytes.into())
 }
 
-/// A message from bytes; `None` when they are none of this version, or when something in it cannot be.
+/// A message from bytes; `None` when they are none of this version. A claim in it that cannot be, or of a kind that a later
+/// version has, is left out alone: those who understand it exchange it among themselves.
 pub(crate) fn decode(bytes: &[u8]) -> Option<Message> {
+    decode_within(bytes, MESSAGE_MAX_BYTES)
+}
+
+/// The same, of at most so many bytes.
+pub(super) fn decode_within(bytes: &[u8], max_bytes: usize) -> Option<Message> {
     let (&version, body) = bytes.split_first()?;
-    if version != VERSION || bytes.len() > MESSAGE_MAX_BYTES {
+    if version != VERSION || bytes.len() > max_bytes {
         return None;
     }
-    let wire: WireMessage = options().deserialize(body).ok()?;
-    let claims = |claims: Vec<(WireKey, WireClaim)>| -> Option<Vec<(ClaimKey, Claim)>> {
-        claims.into_iter().map(from_wire).collect()
-    };
+    let wire: WireMessage = options(max_bytes).deserialize(body).ok()?;
+    let claims = |claims: Vec<(WireKey, WireClaim)>| claims.into_iter().filter_map(from_wire).collect();
     Some(match wire {
-        WireMessage::Tell(told) => Message::Tell(claims(told)?),
+        WireMessage::Tell(told) => Message::Tell(claims(told)),
         WireMessage::Compare(digest) => {
             let entry =
                 |(key, version, by): (WireKey, u64, NodeName)| Some((key_from_wire(key)?, Hlc(version), by));
-            Message::Compare(digest.into_iter().map(entry).collect::<Option<_>>()?)
+            Message::Compare(digest.into_iter().filter_map(entry).collect())
         }
         WireMessage::Differ(newer, lacking) => {
-            Message::Differ(claims(newer)?, lacking.into_iter().map(key_from_wire).collect::<Option<_>>()?)
+            Message::Differ(claims(newer), lacking.into_iter().filter_map(key_from_wire).collect())
         }
     })
 }
@@ -178,7 +188,8 @@ fn from_wire((key, wire): (WireKey, WireClaim)) -> Option<(ClaimKey, Claim)> {
         None => None,
         Some((ttl, how)) => {
             let how = *HOLDS.get(usize::from(how))?;
-            Some(LeaseTerms { ttl: Duration::from_millis(ttl), how })
+            // Whatever a peer says, a lease ends.
+            Some(LeaseTerms { ttl: Duration::from_millis(ttl).clamp(*TTL.start(), *TTL.end()), how })
         }
     };
     let failing = wire.failing.map(|(since, error)| Failing { since: Wall(since), error: readable(&error) });
@@ -209,7 +220,7 @@ fn found_from_wire(wire: WireFound) -> Option<Found> {
         weight: wire.weight,
         priority: wire.priority,
         standing: *STANDINGS.get(usize::from(wire.standing))?,
-        drain: wire.drain_ms.map(|ms| Duration::from_millis(ms.into())),
+        drain: wire.drain_ms.map(|ms| Duration::from_millis(ms.into()).min(DRAIN_MAX)),
     })
 }
 
@@ -228,7 +239,7 @@ pub(crate) fn golden() -> Vec<Vec<u8>> {
     let answer = Answer {
         found: vec![found],
         failing: Some(Failing { since: Wall(5), error: "no".into() }),
-        lease: Some(LeaseTerms { ttl: Duration::from_millis(15), how: Hold::Adopted }),
+        lease: Some(LeaseTerms { ttl: Duration::from_secs(15), how: Hold::Adopted }),
     };
     let claim = Claim { version: Hlc(9), by: name("a"), answer };
     let messages = [
@@ -250,7 +261,7 @@ mod tests {
         let golden = golden();
         let key = [&b"\x03web\x01\x0b10.0.0.1:80"[..], &[0]].concat();
         let found = [&[0, 10, 0, 0, 1, 80][..], b"\x02eu", &[0, 0, 7, 0, 0, 0]].concat();
-        let claim = [&[9, 1, b'a', 1][..], &found, &[1, 5, 2, b'n', b'o', 1, 15, 1]].concat();
+        let claim = [&[9, 1, b'a', 1][..], &found, &[1, 5, 2, b'n', b'o', 1, 251, 0x98, 0x3a, 1]].concat();
         assert_eq!(golden[0], [&[1, 0, 1][..], &key, &claim].concat());
         assert_eq!(golden[1], [&[1, 1, 1][..], &key, &[9, 1, b'a']].concat());
         let other = [&key[..key.len() - 1], &[1, 1, b'b']].concat();
@@ -262,16 +273,56 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn what_cannot_be_is_left_out() {
         let golden = golden().swap_remove(0);
         let wildcard = golden.windows(4).position(|bytes| bytes == [10, 0, 0, 1]).unwrap();
         let mut nowhere = golden.clone();
         nowhere[wildcard] = 0;
         nowhere[wildcard + 3] = 0;
-        assert_eq!(decode(&nowhere), None);
+        assert_eq!(decode(&nowhere), Some(Message::Tell(Vec::new())));
         let mut newer = golden;
         newer[0] = 2;
         assert_eq!(decode(&newer), None);
+    }
+
+    #[test]
+    fn what_the_version_after_claims_is_left_out_alone() {
+        let [tell, compare, differ] = golden().try_into().expect("one of each kind");
+        let pool = |at: usize, bytes: &[u8]| {
+            let found =
+                bytes.windows(4).enumerate().filter(|(_, four)| *four == b"\x03web").map(|(at, _)| at);
+            found.collect::<Vec<_>>()[at]
+        };
+        // A second entry behind the first: the same with a kind of source that there is not yet.
+        let twice = |bytes: &[u8], from: usize, to: usize, count: usize| {
+            let mut later = bytes[from..to].to_vec();
+            later[4] = KINDS.len() as u8;
+            let mut twice = [&bytes[..to], &later, &bytes[to..]].concat();
+            twice[count] = 2;
+            twice
+        };
+        let read = |bytes: &[u8]| decode(bytes).unwrap();
+        assert_eq!(read(&twice(&tell, 3, tell.len(), 2)), read(&tell));
+        assert_eq!(read(&twice(&compare, 3, compare.len(), 2)), read(&compare));
+        let lacking = pool(1, &differ);
+        assert_eq!(read(&twice(&differ, 3, lacking - 1, 2)), read(&differ));
+        assert_eq!(read(&twice(&differ, lacking, differ.len(), lacking - 1)), read(&differ));
+    }
+
+    #[test]
+    fn what_would_never_end_is_cut() {
+        let Some(Message::Tell(mut told)) = decode(&golden()[0]) else {
+            unreachable!("a message of that kind")
+        };
+        let answer = &mut told[0].1.answer;
+        answer.lease = Some(LeaseTerms { ttl: Duration::from_secs(u64::MAX / 1_000), how: Hold::Taken });
+        answer.found[0].drain = Some(Duration::MAX);
+        let Some(Message::Tell(read)) = encode(&Message::Tell(told)).as_deref().and_then(decode) else {
+            unreachable!("it is read")
+        };
+        let answer = &read[0].1.answer;
+        assert_eq!(answer.lease.unwrap().ttl, *TTL.end());
+        assert_eq!(answer.found[0].drain, Some(DRAIN_MAX));
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub struct Checker {
     rng: StdRng,
     regions: Vec<Region>,
     targets: BTreeMap<BackendId, Target>,
+    /// What the process before this one concluded, until the first configuration is in force.
+    recalled: HealthTable,
     /// When which backend went out of the configuration.
     retired: BTreeMap<BackendId, Hlc>,
     view: Option<Arc<ClusterView>>,
@@ -98,6 +100,7 @@ impl Checker {
             rng: StdRng::seed_from_u64(seed),
             regions: Vec::new(),
             targets: BTreeMap::new(),
+            recalled: HealthTable::new(),
             retired: BTreeMap::new(),
             view: None,
             roster: Roster::alone(&me, &region),
@@ -115,6 +118,11 @@ impl Checker {
         }
     }
 
+    /// Begins with what another process of this node concluded a moment ago.
+    pub fn recall(&mut self, before: HealthTable) {
+        self.recalled = before;
+    }
+
     /// A configuration is in force. Backends that stay keep all that is known of them; new ones are probed at once. One
     /// that was taken out and returns comes out of a break: its sessions may have moved (I2).
     pub fn configure<'a>(
@@ -124,6 +132,7 @@ impl Checker {
         at: Moment,
     ) {
         let mut old = std::mem::take(&mut self.targets);
+        let recalled = std::mem::take(&mut self.recalled);
         self.regions = regions.to_vec();
         for (_, pool) in pools {
             for backend in &pool.backends {
@@ -134,7 +143,11 @@ impl Checker {
                     }
                     None => {
                         let break_ended = self.retired.remove(&backend.id).map_or(Hlc::ZERO, |_| at.hlc);
-                        Target::new(pool.clone(), backend.clone(), break_ended, at.now)
+                        let mut target = Target::new(pool.clone(), backend.clone(), break_ended, at.now);
+                        if let Some(before) = recalled.get(&backend.id) {
+                            target.recall(before);
+                        }
+                        target
                     }
                 };
                 self.targets.insert(backend.id, target);
@@ -241,6 +254,11 @@ impl Checker {
             by_pool
         });
         Changes { table, verdicts, failures }
+    }
+
+    /// Whether [`Checker::take_changes`] has any.
+    pub fn has_changes(&self) -> bool {
+        self.table_changed || self.verdicts_changed || self.failures_changed
     }
 
     /// When the freeze ends.

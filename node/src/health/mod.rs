@@ -30,6 +30,7 @@ pub mod checker;
 pub mod ejection;
 mod http2;
 pub mod machine;
+pub(crate) mod memory;
 pub mod outliers;
 pub mod probe;
 pub mod quorum;
@@ -49,6 +50,8 @@ pub struct BackendHealth {
     pub state: BackendState,
     /// The end of its last break that anybody knows of; [`Hlc::ZERO`] when nobody knows of one (I2).
     pub up_since: Hlc,
+    /// The beginning of its present or last break; [`Hlc::ZERO`] when nobody knows of one.
+    pub down_since: Hlc,
     /// Why this node alone sends it nothing for now, whatever the mesh says.
     pub ejected: Option<Evidence>,
     /// Why it is not simply up, in words for operators; empty when it is.

@@ -80,6 +80,15 @@ impl Target {
         }
     }
 
+    /// What the mesh held of it when this process took over from another one of the same node. Before anything else is heard.
+    pub(super) fn recall(&mut self, before: &BackendHealth) {
+        if self.pool.health.is_some() {
+            let BackendHealth { state, up_since, down_since, .. } = *before;
+            let up_since = up_since.max(self.conclusion.up_since);
+            self.conclusion = Conclusion { state, up_since, down_since };
+        }
+    }
+
     pub(super) fn check(&self) -> Option<&HealthCheck> {
         self.pool.health.as_ref()
     }
@@ -325,6 +334,7 @@ impl Target {
         BackendHealth {
             state: self.conclusion.state,
             up_since: self.conclusion.up_since,
+            down_since: self.conclusion.down_since,
             ejected: self.ejection.why(),
             reason,
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -20,6 +21,10 @@ use crate::tls::Tls;
 
 /// Probes under way at once. Beyond it they wait, the longest due first.
 const PROBES_AT_ONCE: usize = 64;
+
+/// After something was told, or the mesh was looked at, what comes within this time is told or looked at together: many
+/// backends that come at once cost no more than one. What comes alone is told at once.
+const TOGETHER: Duration = Duration::from_millis(20);
 
 /// Where this node's own verdicts go: all pools at once, a pool that is not named has none.
 pub type PublishVerdicts = Box<dyn Fn(BTreeMap<PoolName, Vec<Verdict>>) + Send + Sync>;
@@ -42,6 +47,8 @@ pub struct HealthConfig {
     pub publish: PublishVerdicts,
     /// Where it goes why this node's probes fail.
     pub publish_failures: PublishFailures,
+    /// What the process before this one concluded, in an upgrade; else empty.
+    pub recalled: HealthTable,
     /// How https pools are spoken to.
     pub tls: Tls,
     /// The clock.
@@ -61,8 +68,9 @@ impl fmt::Debug for HealthConfig {
 /// task ends when the sender of the configuration or of the view is gone; aborting it is safe, it owns nothing that
 /// outlives it.
 pub fn start(config: HealthConfig) -> (watch::Receiver<Arc<HealthTable>>, JoinHandle<()>) {
-    let (table, receiver) = watch::channel(Arc::default());
-    let checker = Checker::new(config.me.clone(), config.region.clone(), rand::random());
+    let (table, receiver) = watch::channel(Arc::new(config.recalled.clone()));
+    let mut checker = Checker::new(config.me.clone(), config.region.clone(), rand::random());
+    checker.recall(config.recalled);
     let driver = Driver {
         checker,
         table,
@@ -95,14 +103,22 @@ impl Driver {
         current.mark_changed();
         view.mark_changed();
         let mut hears_evidence = true;
+        let (mut telling, mut looking) = (Pace::default(), Pace::default());
         loop {
             let room = PROBES_AT_ONCE - probes.len();
             for order in self.checker.due(room, self.moment()) {
                 probes.push(probe(order, self.tls.clone()));
             }
-            self.tell();
+            let now = self.clock.now();
+            if self.checker.has_changes() && telling.is_free(now) {
+                telling.taken(now);
+                self.tell();
+            }
+            let looks = looking.is_free(now);
             // Without room only a probe's end makes some; a probe ends by its time-out.
-            let deadline = self.checker.next_deadline().filter(|_| probes.len() < PROBES_AT_ONCE);
+            let probing = self.checker.next_deadline().filter(|_| probes.len() < PROBES_AT_ONCE);
+            let tells = self.checker.has_changes().then(|| telling.next()).flatten();
+            let deadline = [probing, tells, looking.next().filter(|_| !looks)].into_iter().flatten().min();
             let wake = async {
                 match deadline {
                     Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -117,10 +133,11 @@ impl Driver {
                     let current = current.borrow_and_update().clone();
                     self.checker.configure(&current.services.regions, current.pools(), self.moment());
                 }
-                changed = view.changed() => {
+                changed = view.changed(), if looks => {
                     if changed.is_err() {
                         return;
                     }
+                    looking.taken(self.clock.now());
                     let view = view.borrow_and_update().clone();
                     self.checker.observe(view, self.moment());
                 }
@@ -152,6 +169,24 @@ impl Driver {
 
     fn moment(&self) -> Moment {
         Moment { now: self.clock.now(), hlc: self.clock.hlc() }
+    }
+}
+
+/// Leaves some time between one and the next.
+#[derive(Debug, Default)]
+struct Pace(Option<Instant>);
+
+impl Pace {
+    fn is_free(&self, now: Instant) -> bool {
+        self.next().is_none_or(|next| next <= now)
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.0.map(|last| last + TOGETHER)
+    }
+
+    fn taken(&mut self, now: Instant) {
+        self.0 = Some(now);
     }
 }
 

@@ -9,18 +9,20 @@
 //!
 //! Orders hold for nodes that were away too: they name keys, and a node asks its peers for the secrets it lacks. A secret
 //! crosses the mesh only for a key that was ordered to be installed, so a key that came by file stays with the files.
-//! *plan* judges (pure), *file* reads and writes, *task* is the one task that owns the ring.
+//! *plan* judges (pure), *file* reads and writes, *stored* asks what the others would start with, *task* is the one task that owns the ring.
 
 mod file;
 mod plan;
+mod stored;
 mod task;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use gossip::Gossip;
 use gossip::clock::Clock;
+use gossip::id::NodeName;
 use gossip::keyring::{Keyring, KeyringError};
 use gossip::state::ClusterView;
 use storage::intents::{IntentError, Intents};
@@ -28,6 +30,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::backend::Snapshot;
 pub(crate) use plan::{KeyState, Objection};
+pub(crate) use stored::{Files, Stored, is_writable};
 
 /// Orders that may wait for their turn; beyond it they are refused.
 const ORDERS_MAX: usize = 16;
@@ -81,7 +84,8 @@ enum Wish {
     /// A fresh key, or this exported one.
     Install(Option<String>),
     Use(u32),
-    Remove(u32),
+    /// With what the nodes would start with, unless it is forced.
+    Remove(u32, Files),
 }
 
 struct Order {
@@ -103,6 +107,8 @@ pub(crate) struct MeshKeys {
     orders: mpsc::Sender<Order>,
     shown: Arc<ArcSwap<Shown>>,
     view: watch::Receiver<Arc<ClusterView>>,
+    gossip: Gossip,
+    path: Arc<Path>,
 }
 
 impl MeshKeys {
@@ -110,13 +116,29 @@ impl MeshKeys {
     pub(crate) fn start(config: KeysConfig) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (orders, waiting) = mpsc::channel(ORDERS_MAX);
         let shown = Arc::new(ArcSwap::default());
-        let keys = Self { orders, shown: shown.clone(), view: config.gossip.view() };
+        let keys = Self {
+            orders,
+            shown: shown.clone(),
+            view: config.gossip.view(),
+            gossip: config.gossip.clone(),
+            path: config.path.as_path().into(),
+        };
         (keys, task::run(config, waiting, shown))
     }
 
-    /// All keys known in the mesh, and who holds them.
-    pub(crate) fn list(&self) -> Vec<KeyState> {
-        plan::list(&self.shown.load().keys, &self.view.borrow())
+    /// All keys known in the mesh, and who holds them; of who is `silent` that is not known.
+    pub(crate) fn list(&self, silent: &[NodeName]) -> Vec<KeyState> {
+        plan::list(&self.shown.load().keys, &self.view.borrow(), silent)
+    }
+
+    /// The key files of all nodes that live.
+    pub(crate) async fn files(&self) -> Files {
+        stored::gather(&self.gossip, &self.path).await
+    }
+
+    /// Nodes that are not heard, with the keys that they were heard to hold.
+    pub(crate) fn away(&self) -> Vec<(NodeName, Vec<u32>)> {
+        plan::away(&self.view.borrow())
     }
 
     /// Installs a fresh key, or one that was exported elsewhere, on all nodes. Its id, once this node holds it.
@@ -131,7 +153,14 @@ impl MeshKeys {
 
     /// Takes a key from all nodes. With `force` also while sessions depend on it, or nodes that are away.
     pub(crate) async fn remove(&self, id: u32, force: bool) -> Result<(), KeysError> {
-        self.order(Wish::Remove(id), force).await.map(drop)
+        // Asked here: the keepers answer each other while they wait for an order.
+        let files = if force { Files::default() } else { self.files().await };
+        self.order(Wish::Remove(id, files), force).await.map(drop)
+    }
+
+    /// How many keys this node holds.
+    pub(crate) fn held(&self) -> usize {
+        self.shown.load().keys.len()
     }
 
     /// What an operator should know, in sentences.

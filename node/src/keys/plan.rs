@@ -8,6 +8,7 @@ use gossip::id::NodeName;
 use gossip::state::{ClusterView, Member, MemberState};
 use storage::intents::{Intent, IntentMap, Order, Target};
 
+use super::stored::{Files, Stored};
 use crate::config::model::Services;
 
 /// Clocks of nodes may differ by this much before a session is taken for expired.
@@ -18,12 +19,16 @@ const CLOCKS_DIFFER: Duration = Duration::from_secs(5);
 pub(crate) struct KeyState {
     /// Its id.
     pub(crate) id: u32,
+    /// Whether any living node seals and signs with it, as far as is known.
+    pub(crate) in_use: bool,
     /// Living nodes that seal and sign with it.
     pub(crate) used_by: Vec<NodeName>,
     /// Living nodes that hold it, those that use it too.
     pub(crate) held_by: Vec<NodeName>,
     /// Living nodes that do not.
     pub(crate) lacking: Vec<NodeName>,
+    /// Living nodes that were asked and did not answer: of them nobody knows.
+    pub(crate) unknown: Vec<NodeName>,
 }
 
 /// What speaks against an order.
@@ -61,6 +66,30 @@ pub(crate) enum Objection {
         /// Who.
         away: Vec<NodeName>,
     },
+    /// Nodes would start with it alone, and be let in by nobody.
+    #[error(
+        "{} cannot write {} and would start with key {id:08x} alone; put another key there where the file comes from \
+         (meridian key install FILE), or say --force",
+        names(.nodes),
+        if .nodes.len() == 1 { "its key file" } else { "their key files" }
+    )]
+    ReadOnly {
+        /// The key.
+        id: u32,
+        /// Who.
+        nodes: Vec<NodeName>,
+    },
+    /// Nobody knows with which keys they would start.
+    #[error(
+        "{} did not answer, and may start with key {id:08x} alone; try again, or say --force",
+        names(.nodes)
+    )]
+    Silent {
+        /// The key.
+        id: u32,
+        /// Who.
+        nodes: Vec<NodeName>,
+    },
     /// Sessions would end.
     #[error(
         "cookies sealed under key {id:08x} may live until {}; remove it then, or say --force to end their sessions now",
@@ -96,19 +125,29 @@ fn named<'a>(members: impl Iterator<Item = &'a Member>) -> Vec<NodeName> {
     members.map(|member| member.record.name.clone()).collect()
 }
 
-/// All keys that this node or a living one holds: those in use first, then by id.
-pub(crate) fn list(own: &[u32], view: &ClusterView) -> Vec<KeyState> {
+/// All keys that this node or a living one holds: those in use first, then by id. Who is `silent` is counted as that.
+pub(crate) fn list(own: &[u32], view: &ClusterView, silent: &[NodeName]) -> Vec<KeyState> {
     let told = living(view).flat_map(|member| member.record.keys.iter().copied());
     let ids: BTreeSet<u32> = own.iter().copied().chain(told).collect();
+    let is_silent = |member: &&Member| silent.contains(&member.record.name);
+    let answering = || living(view).filter(tells).filter(|member| !is_silent(member));
     let state = |id: u32| KeyState {
         id,
-        used_by: named(living(view).filter(|member| member.record.keys.first() == Some(&id))),
-        held_by: named(living(view).filter(|member| member.record.keys.contains(&id))),
-        lacking: named(living(view).filter(tells).filter(|member| !member.record.keys.contains(&id))),
+        in_use: living(view).any(|member| member.record.keys.first() == Some(&id)),
+        used_by: named(answering().filter(|member| member.record.keys.first() == Some(&id))),
+        held_by: named(answering().filter(|member| member.record.keys.contains(&id))),
+        lacking: named(answering().filter(|member| !member.record.keys.contains(&id))),
+        unknown: named(living(view).filter(tells).filter(is_silent)),
     };
     let mut keys: Vec<KeyState> = ids.into_iter().map(state).collect();
-    keys.sort_by_key(|key| std::cmp::Reverse(key.used_by.len()));
+    keys.sort_by_key(|key| std::cmp::Reverse((key.in_use, key.used_by.len())));
     keys
+}
+
+/// Nodes that are believed dead, with the keys that they were heard to hold.
+pub(super) fn away(view: &ClusterView) -> Vec<(NodeName, Vec<u32>)> {
+    let dead = view.members.values().filter(|member| member.state == MemberState::Dead);
+    dead.map(|member| (member.record.name.clone(), member.record.keys.to_vec())).collect()
 }
 
 /// What the orders want of a ring that holds `keys`, the one in use first.
@@ -157,6 +196,11 @@ pub(super) fn is_installed(id: u32, orders: &IntentMap) -> bool {
     orders.iter().map(|((target, _), intent)| (target, intent)).any(is_it)
 }
 
+/// Whether a key was ordered to be removed: the sessions that needed it have ended with that order.
+fn is_removed(id: u32, orders: &IntentMap) -> bool {
+    orders.iter().any(|((target, _), intent)| *target == Target::Key(id) && intent.order == Order::RemoveKey)
+}
+
 /// What speaks against taking a key into use.
 pub(super) fn may_use(id: u32, own: &[u32], view: &ClusterView, force: bool) -> Result<(), Objection> {
     if !own.contains(&id) {
@@ -169,14 +213,25 @@ pub(super) fn may_use(id: u32, own: &[u32], view: &ClusterView, force: bool) -> 
     }
 }
 
-/// What speaks against removing a key at `now`, while sessions live for at most `longest` without a request.
+/// When a key is to be removed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Removal<'a> {
+    /// It is so late.
+    pub(super) now: Wall,
+    /// So long a session lives at most without a request.
+    pub(super) longest: Duration,
+    /// What was ordered before.
+    pub(super) orders: &'a IntentMap,
+    /// Though sessions end by it, or nodes that are away need it.
+    pub(super) force: bool,
+}
+
+/// What speaks against removing a key.
 pub(super) fn may_remove(
     id: u32,
     own: &[u32],
     view: &ClusterView,
-    now: Wall,
-    longest: Duration,
-    force: bool,
+    Removal { now, longest, orders, force }: Removal<'_>,
 ) -> Result<(), Objection> {
     let held = |member: &&Member| member.record.keys.contains(&id);
     let uses = |member: &&Member| member.record.keys.first() == Some(&id);
@@ -199,6 +254,9 @@ pub(super) fn may_remove(
     if !away.is_empty() {
         return Err(Objection::Away { id, away });
     }
+    if is_removed(id, orders) {
+        return Ok(());
+    }
     // Who left while it used the key sealed until then; when that was is known no better than "before now".
     let left = all().any(|member| member.state == MemberState::Left && uses(&member));
     let others = all().filter(|member| !uses(member)).map(|member| member.record.key_since);
@@ -207,6 +265,20 @@ pub(super) fn may_remove(
     match until > now && longest > Duration::ZERO {
         true => Err(Objection::Cookies { id, until }),
         false => Ok(()),
+    }
+}
+
+/// What the nodes' files say against removing a key from a ring of `own` keys.
+pub(super) fn may_lose(id: u32, own: &[u32], files: &Files) -> Result<(), Objection> {
+    let stays = |key: &u32| *key != id && own.contains(key);
+    let lost = |file: &&Stored| !file.writable && !file.keys.is_empty() && !file.keys.iter().any(stays);
+    let nodes: Vec<NodeName> = files.told.iter().filter(lost).map(|file| file.node.clone()).collect();
+    if !nodes.is_empty() {
+        return Err(Objection::ReadOnly { id, nodes });
+    }
+    match files.silent.is_empty() {
+        true => Ok(()),
+        false => Err(Objection::Silent { id, nodes: files.silent.clone() }),
     }
 }
 
@@ -273,14 +345,20 @@ mod tests {
     #[test]
     fn a_key_is_removed_once_nothing_sealed_under_it_can_live() {
         let hour = TTL.as_millis() as u64 + 5000;
-        let judge = |mesh: &[Member], force| {
-            may_remove(1, &mesh[0].record.keys, &view("eu-1", mesh.to_vec()), NOW, TTL, force)
+        let judge_after = |mesh: &[Member], force, orders: &IntentMap| {
+            let removal = Removal { now: NOW, longest: TTL, orders, force };
+            may_remove(1, &mesh[0].record.keys, &view("eu-1", mesh.to_vec()), removal)
         };
+        let judge = |mesh: &[Member], force| judge_after(mesh, force, &IntentMap::default());
         let mut mesh = vec![with("eu-1", &[2, 1], NOW.0 - hour), with("eu-2", &[2, 1], NOW.0 - hour)];
         assert_eq!(judge(&mesh, false), Ok(()));
         mesh[1] = with("eu-2", &[2, 1], NOW.0 - hour + 1);
         assert_eq!(judge(&mesh, false), Err(Objection::Cookies { id: 1, until: Wall(NOW.0 + 1) }));
         assert_eq!(judge(&mesh, true), Ok(()));
+        let forced = orders(&[(Target::Key(1), Order::RemoveKey)]);
+        assert_eq!(judge_after(&mesh, false, &forced), Ok(()), "its sessions have ended: nobody needs it");
+        let again = orders(&[(Target::Key(1), Order::InstallKey)]);
+        assert!(matches!(judge_after(&mesh, false, &again), Err(Objection::Cookies { .. })), "given again");
         mesh[1] = with("eu-2", &[1, 2], 0);
         assert_eq!(judge(&mesh, false), Err(Objection::InUse { id: 1, by: vec![node("eu-2")] }));
         mesh[1].state = MemberState::Dead;
@@ -292,16 +370,45 @@ mod tests {
     }
 
     #[test]
+    fn a_key_stays_while_a_node_would_start_with_it_alone() {
+        let file =
+            |name: &str, writable, keys: &[u32]| Stored { node: node(name), writable, keys: keys.into() };
+        let judge = |told: &[Stored]| may_lose(1, &[2, 1], &Files { told: told.into(), silent: vec![] });
+        assert_eq!(judge(&[file("eu-1", true, &[1]), file("eu-2", false, &[1, 2])]), Ok(()));
+        assert_eq!(judge(&[file("eu-1", false, &[])]), Ok(()), "nobody knows");
+        let refused = judge(&[file("eu-1", false, &[1]), file("eu-2", false, &[1, 9])]).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "eu-1 and eu-2 cannot write their key files and would start with key 00000001 alone; put another key there \
+             where the file comes from (meridian key install FILE), or say --force"
+        );
+        let files = Files { told: vec![file("eu-1", true, &[2])], silent: vec![node("eu-2")] };
+        assert_eq!(
+            may_lose(1, &[2, 1], &files).unwrap_err().to_string(),
+            "eu-2 did not answer, and may start with key 00000001 alone; try again, or say --force"
+        );
+    }
+
+    #[test]
     fn keys_are_listed_with_who_has_them() {
-        let mesh = vec![with("eu-1", &[1, 2], 0), with("eu-2", &[1], 0), with("eu-3", &[], 0)];
-        let listed = list(&[1, 2], &view("eu-1", mesh));
-        let of = |id, used: &[&str], held: &[&str], lacking: &[&str]| KeyState {
+        let mut mesh = vec![with("eu-1", &[1, 2], 0), with("eu-2", &[1], 0), with("eu-3", &[], 0)];
+        assert_eq!(away(&view("eu-1", mesh.clone())), []);
+        let seen = view("eu-1", mesh.clone());
+        (mesh[1].state, mesh[2].state) = (MemberState::Dead, MemberState::Left);
+        assert_eq!(away(&view("eu-1", mesh)), [(node("eu-2"), vec![1])]);
+        let named = |names: &[&str]| names.iter().map(|name| node(name)).collect::<Vec<_>>();
+        let of = |id, used: &[&str], held: &[&str], lacking: &[&str], unknown: &[&str]| KeyState {
             id,
-            used_by: used.iter().map(|name| node(name)).collect(),
-            held_by: held.iter().map(|name| node(name)).collect(),
-            lacking: lacking.iter().map(|name| node(name)).collect(),
+            in_use: id == 1,
+            used_by: named(used),
+            held_by: named(held),
+            lacking: named(lacking),
+            unknown: named(unknown),
         };
         let both = ["eu-1", "eu-2"];
-        assert_eq!(listed, [of(1, &both, &both, &[]), of(2, &[], &["eu-1"], &["eu-2"])]);
+        let expected = [of(1, &both, &both, &[], &[]), of(2, &[], &["eu-1"], &["eu-2"], &[])];
+        assert_eq!(list(&[1, 2], &seen, &[]), expected);
+        let expected = [of(1, &["eu-1"], &["eu-1"], &[], &["eu-2"]), of(2, &[], &["eu-1"], &[], &["eu-2"])];
+        assert_eq!(list(&[1, 2], &seen, &named(&["eu-2"])), expected, "who is silent lacks nothing");
     }
 }

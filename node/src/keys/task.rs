@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   exchange  version 1 │ 1 get │ id 4     ─▶ version 1 │ the exported key, or nothing: not held, or not for peers
+//!                     and that of `stored.rs`
 //! ```
 //!
 //! It may be stopped at any point: the ring is in the file, and orders are followed anew at the next start. What cannot be
@@ -21,10 +22,12 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::file::KeyFile;
+use super::plan::Removal;
+use super::stored::{self, Stored};
 use super::{KeysConfig, KeysError, Order, Shown, Wish, plan, spell};
 
-const CHANNEL: Channel = Channel { id: 33, name: "mesh keys", max_bytes: 256, queue: 64 };
-const VERSION: u8 = 1;
+pub(super) const CHANNEL: Channel = Channel { id: 33, name: "mesh keys", max_bytes: 256, queue: 64 };
+pub(super) const VERSION: u8 = 1;
 const GET: u8 = 1;
 /// How often the file is looked at, and what is missing asked for again.
 const LOOK: Duration = Duration::from_secs(1);
@@ -92,9 +95,13 @@ impl Keeper {
                 plan::may_use(id, &own, &view, force)?;
                 (id, Target::Mesh, Given::UseKey(id))
             }
-            Wish::Remove(id) => {
+            Wish::Remove(id, files) => {
                 let longest = plan::longest(&self.config.snapshot.borrow().services);
-                plan::may_remove(id, &own, &view, now, longest, force)?;
+                let removal = Removal { now, longest, orders: &self.config.intents.list(), force };
+                plan::may_remove(id, &own, &view, removal)?;
+                if !force {
+                    plan::may_lose(id, &own, &files)?;
+                }
                 (id, Target::Key(id), Given::RemoveKey)
             }
         };
@@ -144,7 +151,8 @@ impl Keeper {
         match self.file.save(&self.ring) {
             Ok(()) => (self.unsaved, self.trouble) = (false, None),
             Err(error) => {
-                let trouble = format!("{error}; the keys are in force, but a restart would go without them");
+                let trouble =
+                    format!("{error}; the keys are in force, but a restart takes those in the file");
                 self.tell(trouble);
             }
         }
@@ -208,6 +216,10 @@ impl Keeper {
 
     fn answer(&self, inbound: Inbound) {
         let Inbound::Exchange { bytes, reply, .. } = inbound else { return };
+        if stored::is_asked(&bytes) {
+            let me = self.config.gossip.view().borrow().me.clone();
+            return reply.send(stored::spell(&Stored::here(me, self.file.path())));
+        }
         let Some(id) = asks_for(&bytes) else { return };
         let given = plan::is_installed(id, &self.config.intents.list());
         let exported = self.ring.export(id).filter(|_| given);

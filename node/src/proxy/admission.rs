@@ -18,7 +18,7 @@ use crate::queue::Queue;
 /// The longest wait.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Those who wait at one queue.
-const WAITING_MAX: usize = 1024;
+pub const WAITING_MAX: usize = 1024;
 
 /// Takes a place for the request on its seat's backend, when nobody limits it or there is room and nobody waits. `None`: it
 /// has to [`admit`] itself.

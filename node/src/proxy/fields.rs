@@ -43,6 +43,7 @@ impl Fields {
         SERVER = 18;
         /// Via, X-Powered-By and their like: what tells of the software behind.
         TELLTALE = 19;
+        CDN_LOOP = 20;
     }
 
     /// What belongs to one hop (RFC 9110 §7.6.1).
@@ -77,7 +78,11 @@ impl Fields {
                 _ => Self(0),
             },
             7 if name == "upgrade" => Self::UPGRADE,
-            8 if name == "location" => Self::LOCATION,
+            8 => match name {
+                "location" => Self::LOCATION,
+                "cdn-loop" => Self::CDN_LOOP,
+                _ => Self(0),
+            },
             9 => match name {
                 "forwarded" => Self::FORWARDED,
                 "x-real-ip" => Self::FORWARDED_ONE,
@@ -184,6 +189,7 @@ mod tests {
             ("Content-Location", Fields::LOCATION),
             ("Content-Type", Fields::CONTENT_TYPE),
             ("Server", Fields::SERVER),
+            ("CDN-Loop", Fields::CDN_LOOP),
             ("X-Forwarded-Foo", Fields(0)),
             ("X_Forwarded_Foo", Fields(0)),
             ("Content-Length", Fields(0)),

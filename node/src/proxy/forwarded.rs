@@ -15,6 +15,11 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+/// Which gateways a request has passed (RFC 8586). It is not Via, for which nginx compresses nothing.
+const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+const OWN_NAME: &str = "meridian";
+/// More nodes in a row than this one request passes in a circle alone: a backend that is a listener again.
+const PASSES_MAX: usize = 8;
 
 /// Whether a list of networks holds the address.
 pub(super) fn holds(networks: &[IpNet], address: IpAddr) -> bool {
@@ -103,13 +108,14 @@ impl Introduction {
         &self.lines
     }
 
-    /// The fields that a backend is told by.
-    pub(super) fn fields(&self) -> [(HeaderName, &HeaderValue); 4] {
+    /// The fields that a backend is told by; the last may stand beside others of its name.
+    pub(super) fn fields(&self) -> [(HeaderName, &HeaderValue); 5] {
         [
             (X_FORWARDED_FOR, &self.address),
             (FORWARDED, &self.element),
             (X_FORWARDED_PROTO, self.scheme_value()),
             (X_FORWARDED_HOST, &self.host),
+            (CDN_LOOP, own_name()),
         ]
     }
 
@@ -126,7 +132,26 @@ impl Introduction {
         for (name, value) in [(X_FORWARDED_PROTO, self.scheme_value()), (X_FORWARDED_HOST, &self.host)] {
             headers.entry(name).or_insert_with(|| value.clone());
         }
+        headers.append(CDN_LOOP, own_name().clone());
     }
+}
+
+fn own_name() -> &'static HeaderValue {
+    static NAME: HeaderValue = HeaderValue::from_static(OWN_NAME);
+    &NAME
+}
+
+/// Whether a request has passed so many nodes that it must go in a circle: one that named the next as its backend.
+pub(super) fn goes_in_circles(headers: &HeaderMap, fields: Fields) -> bool {
+    if !fields.any(Fields::CDN_LOOP) {
+        return false;
+    }
+    let lines = headers.get_all(CDN_LOOP).iter();
+    let passed = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).filter(|entry| {
+        let name = entry.split(|byte| *byte == b';').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(OWN_NAME.as_bytes())
+    });
+    passed.count() >= PASSES_MAX
 }
 
 /// Removes whatever a peer that is not trusted says of clients.
@@ -193,6 +218,27 @@ mod tests {
     use super::*;
     use crate::proxy::added::Added;
     use crate::proxy::trace::Trace;
+
+    #[test]
+    fn a_request_that_passes_node_after_node_goes_in_a_circle() {
+        for trusted in [false, true] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CDN_LOOP, HeaderValue::from_static("other; meridian=1, meridians"));
+            for pass in 0..PASSES_MAX {
+                let fields = Fields::of(&headers);
+                assert!(!goes_in_circles(&headers, fields), "after {pass} nodes");
+                let host = HeaderValue::from_static("a.example");
+                let introduction = Rc::new(Introduction::new("192.0.2.1".parse().unwrap(), "http", &host));
+                let trace = Trace::of(&headers, fields, trusted, 1, 2);
+                Added::to(&mut headers, fields, &introduction, &trace, trusted).put_into(&mut headers);
+            }
+            assert!(goes_in_circles(&headers, Fields::of(&headers)), "trusted: {trusted}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(CDN_LOOP, HeaderValue::from_static("a, MERIDIAN; v=1,meridian ,,meridian,meridian"));
+        headers.append(CDN_LOOP, HeaderValue::from_static("meridian, meridian, meridian, meridian"));
+        assert!(goes_in_circles(&headers, Fields::of(&headers)));
+    }
 
     fn trusted() -> Vec<IpNet> {
         vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()]

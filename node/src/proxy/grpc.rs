@@ -66,9 +66,12 @@ fn status(end: End) -> u16 {
         End::QueueFull | End::NoBackend | End::SessionRefused | End::ConnectFailed | End::UpstreamReset => {
             UNAVAILABLE
         }
-        End::UpstreamMalformed | End::BadRequest | End::BadProxyHeader | End::BadClientHello | End::Ok => {
-            INTERNAL
-        }
+        End::UpstreamMalformed
+        | End::Loop
+        | End::BadRequest
+        | End::BadProxyHeader
+        | End::BadClientHello
+        | End::Ok => INTERNAL,
     }
 }
 

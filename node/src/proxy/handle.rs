@@ -18,10 +18,12 @@ use tokio::sync::{mpsc, watch};
 
 use super::bind::{BindError, BindProblem};
 use super::crowd::{Asked, Network, WINDOW};
+use super::limit::Limiters;
 use super::listeners::{Inherited, Listeners, Listening};
 use super::log::AccessLogger;
 use super::outcome::Counters;
 use super::plan::RouteCache;
+use super::retry::Budgets;
 use super::source::SourceKeys;
 use super::store::SessionStore;
 use super::tally::{ServiceCounts, Tallies};
@@ -95,6 +97,9 @@ pub struct ProxyConfig<A = TunnelAccept> {
 pub struct ProxyHandle {
     counters: Arc<Counters>,
     tallies: Arc<Tallies>,
+    budgets: Arc<Budgets>,
+    limiters: Arc<Limiters>,
+    evidence: mpsc::Sender<(BackendId, Evidence)>,
     log: Option<AccessLogger>,
     clock: Clock,
     origin: Instant,
@@ -139,10 +144,13 @@ pub fn start<A: Into<InboundTunnel> + Send + 'static>(
         clock: config.clock,
         counters: counters.clone(),
         tallies: Arc::default(),
+        budgets: Arc::default(),
         workers,
     });
     let log = shared.log.clone();
     let (tallies, clock, origin) = (shared.tallies.clone(), shared.clock.clone(), shared.origin);
+    let (budgets, limiters) = (shared.budgets.clone(), shared.routes.limiters());
+    let evidence = shared.evidence.clone();
     let (phase, phases) = watch::channel(Phase::Serving);
     let (mut gauges, mut orders, mut threads) = (Vec::new(), Vec::new(), Vec::new());
     for (index, first) in changes.drain(..).enumerate() {
@@ -170,6 +178,9 @@ pub fn start<A: Into<InboundTunnel> + Send + 'static>(
     Ok(ProxyHandle {
         counters,
         tallies,
+        budgets,
+        limiters,
+        evidence,
         log,
         clock,
         origin,
@@ -324,6 +335,22 @@ impl ProxyHandle {
     /// What was done for each service of the present revision.
     pub fn services(&self) -> BTreeMap<ServiceName, ServiceCounts> {
         self.tallies.sum()
+    }
+
+    /// The retries left to each service that has had a request, and how many can be saved up; as they were at the last request.
+    pub fn retry_budgets(&self) -> BTreeMap<ServiceName, (f64, f64)> {
+        self.budgets.left()
+    }
+
+    /// The clients that each service with a limit by client knows now.
+    pub fn limited_clients(&self) -> Vec<(ServiceName, usize)> {
+        self.limiters.tracked(self.clock.now().saturating_duration_since(self.origin))
+    }
+
+    /// What waits for health to look at it, and how much may.
+    pub fn evidence_waiting(&self) -> (usize, usize) {
+        let most = self.evidence.max_capacity();
+        (most - self.evidence.capacity(), most)
     }
 
     /// Where the users of the last one to two minutes came from; not sorted.

@@ -224,6 +224,9 @@ fn answer(
         if !admits(service, client) {
             return Err(End::Denied.into());
         }
+        if forwarded::goes_in_circles(request.headers(), fields) {
+            return Err(End::Loop.into());
+        }
         if let Err(wait) = worker.limit(&plan, service, client) {
             return Err(Refused { wait: Some(wait), ..End::RateLimited.into() });
         }

@@ -26,6 +26,8 @@ mod cell;
 
 const WAYS: usize = 8;
 const BUCKETS: usize = 8192;
+/// Clients of a service that are known at once.
+pub const CLIENTS_MAX: usize = WAYS * BUCKETS;
 const TAT_BITS: u32 = 44;
 const TAT_MASK: u64 = (1 << TAT_BITS) - 1;
 /// The whole burst in ticks: what makes a tick. With a burst of 100,000 a request is still 168 of them.
@@ -55,6 +57,11 @@ impl Limiter {
             clients.take(client, passed)?;
         }
         self.all.as_ref().map_or(Ok(()), |all| all.take(passed))
+    }
+
+    /// Clients that have used of their burst and are known for it, `passed` after the origin; `None` without a limit by client.
+    fn tracked(&self, passed: Duration) -> Option<usize> {
+        self.clients.as_ref().map(|clients| clients.tracked(passed))
     }
 }
 
@@ -137,6 +144,13 @@ impl Clients {
         }
     }
 
+    fn tracked(&self, passed: Duration) -> usize {
+        let now = (passed.as_nanos() as f64 / self.pace.nanos_per_tick) as u64;
+        let slots =
+            self.buckets.iter().flat_map(|Bucket(slots)| slots).map(|slot| slot.load(Ordering::Relaxed));
+        slots.filter(|slot| *slot != 0 && self.pace.ahead(slot & TAT_MASK, now) > 0).count()
+    }
+
     /// The client's slot, else the one that is given up for it: the least ahead.
     fn slot<'a>(&self, slots: &'a [AtomicU64; WAYS], tag: u64, now: u64) -> (&'a AtomicU64, u64) {
         let mut given_up = (&slots[0], 0);
@@ -171,6 +185,12 @@ impl Limiters {
         let present: BTreeMap<_, _> = services.services.values().filter_map(limited).collect();
         known.clone_from(&present);
         present
+    }
+
+    /// How many clients each service with a limit by client knows now.
+    pub(super) fn tracked(&self, passed: Duration) -> Vec<(ServiceName, usize)> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        known.iter().filter_map(|(name, limiter)| Some((name.clone(), limiter.tracked(passed)?))).collect()
     }
 }
 

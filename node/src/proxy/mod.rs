@@ -84,9 +84,11 @@ mod websocket;
 mod windows;
 mod worker;
 
+pub use admission::WAITING_MAX;
 pub use bind::{BindError, BindProblem, check as check_ports};
 pub use crowd::{Asked, Network, WINDOW};
 pub use handle::{ProxyConfig, ProxyHandle, StartError, start};
+pub use limit::CLIENTS_MAX;
 pub use listeners::Inherited;
 pub use outcome::{Affinity, Counters, Cut, End};
 pub use route::RouteTable;

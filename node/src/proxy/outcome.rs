@@ -35,6 +35,8 @@ reasons! {
         RateLimited = "rate_limited",
         /// No service answers for this host and path.
         NoRoute = "no_route",
+        /// The request goes in a circle: a backend leads back here (RFC 8586).
+        Loop = "loop",
         /// No backend of the pool can be used, here or elsewhere.
         NoBackend = "no_backend",
         /// All backends that could serve are at `max_connections`, and the wait for one was too long.
@@ -74,6 +76,7 @@ impl End {
         matches!(
             self,
             Self::NoBackend
+                | Self::Loop
                 | Self::QueueFull
                 | Self::ConnectFailed
                 | Self::UpstreamReset
@@ -167,6 +170,8 @@ pub struct Counters {
     pub tls_failed: AtomicU64,
     /// Second and further tries.
     pub retries: AtomicU64,
+    /// Tries that were not made because the service's budget was empty.
+    pub retries_refused: AtomicU64,
     /// Requests and connections that crossed to another region from here.
     pub tunnels_out: AtomicU64,
     /// Requests and connections that other nodes sent here.
@@ -196,6 +201,7 @@ impl Default for Counters {
             tls_resumed: AtomicU64::new(0),
             tls_failed: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            retries_refused: AtomicU64::new(0),
             tunnels_out: AtomicU64::new(0),
             tunnels_in: AtomicU64::new(0),
             tunnels_dropped: AtomicU64::new(0),

@@ -13,9 +13,14 @@ use crate::config::model::{BalancePolicy, Service, Services};
 
 /// The routes of the revision in force, compiled by the first worker that meets it, and its limiters.
 #[derive(Debug, Default)]
-pub(super) struct RouteCache(ArcSwapOption<(Arc<Services>, Arc<RouteTable>)>, Limiters);
+pub(super) struct RouteCache(ArcSwapOption<(Arc<Services>, Arc<RouteTable>)>, Arc<Limiters>);
 
 impl RouteCache {
+    /// The limiters of all services.
+    pub(super) fn limiters(&self) -> Arc<Limiters> {
+        self.1.clone()
+    }
+
     fn of(&self, services: &Arc<Services>) -> Arc<RouteTable> {
         if let Some(known) = &*self.0.load()
             && Arc::ptr_eq(&known.0, services)

@@ -15,6 +15,7 @@ pub(super) fn status(end: End) -> (StatusCode, &'static str) {
         End::Denied => (StatusCode::FORBIDDEN, "your address may not use this service"),
         End::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "you ask too often"),
         End::NoRoute => (StatusCode::NOT_FOUND, "nothing is served here under this name"),
+        End::Loop => (StatusCode::LOOP_DETECTED, "the request goes in a circle"),
         End::NoBackend => (StatusCode::SERVICE_UNAVAILABLE, "the service is not available at the moment"),
         End::QueueFull => (StatusCode::SERVICE_UNAVAILABLE, "the service is busy at the moment"),
         End::SessionRefused => (

@@ -1,5 +1,5 @@
 //! What is kept of a request while it runs, and settled exactly once when it ends, however it ends.
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -49,6 +49,21 @@ impl Record {
     ) -> Self {
         let line = || Box::new(Line::new(worker.clock().wall(), client, listener.cloned()));
         let line = worker.shared.log.is_some().then(line);
+        Self::new(worker, client, activity, line, false)
+    }
+
+    /// A request that another node sent here begins: in flight like all, but neither counted nor logged again.
+    pub(super) fn far(worker: &Rc<Worker>) -> Self {
+        Self::new(worker, IpAddr::V4(Ipv4Addr::UNSPECIFIED), None, None, true)
+    }
+
+    fn new(
+        worker: &Rc<Worker>,
+        client: IpAddr,
+        activity: Option<Arc<Activity>>,
+        line: Option<Box<Line>>,
+        far: bool,
+    ) -> Self {
         Self {
             worker: worker.clone(),
             activity,
@@ -62,27 +77,7 @@ impl Record {
             end: None,
             ended: None,
             owes: false,
-            far: false,
-            _busy: worker.enter(),
-        }
-    }
-
-    /// A request that another node sent here begins: in flight like all, but neither counted nor logged again.
-    pub(super) fn far(worker: &Rc<Worker>) -> Self {
-        Self {
-            worker: worker.clone(),
-            activity: None,
-            began: worker.clock().now(),
-            line: None,
-            client: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-            tally: None,
-            status: None,
-            affinity: None,
-            sent_bytes: 0,
-            end: None,
-            ended: None,
-            owes: false,
-            far: true,
+            far,
             _busy: worker.enter(),
         }
     }

@@ -1,6 +1,10 @@
 //! When a request may be tried again (pure): its method, its body, and the budget.
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use gossip::id::ServiceName;
 use http::Method;
 
 /// The largest body that is kept to be sent again.
@@ -22,22 +26,71 @@ pub(super) fn is_idempotent(method: &Method) -> bool {
 /// everything then costs at most that share on top, instead of a multiple.
 #[derive(Debug)]
 pub(super) struct Budget {
-    tokens: f64,
     floor_per_second: f64,
+    level: Arc<Level>,
     filled: Instant,
+}
+
+/// How much of a budget is left: written by its worker alone, read by who watches.
+#[derive(Debug, Default)]
+struct Level {
+    /// Bits of an `f64`: retries.
+    tokens: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Level {
+    fn tokens(&self) -> f64 {
+        f64::from_bits(self.tokens.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, tokens: f64) {
+        self.tokens.store(tokens.to_bits(), Ordering::Relaxed);
+    }
+}
+
+/// The budgets of all workers, for who watches. Locked when a worker makes a budget, and never for a request.
+#[derive(Debug, Default)]
+pub(super) struct Budgets(Mutex<BTreeMap<ServiceName, Vec<Arc<Level>>>>);
+
+impl Budgets {
+    /// Takes note of a new budget of a service; those that their workers gave up are forgotten.
+    pub(super) fn note(&self, service: &ServiceName, budget: &Budget) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values_mut().for_each(|levels| levels.retain(|level| Arc::strong_count(level) > 1));
+        all.entry(service.clone()).or_default().push(budget.level.clone());
+        all.retain(|_, levels| !levels.is_empty());
+    }
+
+    /// The retries left to each service that has had a request, and how many can be saved up, over all workers; as they were
+    /// at the last request.
+    pub(super) fn left(&self) -> BTreeMap<ServiceName, (f64, f64)> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = |levels: &Vec<Arc<Level>>| {
+            levels.iter().fold((0.0, 0.0), |(left, most), level| {
+                (left + level.tokens(), most + f64::from_bits(level.most.load(Ordering::Relaxed)))
+            })
+        };
+        all.iter().map(|(service, levels)| (service.clone(), sum(levels))).collect()
+    }
 }
 
 impl Budget {
     /// A budget with one second's floor in it, for one of `workers`.
     pub(super) fn new(now: Instant, workers: usize) -> Self {
         let floor_per_second = FLOOR_PER_SECOND / workers.max(1) as f64;
-        Self { tokens: floor_per_second, floor_per_second, filled: now }
+        let level = Arc::new(Level::default());
+        level.set(floor_per_second);
+        level.most.store((10.0 * floor_per_second).to_bits(), Ordering::Relaxed);
+        Self { floor_per_second, level, filled: now }
     }
 
     /// A request came: pays its share in. At most ten seconds' floor and a hundred requests' worth are saved up.
     pub(super) fn request(&mut self, share: f64) {
         let most = 10.0 * self.floor_per_second + 100.0 * share;
-        self.tokens = (self.tokens + share).min(most.max(self.tokens));
+        let tokens = self.level.tokens();
+        self.level.most.store(most.to_bits(), Ordering::Relaxed);
+        self.level.set((tokens + share).min(most.max(tokens)));
     }
 
     /// Takes one retry out, if there is one.
@@ -45,13 +98,12 @@ impl Budget {
         let passed = now.saturating_duration_since(self.filled).min(Duration::from_secs(10));
         self.filled = now;
         let floor = 10.0 * self.floor_per_second;
-        if self.tokens < floor {
-            self.tokens = (self.tokens + passed.as_secs_f64() * self.floor_per_second).min(floor);
+        let mut tokens = self.level.tokens();
+        if tokens < floor {
+            tokens = (tokens + passed.as_secs_f64() * self.floor_per_second).min(floor);
         }
-        let enough = self.tokens >= 1.0;
-        if enough {
-            self.tokens -= 1.0;
-        }
+        let enough = tokens >= 1.0;
+        self.level.set(if enough { tokens - 1.0 } else { tokens });
         enough
     }
 }
@@ -92,6 +144,22 @@ mod tests {
         (0..1_000_000).for_each(|_| budget.request(0.2));
         let burst = (0..1000).take_while(|_| budget.take(now)).count();
         assert!(burst <= 70, "{burst}");
+    }
+
+    #[test]
+    fn who_watches_sees_what_all_workers_have_left() {
+        let now = Clock::simulated(Wall(0)).now();
+        let (all, web) = (Budgets::default(), ServiceName::new("web").unwrap());
+        let mut budgets: Vec<Budget> = (0..2).map(|_| Budget::new(now, 2)).collect();
+        budgets.iter().for_each(|budget| all.note(&web, budget));
+        assert_eq!(all.left()[&web], (10.0, 100.0));
+        assert!(budgets[0].take(now));
+        budgets[1].request(0.5);
+        assert_eq!(all.left()[&web], (9.5, 150.0));
+        budgets.clear();
+        let other = Budget::new(now, 2);
+        all.note(&ServiceName::new("api").unwrap(), &other);
+        assert_eq!(all.left().len(), 1, "a service without budgets is forgotten");
     }
 
     #[test]

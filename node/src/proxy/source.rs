@@ -32,7 +32,7 @@ impl SourceKeys {
     }
 
     /// The ids that a client's session with a service may have: the present one, then those under other keys.
-    pub(super) fn sessions(&self, service: &ServiceName, client: IpAddr) -> (SessionId, Vec<SessionId>) {
+    pub(crate) fn sessions(&self, service: &ServiceName, client: IpAddr) -> (SessionId, Vec<SessionId>) {
         let keys = self.0.load();
         let mut ids = keys.iter().map(|key| session(key, service, client));
         let present = ids.next().unwrap_or_else(|| session(&[0; 32], service, client));

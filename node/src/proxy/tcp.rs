@@ -244,22 +244,8 @@ async fn tunnel(
 pub(super) async fn far(worker: Rc<Worker>, plan: Rc<Plan>, guest: Guest, mut stream: Box<dyn TunnelIo>) {
     let mut record = Record::far(&worker);
     let service = guest.service();
-    let keys = Keys::new(&plan, &service, &worker.shared.source_keys, guest.preface.client.ip(), None);
-    let usher = Usher {
-        worker: &worker,
-        plan: &plan,
-        service: &service,
-        forced: None,
-        hops: Hops::None,
-        bound: guest.preface.wanted.is_some(),
-        keys,
-    };
-    let crossing = Crossing {
-        kind: Kind::Tcp,
-        client: guest.preface.client,
-        local: guest.preface.local,
-        request_id: None,
-    };
+    let usher = guest.usher(&worker, &plan, &service);
+    let crossing = guest.crossing();
     let connected = match connect(&usher, guest.seat(), &crossing).await {
         Ok(connected) => connected,
         Err(end) => {

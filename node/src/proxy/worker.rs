@@ -23,7 +23,7 @@ use super::log::AccessLogger;
 use super::outcome::Counters;
 use super::pick::{Dice, Turns, millis};
 use super::plan::{Plan, RouteCache};
-use super::retry::Budget;
+use super::retry::{Budget, Budgets};
 use super::source::SourceKeys;
 use super::store::SessionStore;
 use super::tally::Tallies;
@@ -51,6 +51,7 @@ pub(super) struct Shared {
     pub(super) origin: Instant,
     pub(super) counters: Arc<Counters>,
     pub(super) tallies: Arc<Tallies>,
+    pub(super) budgets: Arc<Budgets>,
     pub(super) workers: usize,
 }
 
@@ -264,7 +265,11 @@ impl Worker {
     /// Takes a retry out of the service's budget, if there is one.
     pub(super) fn take_retry(&self, service: &Service) -> bool {
         let now = self.clock().now();
-        self.with_budget(service, |budget| budget.take(now))
+        let may = self.with_budget(service, |budget| budget.take(now));
+        if !may {
+            self.shared.counters.retries_refused.fetch_add(1, Ordering::Relaxed);
+        }
+        may
     }
 
     fn with_budget<T>(&self, service: &Service, with: impl FnOnce(&mut Budget) -> T) -> T {
@@ -273,6 +278,7 @@ impl Worker {
             return with(budget);
         }
         let fresh = Budget::new(self.clock().now(), self.shared.workers);
+        self.shared.budgets.note(&service.name, &fresh);
         with(budgets.entry(service.name.clone()).or_insert(fresh))
     }
 

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use gossip::id::{BackendId, NodeName, PoolName, RegionName, ServiceName};
 use ipnet::IpNet;
 
+use crate::signing::RetiredKeys;
+
 /// The orders in force. Names that exist no more do no harm.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Orders {
@@ -18,6 +20,12 @@ pub struct Orders {
     pub drained_regions: BTreeSet<RegionName>,
     /// Pools whose backends keep their sessions and get no new ones.
     pub drained_pools: BTreeSet<PoolName>,
+    /// Regions whose backends get nothing.
+    pub maintenance_regions: BTreeSet<RegionName>,
+    /// Pools whose backends get nothing.
+    pub maintenance_pools: BTreeSet<PoolName>,
+    /// Backends that get nothing: the deadline of their drain has passed.
+    pub emptied_backends: BTreeSet<BackendId>,
     /// Regions whose backends get nothing: the deadline of their drain has passed.
     pub emptied_regions: BTreeSet<RegionName>,
     /// Pools whose backends get nothing: the deadline of their drain has passed.
@@ -28,4 +36,6 @@ pub struct Orders {
     pub splits: BTreeMap<ServiceName, Vec<(PoolName, u32)>>,
     /// Networks whose users every service refuses.
     pub denied: BTreeSet<IpNet>,
+    /// Keys that zones are not to be signed with any more.
+    pub retired_keys: RetiredKeys,
 }

@@ -109,8 +109,9 @@ pub(super) fn own_summaries(snapshot: &Snapshot) -> BTreeMap<PoolName, PoolSumma
     all.filter(|(_, summary)| summary.total > 0).collect()
 }
 
-/// The other regions, nearest first: by the round trip to their nodes, where none is known by what the distance lets
-/// expect; then by distance; then by name. A region that knows neither comes last.
+/// The other regions, nearest first: by the round trip to their nodes; where this node knows none, by that between the regions
+/// as others tell; where nobody does, by what the distance lets expect; then by distance; then by name. A region that
+/// knows neither comes last.
 pub(super) fn rescue_order(inputs: Inputs<'_>) -> Vec<RegionName> {
     let configured = inputs.current.services.regions.iter().map(|region| &region.name);
     let met =
@@ -120,7 +121,8 @@ pub(super) fn rescue_order(inputs: Inputs<'_>) -> Vec<RegionName> {
         .into_iter()
         .map(|name| {
             let nodes = inputs.view.region(name).filter(|member| member.is_alive());
-            let rtt = nodes.filter_map(|member| member.rtt).min();
+            let own = nodes.filter_map(|member| inputs.view.rtt(inputs.me, &member.record.name)).min();
+            let rtt = own.or_else(|| inputs.view.rtt_of_regions(inputs.region, name));
             let km = distance::between(&inputs.current.services.regions, inputs.region, name);
             let steps = rtt
                 .or_else(|| km.map(|km| RTT_PER_KM.saturating_mul(km)))

@@ -235,7 +235,8 @@ fn unheard(pool: &Pool) -> BackendHealth {
         Some(_) => (BackendState::Unknown, "not yet probed"),
         None => (BackendState::Up, ""),
     };
-    BackendHealth { state, up_since: Hlc::ZERO, ejected: None, reason: reason.to_owned() }
+    let never = Hlc::ZERO;
+    BackendHealth { state, up_since: never, down_since: never, ejected: None, reason: reason.to_owned() }
 }
 
 struct Settled {
@@ -252,11 +253,17 @@ fn settle(
     backend: &Backend,
 ) -> (Settled, Option<Settled>) {
     use BackendState::{Draining, Ejected, GoingDown, Maintenance, Unknown, Up};
-    if orders.maintenance_backends.contains(&backend.id) {
+    if orders.maintenance_backends.contains(&backend.id)
+        || orders.maintenance_pools.contains(&pool.name)
+        || orders.maintenance_regions.contains(&backend.region)
+    {
         return (Settled { state: Maintenance, reason: with("maintenance ordered", &health.reason) }, None);
     }
-    if orders.emptied_pools.contains(&pool.name) || orders.emptied_regions.contains(&backend.region) {
-        let reason = with("drain ordered, its deadline has passed", &health.reason);
+    if orders.emptied_backends.contains(&backend.id)
+        || orders.emptied_pools.contains(&pool.name)
+        || orders.emptied_regions.contains(&backend.region)
+    {
+        let reason = with("drained, its deadline has passed", &health.reason);
         return (Settled { state: Maintenance, reason }, None);
     }
     let drains = orders.drained_backends.contains(&backend.id)

@@ -12,8 +12,15 @@ use gossip::id::{NodeName, PoolName};
 
 /// The least time between two decisions of one pool. Longer than anybody waits for grants.
 pub(super) const HOLD: Duration = Duration::from_secs(4);
+/// A node that has just started grants nothing for so long: whoever it may have granted something before has acted by then,
+/// and most of what that started is there. What takes longer to appear, only the others still count on.
+pub(super) const FORGOTTEN: Duration = Duration::from_secs(10);
 /// How long grants are waited for.
 pub(super) const ASK: Duration = Duration::from_secs(1);
+
+/// No node has missed more decisions of one pool: at one in four seconds they take centuries. What is further ahead is a lie, which
+/// would leave no numbers for the truth.
+const AHEAD_MAX: u64 = 1 << 32;
 
 /// What this node has granted.
 #[derive(Debug)]
@@ -39,19 +46,29 @@ impl Grants {
 
     /// The number to ask for next.
     pub(super) fn next(&self, pool: &PoolName) -> u64 {
-        self.last.get(pool).map_or(1, |(number, _)| number + 1)
+        self.known(pool).saturating_add(1)
+    }
+
+    /// The greatest number known.
+    pub(super) fn known(&self, pool: &PoolName) -> u64 {
+        self.last.get(pool).map_or(0, |(number, _)| *number)
+    }
+
+    /// Whether a number can be true: decisions are seconds apart, so nobody is that far ahead of anybody.
+    fn is_plausible(&self, pool: &PoolName, number: u64) -> bool {
+        number.saturating_sub(self.known(pool)) <= AHEAD_MAX
     }
 
     /// Whether asking could succeed now, as far as this node knows.
     pub(super) fn is_free(&self, pool: &PoolName, now: Instant) -> bool {
-        let rested = |since: Instant| now.saturating_duration_since(since) >= HOLD;
-        rested(self.born) && self.last.get(pool).is_none_or(|(_, at)| rested(*at))
+        let since = |at: Instant| now.saturating_duration_since(at);
+        since(self.born) >= FORGOTTEN && self.last.get(pool).is_none_or(|(_, at)| since(*at) >= HOLD)
     }
 
     /// Somebody asks for a number; it may be this node itself.
     pub(super) fn ask(&mut self, pool: &PoolName, number: u64, now: Instant) -> Grant {
-        let known = self.last.get(pool).map_or(0, |(number, _)| *number);
-        if number <= known || !self.is_free(pool, now) {
+        let known = self.known(pool);
+        if number <= known || !self.is_plausible(pool, number) || !self.is_free(pool, now) {
             return Grant::No(known);
         }
         self.last.insert(pool.clone(), (number, now));
@@ -60,6 +77,9 @@ impl Grants {
 
     /// A decision was made elsewhere: no smaller number is granted, and none for a while.
     pub(super) fn learn(&mut self, pool: &PoolName, number: u64, now: Instant) {
+        if !self.is_plausible(pool, number) {
+            return;
+        }
         let entry = self.last.entry(pool.clone()).or_insert((number, now));
         if number > entry.0 {
             *entry = (number, now);
@@ -68,6 +88,9 @@ impl Grants {
 
     /// A number that is known elsewhere, of a decision of whatever time.
     pub(super) fn catch_up(&mut self, pool: &PoolName, number: u64) {
+        if !self.is_plausible(pool, number) {
+            return;
+        }
         if let Some((known, _)) = self.last.get_mut(pool) {
             *known = number.max(*known);
         } else if number > 0 {
@@ -155,6 +178,21 @@ mod tests {
     }
 
     #[test]
+    fn a_lie_about_numbers_changes_nothing() {
+        let pool = PoolName::new("web").unwrap();
+        let clock = Clock::simulated(Wall(0));
+        let mut grants = Grants::new(clock.now());
+        clock.advance(FORGOTTEN);
+        for lie in [u64::MAX, u64::MAX - 1, AHEAD_MAX + 1] {
+            grants.learn(&pool, lie, clock.now());
+            grants.catch_up(&pool, lie);
+            assert_eq!(grants.ask(&pool, lie, clock.now()), Grant::No(0));
+        }
+        assert_eq!(grants.next(&pool), 1);
+        assert_eq!(grants.ask(&pool, 1, clock.now()), Grant::Yes);
+    }
+
+    #[test]
     fn a_number_is_granted_once_and_a_new_node_waits() {
         let pool = PoolName::new("web").unwrap();
         let clock = Clock::simulated(Wall(0));
@@ -164,7 +202,7 @@ mod tests {
             Grant::No(0),
             "it may have granted it in a former life"
         );
-        clock.advance(HOLD);
+        clock.advance(FORGOTTEN);
         assert_eq!(grants.ask(&pool, 1, clock.now()), Grant::Yes);
         clock.advance(HOLD);
         assert_eq!(grants.ask(&pool, 1, clock.now()), Grant::No(1));

@@ -149,5 +149,24 @@ mod tests {
             }
             prop_assert!(apart(&held) <= before.max(1));
         }
+
+        /// Nor by what is removed: no rack is left with more than its share for that.
+        #[test]
+        fn shrinking_levels_racks(racks in prop::collection::vec(0..4_u8, 1..20), count in 0..20_u32) {
+            let all: Vec<BackendView> = racks.iter().enumerate().map(|(n, rack)| {
+                backend(n as u8 + 1, &format!("r{rack}"), SourceKind::Lease, BackendState::Up)
+            }).collect();
+            let all: Vec<&BackendView> = all.iter().collect();
+            let mut held: BTreeMap<Spot, u32> = BTreeMap::new();
+            all.iter().for_each(|backend| *held.entry(Spot::of(backend)).or_default() += 1);
+            let apart = |held: &BTreeMap<Spot, u32>| held.values().max().unwrap() - held.values().min().unwrap();
+            let before = apart(&held);
+            let leaving = remove(&all, count);
+            prop_assert_eq!(leaving.len(), all.len().min(count as usize));
+            for backend in leaving {
+                *held.get_mut(&Spot::of(backend)).unwrap() -= 1;
+            }
+            prop_assert!(apart(&held) <= before.max(1));
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use gossip::id::{NodeName, PoolName};
 
 use super::target::Sample;
+use super::turn::Ability;
 use crate::backend::{BackendView, PoolView};
 use crate::timings::{STEPS, quantile};
 
@@ -24,6 +25,8 @@ pub(super) struct Pulse {
     pub(super) requests: f32,
     /// How long those of the last seconds took, by step.
     pub(super) took: [u32; STEPS],
+    /// Whether the node can act for the pool.
+    pub(super) ability: Ability,
 }
 
 /// Makes this node's pulses out of counters that only grow.
@@ -55,7 +58,13 @@ impl Meter {
         let Some(last) = self.last.get_mut(&name) else {
             let last = Last { at: now, requests, took, window: VecDeque::new() };
             self.last.insert(name.clone(), last);
-            return Pulse { pool: name, in_flight, requests: 0.0, took: [0; STEPS] };
+            return Pulse {
+                pool: name,
+                in_flight,
+                requests: 0.0,
+                took: [0; STEPS],
+                ability: Ability::default(),
+            };
         };
         let seconds = now.saturating_duration_since(last.at).as_secs_f32().max(0.001);
         let new: u64 = requests
@@ -75,7 +84,7 @@ impl Meter {
         }
         (last.at, last.requests, last.took) = (now, requests, took);
         let took = std::array::from_fn(|at| last.window.iter().map(|counts| counts[at]).sum());
-        Pulse { pool: name, in_flight, requests: new as f32 / seconds, took }
+        Pulse { pool: name, in_flight, requests: new as f32 / seconds, took, ability: Ability::default() }
     }
 
     /// Forgets pools that are not measured any more.

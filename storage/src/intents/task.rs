@@ -6,6 +6,7 @@
 //!   exchange  version 1 │ 2 sync │ digest 8      ─▶ nothing when it is the same, else (length 4 │ entry)*: all
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,13 +32,15 @@ const ENTRIES_MAX: usize = 20_000;
 pub(super) async fn run(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
     let mut inbox = inner.network.listen(INTENTS);
     let mut syncs: JoinSet<(NodeName, Option<Bytes>)> = JoinSet::new();
+    let mut writes: JoinSet<()> = JoinSet::new();
     let mut rest = FIRST_SYNC_EVERY;
     let mut due = tokio::time::interval(FIRST_SYNC_EVERY);
     let mut waited = Duration::ZERO;
     loop {
         tokio::select! {
-            _ = stop.changed() => return,
+            _ = stop.changed() => break,
             Some(incoming) = inbox.recv() => receive(&inner, incoming),
+            Some(_) = writes.join_next() => {}
             Some(Ok((from, answer))) = syncs.join_next() => {
                 if let Some(bytes) = answer {
                     rest = SYNC_EVERY;
@@ -45,6 +48,10 @@ pub(super) async fn run(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
                 }
             }
             _ = due.tick() => {
+                if writes.is_empty() {
+                    let inner = inner.clone();
+                    writes.spawn_blocking(move || inner.write_file());
+                }
                 waited += FIRST_SYNC_EVERY;
                 if waited >= rest && syncs.is_empty() {
                     waited = Duration::ZERO;
@@ -59,6 +66,10 @@ pub(super) async fn run(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
             }
         }
     }
+    // One after the other: both would write to the same file.
+    while writes.join_next().await.is_some() {}
+    // It fails only when the runtime ends.
+    let _ = tokio::task::spawn_blocking(move || inner.write_file()).await;
 }
 
 /// The message that carries entries.
@@ -69,6 +80,11 @@ pub(crate) fn put(entries: &[Entry]) -> Bytes {
     out.freeze()
 }
 
+/// Reads what [`put`] made.
+pub(super) fn read_put(bytes: &[u8]) -> Option<Vec<Entry>> {
+    bytes.strip_prefix(&[VERSION, PUT]).and_then(read)
+}
+
 fn somebody(inner: &Inner) -> Option<NodeName> {
     let view = inner.view.borrow().clone();
     let living = view.members.values().filter(|member| member.is_alive() && member.record.name != inner.me);
@@ -77,12 +93,12 @@ fn somebody(inner: &Inner) -> Option<NodeName> {
 }
 
 fn receive(inner: &Inner, Incoming { from, bytes, reply }: Incoming) {
-    let put = bytes.strip_prefix(&[VERSION, PUT]).and_then(read);
+    let put = read_put(&bytes);
     let digest = bytes.strip_prefix(&[VERSION, SYNC]).and_then(|digest| digest.try_into().ok());
     match (put, digest.map(u64::from_le_bytes), reply) {
         (Some(entries), None, reply) => {
             // Dropping the other end refuses: what there was no room for is not acknowledged.
-            if let (false, Some(reply)) = (inner.merge(entries).full, reply) {
+            if let (true, Some(reply)) = (inner.hear(&from, entries), reply) {
                 reply(Bytes::new());
             }
         }
@@ -108,8 +124,10 @@ fn answered(inner: &Inner, from: &NodeName, bytes: &[u8]) {
     if theirs.is_empty() {
         return;
     }
-    inner.merge(theirs.clone());
-    let newer: Vec<_> = inner.lock().all().filter(|entry| !theirs.contains(entry)).cloned().collect();
+    inner.hear(from, theirs.clone());
+    let theirs: BTreeMap<_, _> = theirs.iter().map(|entry| ((&entry.target, entry.aspect), entry)).collect();
+    let told = |entry: &&Entry| theirs.get(&(&entry.target, entry.aspect)) == Some(entry);
+    let newer: Vec<_> = inner.lock().all().filter(|entry| !told(entry)).cloned().collect();
     if !newer.is_empty() {
         inner.network.tell(from, INTENTS, put(&newer));
     }

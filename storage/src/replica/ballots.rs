@@ -16,7 +16,8 @@ use crate::pin::Pin;
 use crate::table::Record;
 use crate::wire::{Ballot, Vote};
 
-const PROMISES_MAX: usize = 65_536;
+/// Elections in which a node may have promised something at once.
+pub const PROMISES_MAX: usize = 65_536;
 const KEPT: Duration = Duration::from_secs(30);
 
 /// The greatest ballots promised.
@@ -24,6 +25,10 @@ const KEPT: Duration = Duration::from_secs(30);
 pub(super) struct Ballots(BTreeMap<(Tag, SessionId), (Ballot, Instant)>);
 
 impl Ballots {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Forgets what no election under way can need.
     pub(super) fn sweep(&mut self, now: Instant) {
         self.0.retain(|_, (_, at)| now.saturating_duration_since(*at) < KEPT);

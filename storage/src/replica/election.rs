@@ -152,10 +152,17 @@ impl Replica {
         self.prepare(key, now);
     }
 
-    /// Asks for promises under a new ballot.
+    /// Asks for promises under a new ballot, and those who are the replicas now: one that began alone in a mesh that it had not
+    /// met yet must not end alone.
     fn prepare(&mut self, key: Key, now: Now) {
         let node = Tag::of(self.mates.me.as_str());
+        let bucket = bucket_of(&key.1);
+        let (others, mine) = (self.others(key.0, bucket), self.mates.is_mine(key.0, bucket));
+        if others.is_empty() && !mine {
+            return self.give_up(key, now);
+        }
         let Some(election) = self.elections.get_mut(&key) else { return };
+        (election.others, election.mine) = (others, mine);
         let proposed = election.askers[0].1.assignment;
         let seen = self.seen.max(election.replaces);
         // The proposal's own time, which its maker has told nobody yet, unless others have gone past it.

@@ -17,7 +17,8 @@ use crate::wire::{BATCH_MAX, Request, Response};
 const KEPT: Duration = Duration::from_secs(600);
 /// What a hint takes: its key, its time, its share of the tree.
 const HINT_BYTES: usize = 64;
-const HINTS_MAX: usize = 64 * 1024 * 1024 / HINT_BYTES;
+/// Hints that may wait for one node.
+pub const HINTS_MAX: usize = 64 * 1024 * 1024 / HINT_BYTES;
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Records by name, and since when each is missed.

@@ -12,9 +12,11 @@
 
 mod ballots;
 mod election;
+mod hand_over;
 mod hints;
 mod ops;
 mod outbox;
+mod pace;
 mod repair;
 mod search;
 mod serve;
@@ -34,6 +36,9 @@ use crate::sessions::{Committed, Repinned};
 use crate::table::{Merged, Record, Table};
 use crate::wire::{Request, Response};
 
+pub use ballots::PROMISES_MAX;
+pub use hints::HINTS_MAX;
+pub use ops::OPS_MAX;
 pub use search::FIND_MAX;
 
 /// Nothing that a request waits for takes longer (I3).
@@ -142,6 +147,15 @@ pub struct PeerState {
     pub alive: bool,
     /// The round trip to it, when known.
     pub rtt: Option<Duration>,
+    /// Another one for each life of the node: when it started, as it says.
+    pub life: u64,
+}
+
+impl PeerState {
+    /// Whether it fell silent, speaks again or began a new life: what it had still to deliver may be lost.
+    fn is_shaken(&self, before: Option<&Self>) -> bool {
+        before.is_none_or(|before| (before.alive, before.life) != (self.alive, self.life))
+    }
 }
 
 /// Who is there and who holds what. Immutable; the face reads it too.
@@ -192,6 +206,10 @@ pub struct Counters {
     pub full: AtomicU64,
     /// See [`crate::sessions::Stats`].
     pub hinted: AtomicU64,
+    /// See [`crate::sessions::Stats`].
+    pub operations: AtomicU64,
+    /// See [`crate::sessions::Stats`].
+    pub promises: AtomicU64,
     /// Whether this node has compared what it holds with all living mates since they came: only then its own copy of a
     /// record is as good as any. Written by the replica alone.
     pub settled: AtomicBool,
@@ -243,6 +261,7 @@ pub struct Replica {
     hints: BTreeMap<NodeName, hints::Hints>,
     outbox: BTreeMap<NodeName, outbox::Outbox>,
     repair: repair::Repair,
+    hand_overs: hand_over::HandOvers,
     settling: settling::Settling,
     seen: Hlc,
 }
@@ -268,6 +287,7 @@ impl Replica {
             hints: BTreeMap::new(),
             outbox: BTreeMap::new(),
             repair,
+            hand_overs: hand_over::HandOvers::default(),
             settling: settling::Settling::new(now.instant),
             seen: Hlc::ZERO,
         }
@@ -278,8 +298,11 @@ impl Replica {
         let moved = self.mates.placement != mates.placement;
         let before = std::mem::replace(&mut self.mates, mates);
         self.drop_outboxes(now);
+        let shaken = |(peer, state): (&NodeName, &PeerState)| state.is_shaken(before.peers.get(peer));
         if moved {
             self.repair.moved(now.instant);
+        } else if self.mates.peers.iter().any(shaken) {
+            self.repair.soon(now.instant);
         }
         self.settle_with(&before, now);
     }
@@ -319,13 +342,15 @@ impl Replica {
 
     /// When [`Replica::tick`] has something to do next.
     pub fn next_deadline(&self) -> Instant {
-        let repair = self.repair.next_deadline();
-        self.deadlines.first().map_or(repair, |(deadline, _)| repair.min(*deadline))
+        let others = [self.deadlines.first().map(|(deadline, _)| *deadline), self.hand_overs.astray];
+        others.into_iter().flatten().fold(self.repair.next_deadline(), Instant::min)
     }
 
     /// Closes the batches and takes what the driver must do. Call it after each group of events.
     pub fn effects(&mut self) -> Vec<Effect> {
         self.flush();
+        self.counters.operations.store(self.ops.len() as u64, Ordering::Relaxed);
+        self.counters.promises.store(self.ballots.len() as u64, Ordering::Relaxed);
         std::mem::take(&mut self.effects)
     }
 

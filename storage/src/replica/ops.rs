@@ -25,7 +25,7 @@ use crate::sessions::Committed;
 use crate::table::{Merged, Record};
 
 /// The most commands under way; beyond it a command ends at once as if nobody could be reached.
-pub(super) const OPS_MAX: usize = 16_384;
+pub const OPS_MAX: usize = 16_384;
 
 /// An acknowledged record lies with so many of its replicas, so that a look-up which all others deny has missed none.
 const ACKNOWLEDGED: usize = 2;

@@ -1,18 +1,16 @@
-//! Anti-entropy: what replicas do so that they hold the same, and how records leave a node that no longer keeps them.
+//! Anti-entropy: what replicas do so that they hold the same.
 //!
 //! ```text
-//!   each pair of nodes that share buckets of a home, every 10 s and 1 s after the placement changed:
+//!   each pair of nodes that share buckets of a home, every 10 s and 1 s after the mesh changed:
 //!     Summary  64 sums over the shared buckets    ─▶ the groups that differ: none, as a rule
 //!     Digest  fingerprints of the shared buckets in these groups  ─▶ those that differ
 //!     Keys    ids and hashes in some of them      ─▶ what one side lacks or holds differently
 //!     Pull    what this side lacks     HandOff    what the other lacks       then the next buckets
-//!
-//!   each bucket that lies here but belongs to others:
-//!     HandOff to all its replicas; when all have it, it is dropped here
 //! ```
 //!
-//! The node with the lesser name starts, and at once who meets the other anew ([`super::settling`]). One question at a time a pair; a question without an answer ends the pair's
-//! exchange until the next round. Nothing here is urgent: every message may be lost.
+//! The node with the lesser name starts, and at once who meets the other anew ([`super::settling`]). One question at a time a pair;
+//! a question without an answer ends the pair's exchange until the next round, which then comes after a second. Nothing here is urgent: every message may be
+//! lost, and records move at a [pace](super::pace), those of the exchanges and what is handed over in turn.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
@@ -20,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use gossip::id::{NodeName, SessionId, Tag, rendezvous};
 
+use super::pace::Pace;
 use super::{Effect, Now, Purpose, Replica, add};
 use crate::digest::Fingerprint;
 use crate::pin::Pin;
@@ -35,9 +34,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 const SWEEP_BUCKETS: u16 = BUCKETS / 60 + 1;
 const KEYS_BUCKETS: usize = 256;
 const BUCKETS_A_GROUP: usize = BUCKETS as usize / GROUPS;
-/// Exchanges under way at once, and batches handed over at once.
+/// Exchanges under way at once.
 const PAIRS_MAX: usize = 8;
-const HAND_OVERS_MAX: usize = 16;
 
 /// Another node and the home whose records are compared with it.
 pub(super) type PairKey = (NodeName, Tag);
@@ -52,8 +50,16 @@ pub(super) struct Repair {
     pairs: HashMap<PairKey, Pair>,
     /// The buckets held with another node, as the present placement has it; filled when first asked for.
     shared: HashMap<PairKey, Arc<[u16]>>,
-    handed: HashMap<u64, HandOver>,
-    next_hand_over: u64,
+    pub(super) pace: Pace,
+    /// What has records to move and waits for its turn.
+    pub(super) resting: VecDeque<Resting>,
+}
+
+/// What moves records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Resting {
+    Pair(PairKey),
+    HandOver,
 }
 
 /// An exchange with one node about one home.
@@ -61,8 +67,20 @@ pub(super) struct Repair {
 struct Pair {
     asked: Asked,
     differ: VecDeque<u16>,
-    pull: VecDeque<SessionId>,
+    /// What this side lacks, with its hash.
+    pull: VecDeque<(SessionId, u64)>,
     push: VecDeque<SessionId>,
+    /// What is to be compared has changed since it began.
+    outdated: bool,
+}
+
+/// How an exchange goes on.
+#[derive(Debug)]
+enum Next {
+    Ask(Request),
+    /// Records are to move, and it is not time yet.
+    Rest,
+    End,
 }
 
 /// The question that has no answer yet.
@@ -73,14 +91,6 @@ enum Asked {
     /// About so many buckets.
     Keys(usize),
     Records,
-}
-
-/// A batch on its way to the replicas it belongs to.
-#[derive(Debug)]
-struct HandOver {
-    records: Vec<Record>,
-    waiting: usize,
-    failed: bool,
 }
 
 impl Repair {
@@ -95,19 +105,25 @@ impl Repair {
             waiting: VecDeque::new(),
             pairs: HashMap::new(),
             shared: HashMap::new(),
-            handed: HashMap::new(),
-            next_hand_over: 0,
+            pace: Pace::new(now),
+            resting: VecDeque::new(),
         }
     }
 
     /// The placement has changed.
     pub(super) fn moved(&mut self, now: Instant) {
         self.shared.clear();
+        self.soon(now);
+    }
+
+    /// A node was shaken: the others compare without waiting for their turn.
+    pub(super) fn soon(&mut self, now: Instant) {
         self.next_round = self.next_round.min(now + AFTER_A_CHANGE + self.jitter / 4);
     }
 
     pub(super) fn next_deadline(&self) -> Instant {
-        self.next_round.min(self.next_sweep)
+        let next = self.next_round.min(self.next_sweep);
+        if self.resting.is_empty() { next } else { next.min(self.pace.due()) }
     }
 }
 
@@ -117,11 +133,19 @@ impl Replica {
             self.repair.next_sweep = now.instant + SWEEP;
             self.sweep(now);
         }
+        self.hand_over_tick(now);
         if self.repair.next_round <= now.instant {
             self.round(now);
-            let calm = self.settling.strange().next().is_none();
-            let rest = if calm { ROUND - self.repair.jitter / 2 } else { AFTER_A_CHANGE };
+            let rest = if self.settling.is_calm() { ROUND - self.repair.jitter / 2 } else { AFTER_A_CHANGE };
             self.repair.next_round = now.instant + rest;
+        }
+        while self.repair.pace.is_due(now.instant)
+            && let Some(resting) = self.repair.resting.pop_front()
+        {
+            match resting {
+                Resting::Pair(pair) => self.go_on(pair, now),
+                Resting::HandOver => self.hand_over(now),
+            }
         }
     }
 
@@ -139,7 +163,7 @@ impl Replica {
     }
 
     fn round(&mut self, now: Now) {
-        self.hand_over(now);
+        self.begin_hand_over(now);
         let mates = self.mates.clone();
         let known = |(peer, _): &(NodeName, Tag)| mates.peers.contains_key(peer);
         self.counters.differ.lock().unwrap_or_else(PoisonError::into_inner).retain(|pair, _| known(pair));
@@ -150,7 +174,7 @@ impl Replica {
             }
             for peer in table.nodes().filter(|peer| mates.is_alive(peer)) {
                 let pair = (peer.clone(), home);
-                let begins = *peer > mates.me || self.settling.is_strange(&pair);
+                let begins = *peer > mates.me || self.settling.is_to_compare(&pair);
                 if begins && !self.repair.pairs.contains_key(&pair) {
                     self.repair.waiting.push_back(pair);
                 }
@@ -170,13 +194,22 @@ impl Replica {
         self.start_pairs();
     }
 
+    /// More than before is to be compared with these: an exchange that is under way does not settle it.
+    pub(super) fn outdate<'a>(&mut self, pairs: impl Iterator<Item = &'a PairKey>) {
+        for pair in pairs {
+            if let Some(state) = self.repair.pairs.get_mut(pair) {
+                state.outdated = true;
+            }
+        }
+    }
+
     fn start_pairs(&mut self) {
         while self.repair.pairs.len() < PAIRS_MAX
             && let Some((peer, home)) = self.repair.waiting.pop_front()
         {
             let summary = self.summary(&peer, home);
             let (differ, pull, push) = Default::default();
-            let pair = Pair { asked: Asked::Summary, differ, pull, push };
+            let pair = Pair { asked: Asked::Summary, differ, pull, push, outdated: false };
             self.repair.pairs.insert((peer.clone(), home), pair);
             self.ask_pair((peer, home), Request::Summary(home, summary));
         }
@@ -192,13 +225,21 @@ impl Replica {
         groups
     }
 
+    /// The buckets to be compared with `peer`: those that both hold, and those that it held before.
     fn shared(&mut self, peer: &NodeName, home: Tag) -> Arc<[u16]> {
-        let Self { repair, mates, .. } = self;
-        let shared = repair.shared.entry((peer.clone(), home)).or_insert_with(|| {
-            let holds = |node, bucket| mates.placement.holds(node, home, bucket);
+        let Self { repair, mates, settling, .. } = self;
+        let pair = (peer.clone(), home);
+        let holds = |node, bucket| mates.placement.holds(node, home, bucket);
+        let former: Vec<u16> = settling.doubted(&pair).filter(|bucket| !holds(peer, *bucket)).collect();
+        let shared = repair.shared.entry(pair).or_insert_with(|| {
             (0..BUCKETS).filter(|bucket| holds(&mates.me, *bucket) && holds(peer, *bucket)).collect()
         });
-        shared.clone()
+        if former.is_empty() {
+            return shared.clone();
+        }
+        let mut both = [&shared[..], &former].concat();
+        both.sort_unstable();
+        both.into()
     }
 
     fn ask_pair(&mut self, pair: PairKey, request: Request) {
@@ -219,8 +260,7 @@ impl Replica {
                 if buckets.is_empty() {
                     differ.remove(&pair);
                     drop(differ);
-                    self.settled_with(&pair, now);
-                    return self.start_pairs();
+                    return self.exchanged(pair, &state, now);
                 }
                 differ.entry(pair.clone()).or_insert(now.wall);
                 drop(differ);
@@ -231,9 +271,13 @@ impl Replica {
             }
             Some(Response::Differ(buckets)) if state.asked == Asked::Digest => {
                 state.differ = buckets.into();
+                // Exchanges that could bring the same records begin at different buckets.
+                let (me, peer) = (self.mates.me.as_str(), pair.0.as_str());
+                let begin = rendezvous(me.as_bytes(), peer.as_bytes()) % state.differ.len().max(1) as u64;
+                state.differ.rotate_left(begin as usize);
                 true
             }
-            Some(Response::Keys(theirs)) => self.compare(home, &mut state, theirs, now),
+            Some(Response::Keys(theirs)) => self.compare(&pair, &mut state, theirs, now),
             Some(Response::Pins(pins)) => {
                 self.pulled(home, pins, now);
                 true
@@ -241,28 +285,53 @@ impl Replica {
             Some(Response::Ack { .. }) => true,
             _ => false,
         };
-        match self.next_question(home, &mut state, now) {
-            Some(request) if goes_on => {
+        self.repair.pairs.insert(pair.clone(), state);
+        match goes_on {
+            true => self.go_on(pair, now),
+            false => self.broken_off(&pair),
+        }
+    }
+
+    /// Asks the next question of an exchange.
+    fn go_on(&mut self, pair: PairKey, now: Now) {
+        let Some(mut state) = self.repair.pairs.remove(&pair) else { return };
+        match self.next_question(pair.1, &mut state, now) {
+            Next::Ask(request) => {
                 self.repair.pairs.insert(pair.clone(), state);
                 self.ask_pair(pair, request);
             }
-            ended => {
-                if goes_on && ended.is_none() {
-                    self.settled_with(&pair, now);
-                }
-                self.start_pairs();
+            Next::Rest => {
+                self.repair.resting.push_back(Resting::Pair(pair.clone()));
+                self.repair.pairs.insert(pair, state);
             }
+            Next::End => self.exchanged(pair, &state, now),
         }
+    }
+
+    /// All was compared, and what differed was moved.
+    fn exchanged(&mut self, pair: PairKey, state: &Pair, now: Now) {
+        match state.outdated {
+            true => self.repair.waiting.push_front(pair),
+            false => self.settled_with(&pair, now),
+        }
+        self.start_pairs();
+    }
+
+    fn broken_off(&mut self, pair: &PairKey) {
+        self.repair.pairs.remove(pair);
+        self.settling.owes(pair);
+        self.start_pairs();
     }
 
     /// Notes what differs in the buckets the peer listed. False when it lists something else than was asked.
     fn compare(
         &mut self,
-        home: Tag,
+        (peer, home): &PairKey,
         pair: &mut Pair,
         theirs: Vec<(u16, Vec<(SessionId, u64)>)>,
         now: Now,
     ) -> bool {
+        let home = *home;
         if theirs.is_empty() || !matches!(pair.asked, Asked::Keys(asked) if theirs.len() <= asked) {
             return false;
         }
@@ -281,13 +350,15 @@ impl Replica {
                     Some(same) if same == hash => {}
                     // Both hold a half of the truth.
                     Some(_) => {
-                        pair.pull.push_back(id);
+                        pair.pull.push_back((id, hash));
                         pair.push.push_back(id);
                     }
-                    None => pair.pull.push_back(id),
+                    None => pair.pull.push_back((id, hash)),
                 }
             }
-            pair.push.extend(mine.into_keys());
+            if self.mates.placement.holds(peer, home, bucket) {
+                pair.push.extend(mine.into_keys());
+            }
         }
         true
     }
@@ -298,92 +369,38 @@ impl Replica {
         add(&self.counters.repaired, changed as u64);
     }
 
-    fn next_question(&self, home: Tag, pair: &mut Pair, now: Now) -> Option<Request> {
+    fn next_question(&mut self, home: Tag, pair: &mut Pair, now: Now) -> Next {
         pair.asked = Asked::Records;
-        if !pair.pull.is_empty() {
+        // Another exchange may have brought it meanwhile.
+        let lacks = |(id, hash): &(SessionId, u64)| {
+            self.table.find(home, id, now.wall).is_none_or(|pin| pin.fingerprint() != *hash)
+        };
+        while !(pair.pull.is_empty() && pair.push.is_empty()) {
+            if !self.repair.pace.is_due(now.instant) {
+                return Next::Rest;
+            }
             let batch = pair.pull.len().min(BATCH_MAX);
-            return Some(Request::Pull(home, pair.pull.drain(..batch).collect()));
-        }
-        while !pair.push.is_empty() {
+            let ids: Vec<_> = pair.pull.drain(..batch).filter(lacks).map(|(id, _)| id).collect();
+            if !ids.is_empty() {
+                self.repair.pace.moved(ids.len(), now.instant);
+                return Next::Ask(Request::Pull(home, ids));
+            }
+            if !pair.pull.is_empty() {
+                continue;
+            }
             let batch = pair.push.len().min(BATCH_MAX);
             let held = |id| Some(Record { home, pin: self.table.find(home, &id, now.wall)? });
             let records: Vec<_> = pair.push.drain(..batch).filter_map(held).collect();
             if !records.is_empty() {
-                return Some(Request::HandOff(records));
+                self.repair.pace.moved(records.len(), now.instant);
+                return Next::Ask(Request::HandOff(records));
             }
         }
         if pair.differ.is_empty() {
-            return None;
+            return Next::End;
         }
         let buckets: Vec<_> = pair.differ.iter().take(KEYS_BUCKETS).copied().collect();
         pair.asked = Asked::Keys(buckets.len());
-        Some(Request::Keys(home, buckets))
-    }
-
-    /// Sends on what lies here but belongs to others, in batches for the same replicas.
-    fn hand_over(&mut self, now: Now) {
-        let mut batches: BTreeMap<Vec<NodeName>, Vec<Record>> = BTreeMap::new();
-        let room = HAND_OVERS_MAX.saturating_sub(self.repair.handed.len()) * BATCH_MAX;
-        let mut gathered = 0;
-        for (home, bucket) in self.table.buckets() {
-            if gathered >= room || self.mates.is_mine(home, bucket) {
-                continue;
-            }
-            let replicas = self.others(home, bucket);
-            if replicas.is_empty() {
-                continue;
-            }
-            let mut pins = self.table.pins(home, bucket, now.wall);
-            pins.retain(|pin| !self.drafts.contains_key(&(home, pin.id)));
-            gathered += pins.len();
-            batches.entry(replicas).or_default().extend(pins.into_iter().map(|pin| Record { home, pin }));
-        }
-        for (replicas, records) in batches {
-            for records in records.chunks(BATCH_MAX) {
-                let batch = self.repair.next_hand_over;
-                self.repair.next_hand_over += 1;
-                for to in &replicas {
-                    let request = Request::HandOff(records.to_vec());
-                    self.ask(to.clone(), request, ASK_TIMEOUT, Purpose::HandOver(batch));
-                }
-                let waiting = replicas.len();
-                self.repair
-                    .handed
-                    .insert(batch, HandOver { records: records.to_vec(), waiting, failed: false });
-            }
-        }
-    }
-
-    pub(super) fn hand_over_answered(&mut self, batch: u64, answer: Option<Response>, now: Now) {
-        let Some(handed) = self.repair.handed.get_mut(&batch) else {
-            return;
-        };
-        handed.waiting -= 1;
-        handed.failed |= !matches!(answer, Some(Response::Ack { refused }) if refused.is_empty());
-        if handed.waiting > 0 {
-            return;
-        }
-        let Some(HandOver { records, failed, .. }) = self.repair.handed.remove(&batch) else {
-            return;
-        };
-        if failed {
-            return;
-        }
-        let mut buckets: BTreeMap<(Tag, u16), HashMap<SessionId, Pin>> = BTreeMap::new();
-        for Record { home, pin } in &records {
-            let bucket = bucket_of(&pin.id);
-            // The mesh may have changed meanwhile: what belongs here again stays.
-            if !self.mates.is_mine(*home, bucket) {
-                buckets.entry((*home, bucket)).or_default().insert(pin.id, *pin);
-            }
-        }
-        for ((home, bucket), pins) in buckets {
-            self.table.remove_unchanged(home, bucket, &pins);
-        }
-        self.effects.extend(records.iter().map(|record| Effect::Save(record.home, record.pin.id)));
-        add(&self.counters.repaired, records.len() as u64);
-        if self.repair.handed.is_empty() {
-            self.hand_over(now);
-        }
+        Next::Ask(Request::Keys(home, buckets))
     }
 }

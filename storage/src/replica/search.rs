@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   Get to the replicas ─┬─ a copy ───────────────────────────────────────────────▶ it, merged with the own
-//!     ▲                  ├─ all who live lack it, and all but one replica say so ─▶ None
+//!     ▲                  ├─ all but one replica lack it, and that one refused ─────▶ None
+//!     │                  ├─ all who live lack it, and all but one replica say so ─▶ None
 //!     └── 50 ms ─────────┴─ nothing, or refused
 //!
 //!   after 250 ms   the own copy, or None when all but one replica lack it or only suspects have not answered
@@ -52,8 +53,11 @@ enum Heard {
 impl Replica {
     pub(super) fn find(&mut self, op: OpId, home: Tag, id: SessionId, now: Now) {
         let own = self.table.find(home, &id, now.wall);
-        let nobody = self.others(home, bucket_of(&id)).is_empty() && self.is_settled();
-        if nobody || self.ops.len() >= OPS_MAX {
+        let bucket = bucket_of(&id);
+        let settled = self.is_settled_in(home, bucket);
+        let known = own.is_some() && settled && self.mates.is_mine(home, bucket);
+        let nobody = settled && self.others(home, bucket).is_empty();
+        if known || nobody || self.ops.len() >= OPS_MAX {
             return self.done(op, Outcome::Found(own));
         }
         let search = Search { home, id, own, begun: now.instant, asked: Vec::new() };
@@ -72,8 +76,8 @@ impl Replica {
         let bucket = bucket_of(&id);
         let (replicas, mates) = (self.others(home, bucket), self.mates.clone());
         let mine = mates.is_mine(home, bucket);
-        let own_vote = mine && own.is_none() && self.is_settled();
-        let settled = self.is_settled();
+        let settled = self.is_settled_in(home, bucket);
+        let own_vote = mine && own.is_none() && settled;
         let Some(Kind::Find(search)) = self.kind(op) else { return };
         // The mesh may have changed since.
         search.asked.retain(|(node, _)| replicas.contains(node));
@@ -82,12 +86,18 @@ impl Replica {
         let most = (replicas.len() + usize::from(mine)).saturating_sub(1).max(1);
         let all = search.asked.iter().all(|(_, heard)| *heard == Heard::Lacks);
         let all = all && search.asked.len() == replicas.len() && (!replicas.is_empty() || settled);
-        let spoken = |node: &NodeName| search.asked.contains(&(node.clone(), Heard::Lacks));
-        let awaited = replicas.iter().any(|node| mates.is_alive(node) && !spoken(node));
+        let has = |node: &NodeName, heard| search.asked.contains(&(node.clone(), heard));
+        let awaited = replicas.iter().any(|node| mates.is_alive(node) && !has(node, Heard::Lacks));
+        // Who refused holds nothing, but may have missed it: that changes nothing where all others are sure.
+        let refused = |node| has(node, Heard::Lacks) || has(node, Heard::Nothing);
+        let denied = lack >= most && replicas.iter().all(|node| refused(node) || !mates.is_alive(node));
         let enough = own.is_some() || lack >= most;
         let waited = now.instant.saturating_duration_since(begun);
-        let ends =
-            all || enough && !awaited || waited >= WAIT_MAX && (enough || !awaited) || waited >= FIND_MAX;
+        let ends = all
+            || denied
+            || enough && !awaited
+            || waited >= WAIT_MAX && (enough || !awaited)
+            || waited >= FIND_MAX;
         if ends {
             return self.done(op, Outcome::Found(own));
         }

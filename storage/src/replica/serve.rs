@@ -29,13 +29,15 @@ impl Replica {
             Request::HandOff(records) => {
                 let (changed, ack) = self.put(&records, now);
                 add(&self.counters.repaired, changed);
-                ack
+                self.but_astray(&records, ack)
             }
             Request::Get(home, id) => {
                 let found = self.table.find(home, &id, now.wall);
                 // That a copy is missing says something only where it would lie.
                 let early = self.table.plants().has(Plant::DenyEarly);
-                let counts = || (self.is_settled() || early) && self.mates.is_mine(home, bucket_of(&id));
+                let bucket = bucket_of(&id);
+                let counts =
+                    || (self.is_settled_in(home, bucket) || early) && self.mates.is_mine(home, bucket);
                 if found.is_none() && !counts() {
                     return None;
                 }
@@ -70,6 +72,17 @@ impl Replica {
         })
     }
 
+    /// What is handed over to one that does not take itself for a replica is taken in, but who hands it over must not drop it: two
+    /// nodes that see the mesh otherwise could hand each other the last copies.
+    fn but_astray(&self, records: &[Record], ack: Response) -> Response {
+        let Response::Ack { mut refused } = ack else { return ack };
+        let astray = |record: &Record| !self.mates.is_mine(record.home, bucket_of(&record.pin.id));
+        refused.extend((0..).zip(records).filter(|(_, record)| astray(record)).map(|(at, _)| at));
+        refused.sort_unstable();
+        refused.dedup();
+        Response::Ack { refused }
+    }
+
     fn put(&mut self, records: &[Record], now: Now) -> (u64, Response) {
         let mut changed = 0;
         let mut refused = Vec::new();
@@ -78,7 +91,10 @@ impl Replica {
         }
         for (at, record) in records.iter().enumerate() {
             match self.take(*record, now) {
-                Merged::Changed(_) => changed += 1,
+                Merged::Changed(_) => {
+                    changed += 1;
+                    self.note_put(record, now);
+                }
                 Merged::Known(_) => {}
                 Merged::Refused | Merged::Full => refused.push(at as u16),
             }

@@ -94,7 +94,8 @@ impl World {
             let name = self.names[node].clone();
             let region = RegionName::new(self.regions[node]).unwrap();
             regions.entry(region).or_default().push(Holder { name: name.clone(), zone: None });
-            peers.insert(name, PeerState { alive: true, rtt: Some(Duration::from_millis(2)) });
+            let life = self.lives[node].into();
+            peers.insert(name, PeerState { alive: true, rtt: Some(Duration::from_millis(2)), life });
         }
         let placement = Arc::new(Placement::new(&regions, &Placement::default()));
         let now = self.now();
@@ -176,8 +177,15 @@ impl World {
                 if let Some(ask) = ask {
                     self.replies.insert(id, (from, self.lives[from], ask));
                 }
-                if let Reply::Now(response) = reply {
-                    self.reply(to, id, &response);
+                match reply {
+                    Reply::Now(response) => self.reply(to, id, &response),
+                    Reply::Later => {}
+                    // The asker is told that there will be no answer.
+                    Reply::Never => {
+                        if let Some((asker, life, ask)) = self.replies.remove(&id) {
+                            self.send(to, asker, Event::Answer { to: asker, life, ask, bytes: None });
+                        }
+                    }
                 }
                 self.effects(to);
             }
@@ -369,6 +377,42 @@ fn what_was_not_acknowledged_is_delivered_when_its_replica_speaks_again() {
 }
 
 #[test]
+fn who_comes_back_without_its_hints_makes_the_others_compare() {
+    let mut world = World::new(15, &["eu-1", "eu-2", "eu-3"]);
+    // Nobody compares anything for some seconds: rounds are 9.5 to 10 s apart, and two are over.
+    world.run(Duration::from_secs(13));
+    world.cut.extend([(0, 1), (1, 2)]);
+    let record = world.record(1, 1, 0);
+    let op = world.command(0, Command::Commit(record));
+    assert_eq!(world.run_until_done(op), Outcome::Committed(Committed::Acknowledged));
+    // Its maker, which alone knows that eu-2 lacks it, dies with all it had and is back at once.
+    world.kill(0);
+    world.start(0);
+    world.cut.clear();
+    world.agree();
+    world.run(Duration::from_secs(3));
+    let held = [0, 1, 2].map(|node| world.table(node).held());
+    assert_eq!(held, [1, 1, 1]);
+}
+
+#[test]
+fn what_is_put_to_one_that_sees_more_of_the_mesh_goes_on_to_those_who_keep_it() {
+    let mut world = World::new(16, &["us-1", "ap-1", "eu-1"]);
+    world.run(Duration::from_secs(13));
+    // us-1 is back and has not met ap-1, from which it borrows: it takes eu-1 for its replica.
+    world.kill(0);
+    world.start(0);
+    world.cut.insert((0, 1));
+    world.believe(&[0], |_, node| node != 1);
+    let record = world.record(1, 1, 0);
+    let op = world.command(0, Command::Commit(record));
+    assert_eq!(world.run_until_done(op), Outcome::Committed(Committed::Acknowledged));
+    world.kill(0);
+    world.run(Duration::from_secs(3));
+    assert_eq!(world.table(1).held(), 1, "ap-1 keeps it");
+}
+
+#[test]
 fn a_replica_that_lost_its_memory_denies_nothing() {
     let mut world = World::new(14, &["eu-1", "eu-2", "eu-3"]);
     world.run(Duration::from_secs(11));
@@ -509,6 +553,60 @@ fn death_re_replicates_and_join_moves_and_hands_over() {
     assert!(world.replicas_agree());
     let held: u64 = (0..4).map(|node| world.table(node).held()).sum();
     assert_eq!(held, 900, "every record lies on exactly its three replicas");
+}
+
+#[test]
+fn a_death_is_repaired_at_a_pace_and_users_do_not_wait_for_it() {
+    const RECORDS: u32 = 120_000;
+    let mut world = World::new(18, &EU4);
+    world.run(Duration::from_secs(11));
+    let now = world.now();
+    for n in 0..RECORDS {
+        // As agreed on long ago: in the tables of the replicas alone.
+        let mut record = world.record(0, 1, 0);
+        record.pin.id.0[..4].copy_from_slice(&n.wrapping_mul(0x9e37_79b9).to_be_bytes());
+        record.pin.id.0[4..8].copy_from_slice(&n.to_be_bytes());
+        let mates = world.nodes[0].as_ref().unwrap().mates.clone();
+        for name in mates.placement.replicas(record.home, bucket_of(&record.pin.id)) {
+            let node = world.names.iter().position(|other| other == name).unwrap();
+            world.table(node).merge(record, now.wall);
+        }
+    }
+    let stranger = |world: &World, n: u16| {
+        let record = world.record(n, 1, 0);
+        (record.home, record.pin.id)
+    };
+    world.run(Duration::from_secs(11));
+    let kept: u64 = (0..3).map(|node| world.table(node).held()).sum();
+    world.kill(3);
+    world.agree();
+    let moved = |world: &World| (0..3).map(|node| world.table(node).held()).sum::<u64>() - kept;
+    let to_move = 3 * u64::from(RECORDS) - kept;
+    let begun = world.clock.now();
+    while world.clock.now() < begun + Duration::from_millis(1300) {
+        world.step();
+    }
+    assert!(moved(&world) > 0 && moved(&world) < to_move, "{} of {to_move}", moved(&world));
+    // Those who were replicas of a bucket before speak for it while the third one learns.
+    for n in 0..200 {
+        let (home, id) = stranger(&world, n * 327);
+        let asker = usize::from(n) % 3;
+        let asked = world.clock.now();
+        let op = world.command(asker, Command::Find(home, id));
+        assert_eq!(world.run_until_done(op), Outcome::Found(None));
+        let took = world.clock.now() - asked;
+        assert!(took <= Duration::from_millis(70), "{took:?} at {asker}");
+    }
+    let each = |world: &World| (0..3).map(|node| world.table(node).held()).min();
+    while each(&world) < Some(u64::from(RECORDS)) {
+        let before = (world.clock.now(), moved(&world));
+        world.run(Duration::from_secs(1));
+        let rate = (moved(&world) - before.1) as f64 / (world.clock.now() - before.0).as_secs_f64();
+        // Three nodes at their pace, the rest of the burst, and what was under way.
+        assert!(rate < 3.0 * 15_000.0 * 2.0 + 6.0 * 1000.0, "{rate} records a second");
+        assert!(world.clock.now() < begun + Duration::from_secs(20), "{:?}", each(&world));
+    }
+    assert!(world.replicas_agree());
 }
 
 #[test]

@@ -16,12 +16,12 @@ const BODY: &str = "services.toml";
 const BEFORE: &str = "services.before";
 
 /// Writes and syncs the revision and, for people, its body. Both are whole on the medium before either is put in place, so
-/// that a full disk changes nothing.
-pub(crate) fn write(data: &Path, revision: &Revision) -> io::Result<()> {
+/// that a full disk changes nothing. What is `left_out` never becomes the one before.
+pub(crate) fn write(data: &Path, revision: &Revision, left_out: Option<RevisionId>) -> io::Result<()> {
     stage(data, BODY, revision.body.as_bytes())?;
     stage(data, WHOLE, &revision.encode())?;
     let before = fs::read(data.join(WHOLE)).ok().and_then(|bytes| Revision::decode(&bytes).ok());
-    if before.is_some_and(|before| before.id != revision.id) {
+    if before.is_some_and(|before| before.id != revision.id && Some(before.id) != left_out) {
         let linked = staged(data, BEFORE);
         let _ = fs::remove_file(&linked);
         fs::hard_link(data.join(WHOLE), &linked)?;
@@ -34,8 +34,8 @@ pub(crate) fn write(data: &Path, revision: &Revision) -> io::Result<()> {
 }
 
 /// The history from the store's shelf and the current revision's file. What cannot be read is left out and reported;
-/// what this version of the program finds invalid does not become current, nor what the last life died of: that one is
-/// given apart.
+/// what this version of the program finds invalid does not become current, nor, where there is another one, what the last life
+/// died of: that one is given apart.
 pub(crate) fn load(
     data: &Path,
     shelf: &[(Vec<u8>, Vec<u8>)],
@@ -64,10 +64,20 @@ pub(crate) fn load(
         None => {}
     }
     let before = fs::read(data.join(BEFORE)).ok().and_then(|bytes| Revision::decode(&bytes).ok());
-    revisions.extend(before.map(Arc::new));
-    let left_out = revisions.iter().find(|revision| Some(revision.id) == died_of).cloned();
-    revisions.retain(|revision| Some(revision.id) != died_of);
+    revisions.extend(before.clone().map(Arc::new));
     revisions.sort_by_key(|revision| revision.id);
+    let newest = revisions.last().map(|newest| newest.id);
+    let left_out = died_of.filter(|died_of| newest <= Some(*died_of)).and_then(|died_of| {
+        // Not what came between: it may have been left out as well.
+        let last = before.map(|before| before.id).filter(|before| *before < died_of);
+        let runs =
+            |revision: &&Arc<Revision>| revision.id < died_of && last.is_none_or(|last| revision.id <= last);
+        let instead =
+            revisions.iter().rev().filter(runs).find(|revision| validate(&revision.body).is_ok())?.id;
+        let left_out = revisions.iter().find(|revision| revision.id == died_of).cloned();
+        revisions.retain(|revision| revision.id <= instead);
+        left_out
+    });
     while let Some(newest) = revisions.last()
         && let Err(reason) = validate(&newest.body)
     {
@@ -78,7 +88,7 @@ pub(crate) fn load(
     let readable = file.is_some_and(|bytes| Revision::decode(&bytes).is_ok());
     if !readable && let Some(current) = history.current() {
         // The next start may not have a store to fall back on (I12).
-        match write(data, current) {
+        match write(data, current, None) {
             Ok(()) => tracing::info!(revision = %current.id, file = WHOLE, "written anew from the history"),
             Err(error) => tracing::error!(file = WHOLE, %error, "cannot write the current revision"),
         }

@@ -74,8 +74,8 @@ pub(crate) struct RevisionTask {
     failures: usize,
     /// The current revision is in force, but its file could not be written.
     unwritten: bool,
-    /// The revision that took the last life of this node down, and until when it is not tried again.
-    distrusted: Option<(RevisionId, std::time::Instant)>,
+    /// The revision that took the last life of this node down, and when it is tried again.
+    distrusted: Option<(RevisionId, Option<std::time::Instant>)>,
 }
 
 enum Fetched {
@@ -117,29 +117,39 @@ impl RevisionTask {
         (task, face)
     }
 
-    /// Leaves the revision alone for a while that the last life died of.
+    /// Leaves the revision alone that the last life died of.
     fn distrust(mut self) -> Self {
-        if let Some((id, deaths)) = self.config.trial.died_of() {
-            self.distrusted = Some((id, self.config.clock.now() + Trial::distrust(deaths)));
+        // A node that has nothing else to run takes it from its peers all the same.
+        let runs = self.current.borrow().is_some();
+        if let Some((id, deaths)) = self.config.trial.left_out().filter(|_| runs) {
+            let again = Trial::again_after(&self.config.me, &id, deaths);
+            self.distrusted = Some((id, again.map(|after| self.config.clock.now() + after)));
             self.refused.insert(id);
-            tracing::error!(revision = %id, deaths, "this node ended while it put a revision in force: it starts on the one before");
+            tracing::error!(revision = %id, deaths, again_in = ?again, "this node ended while it put a revision in force: it starts on the one before");
         }
         self
     }
 
     /// Tries the distrusted revision again when its time has come.
     fn forgive(&mut self) {
-        if let Some((id, until)) = self.distrusted
-            && self.config.clock.now() >= until
+        if let Some((id, Some(at))) = self.distrusted
+            && self.config.clock.now() >= at
         {
-            tracing::warn!(revision = %id, "a revision that this node ended with is tried again");
+            tracing::warn!(revision = %id, "a revision that this node ended with is tried again, once");
             self.distrusted = None;
             self.refused.remove(&id);
-            let current = self.current.borrow().as_ref().map(|current| current.id);
-            if let Some(revision) = self.config.left_out.take().filter(|it| Some(it.id) > current) {
+            if let Some(revision) = self.config.left_out.take() {
                 // Its file is there already.
                 self.publish(revision);
             }
+        }
+    }
+
+    /// A later one is put in force: that is the end of the one that was left out.
+    fn give_up_distrusted(&mut self, by: RevisionId) {
+        if self.distrusted.is_some_and(|(id, _)| id < by) {
+            self.distrusted = None;
+            self.config.left_out = None;
         }
     }
 
@@ -164,6 +174,7 @@ impl RevisionTask {
                 }
                 () = tokio::time::sleep(PAUSE), if paused => paused = false,
                 _ = rewrite.tick() => {
+                    self.config.trial.settle();
                     self.forgive();
                     if self.unwritten {
                         self.write_again().await;
@@ -212,13 +223,14 @@ impl RevisionTask {
     }
 
     /// The greatest revision known anywhere, here or not: what is applied now must win over it, though this node may have
-    /// just come back and not have pulled it yet, or find it invalid.
+    /// just come back and not have pulled it yet, find it invalid, or have left it out.
     fn newest(&self) -> Option<RevisionId> {
         let view = self.config.view.borrow();
         let seen = view.members.values().filter(|member| member.counts());
         let seen = seen.filter_map(|member| member.record.revision);
         let own = self.current.borrow().as_ref().map(|current| current.id);
-        seen.chain(self.announced.values().copied()).chain(own).max()
+        let left_out = self.distrusted.map(|(id, _)| id);
+        seen.chain(self.announced.values().copied()).chain(own).chain(left_out).max()
     }
 
     /// Writes and syncs, then publishes (I12).
@@ -237,7 +249,8 @@ impl RevisionTask {
 
     async fn write(&mut self, revision: &Arc<Revision>) -> std::io::Result<()> {
         let (data, written) = (self.config.data.clone(), revision.clone());
-        tokio::task::spawn_blocking(move || files::write(&data, &written))
+        let left_out = self.distrusted.map(|(id, _)| id);
+        tokio::task::spawn_blocking(move || files::write(&data, &written, left_out))
             .await
             .map_err(std::io::Error::other)??;
         self.unwritten = false;
@@ -255,6 +268,7 @@ impl RevisionTask {
 
     fn publish(&mut self, revision: Arc<Revision>) {
         self.put_on_trial(revision.id);
+        self.give_up_distrusted(revision.id);
         self.keep(revision.clone());
         {
             let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
@@ -301,8 +315,8 @@ impl RevisionTask {
                 }
             }
             (Some([LOST, id @ ..]), None) => {
-                let known = self.config.view.borrow().members.contains_key(&from);
-                if let (Some(id), true) = (read_id(id), known)
+                // Who tells may have met this node before this node has met it: it is asked when it has.
+                if let Some(id) = read_id(id)
                     && self.missing.len() < MISSING_MAX
                     && self.find(&id).is_none()
                 {
@@ -336,7 +350,7 @@ impl RevisionTask {
         }
         let wanted = self.wanted();
         let next = match wanted.len() {
-            0 => self.missing.pop_front(),
+            0 => self.next_missing(),
             count => wanted.into_iter().nth(self.failures % count).map(|(id, name)| (name, id)),
         };
         if let Some((from, id)) = next {
@@ -349,6 +363,13 @@ impl RevisionTask {
             let answer = self.config.network.ask(&from, REVISIONS, question, FETCH_TIMEOUT);
             self.fetches.spawn(async move { Fetched::List(from, answer.await) });
         }
+    }
+
+    /// The next sibling to fetch, of a node that is known by now.
+    fn next_missing(&mut self) -> Option<(NodeName, RevisionId)> {
+        let view = self.config.view.borrow();
+        let at = self.missing.iter().position(|(from, _)| view.members.contains_key(from))?;
+        self.missing.remove(at)
     }
 
     /// Another node, the next one after each failure.

@@ -133,6 +133,11 @@ impl Nodes {
         self.wires.cut(&self.nodes[node].name.clone());
     }
 
+    /// As after half a minute in which the node served what is current.
+    fn settle(&self, node: usize) {
+        let _ = std::fs::remove_file(self.data(node).join("services.trial"));
+    }
+
     async fn restart(&mut self, node: usize) {
         self.wires.mend(&self.nodes[node].name.clone());
         self.boot(node).await;
@@ -191,9 +196,14 @@ async fn wait_for<F: Future<Output = bool>>(what: &str, mut condition: impl FnMu
 }
 
 async fn apply(nodes: &Nodes, node: usize, body: &str) -> Arc<Revision> {
-    let applied = nodes.at(node).revisions().apply(body.into(), "alice".into(), Expected::Any).await.unwrap();
+    let applied = apply_unserved(nodes, node, body).await;
     nodes.at(node).revisions().served(applied.id);
     applied
+}
+
+/// The node does not come so far that it serves it.
+async fn apply_unserved(nodes: &Nodes, node: usize, body: &str) -> Arc<Revision> {
+    nodes.at(node).revisions().apply(body.into(), "alice".into(), Expected::Any).await.unwrap()
 }
 
 #[tokio::test]
@@ -311,6 +321,7 @@ async fn a_revision_reaches_all_and_survives_a_restart() {
     wait_for("the second revision", || async { nodes.all_have(second.id) }).await;
     // A kill right after `apply` has answered loses nothing, with the store or without it.
     let third = apply(&nodes, 0, "three").await;
+    nodes.settle(0);
     nodes.kill(0);
     std::fs::remove_dir_all(nodes.data(0).join("store")).unwrap();
     nodes.restart(0).await;
@@ -362,14 +373,13 @@ async fn what_a_node_died_of_it_does_not_put_in_force_again() {
     let mut nodes = Nodes::start(&["eu-1", "eu-2"]).await;
     let good = apply(&nodes, 0, "good").await;
     wait_for("the revision", || async { nodes.all_have(good.id) }).await;
-    // It dies before it serves this one.
-    let poison = nodes.at(0).revisions().apply("poison".into(), "alice".into(), Expected::Any).await.unwrap();
+    let poison = apply_unserved(&nodes, 0, "poison").await;
     nodes.kill(0);
     wait_for("the other has it", || async { nodes.all_have(poison.id) }).await;
     nodes.restart(0).await;
     let revisions = nodes.at(0).revisions();
     assert_eq!(revisions.current(), Some(good.clone()));
-    assert_eq!(revisions.distrusted(), Some(poison.id));
+    assert_eq!(revisions.distrusted(), Some((poison.id, true)));
     // Nor does it take it from the other, which serves it; but it takes the next one.
     nodes.agree();
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -379,6 +389,92 @@ async fn what_a_node_died_of_it_does_not_put_in_force_again() {
     wait_for("the next", || async { nodes.all_have(next.id) }).await;
     nodes.agree();
     assert_eq!(revisions.distrusted(), None);
+}
+
+#[tokio::test]
+async fn what_is_applied_over_a_revision_that_was_left_out_ends_it() {
+    let mut nodes = Nodes::start(&["eu-1"]).await;
+    let good = apply(&nodes, 0, "good").await;
+    let poison = apply_unserved(&nodes, 0, "poison").await;
+    nodes.kill(0);
+    nodes.restart(0).await;
+    assert_eq!(nodes.at(0).revisions().current(), Some(good.clone()));
+    let stale = nodes.at(0).revisions().apply("fix".into(), "bob".into(), Expected::Revision(good.id)).await;
+    assert!(matches!(stale, Err(ApplyError::Conflict { current }) if current == Some(poison.id)));
+    let fix = apply_unserved(&nodes, 0, "fix").await;
+    assert_eq!(fix.id.epoch, poison.id.epoch + 1);
+    assert_eq!(nodes.at(0).revisions().distrusted(), None);
+    // If it dies of the fix, it does not fall back on what it died of before.
+    nodes.kill(0);
+    nodes.restart(0).await;
+    assert_eq!(nodes.at(0).revisions().current(), Some(good));
+    assert_eq!(nodes.at(0).revisions().distrusted(), Some((fix.id, true)));
+}
+
+#[tokio::test]
+async fn an_ordinary_start_and_one_that_fails_put_nothing_on_trial() {
+    let mut nodes = Nodes::start(&["eu-1"]).await;
+    apply(&nodes, 0, "one").await;
+    let second = apply(&nodes, 0, "two").await;
+    // It stops in good order while the second is on trial, and then its starts fail later on.
+    nodes.nodes[0].storage.take().unwrap().shutdown().await;
+    for _ in 0..3 {
+        nodes.boot(0).await;
+        assert_eq!(nodes.at(0).revisions().current().as_ref(), Some(&second));
+        nodes.nodes[0].storage = None;
+    }
+    nodes.boot(0).await;
+    assert_eq!(nodes.at(0).revisions().current().as_ref(), Some(&second));
+    assert_eq!(nodes.at(0).revisions().distrusted(), None);
+    nodes.settle(0);
+    for _ in 0..3 {
+        nodes.kill(0);
+        assert!(!nodes.data(0).join("services.trial").exists());
+        nodes.restart(0).await;
+        assert_eq!(nodes.at(0).revisions().current().as_ref(), Some(&second));
+        assert_eq!(nodes.at(0).revisions().distrusted(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_trial_that_was_interrupted_goes_on() {
+    let mut nodes = Nodes::start(&["eu-1"]).await;
+    let good = apply(&nodes, 0, "good").await;
+    let poison = apply(&nodes, 0, "poison").await;
+    nodes.nodes[0].storage.take().unwrap().shutdown().await;
+    nodes.boot(0).await;
+    for _ in 0..2 {
+        assert_eq!(nodes.at(0).revisions().current().as_ref(), Some(&poison));
+        nodes.kill(0);
+        nodes.boot(0).await;
+    }
+    assert_eq!(nodes.at(0).revisions().current().as_ref(), Some(&poison), "it has been served before");
+    nodes.kill(0);
+    nodes.boot(0).await;
+    assert_eq!(nodes.at(0).revisions().current(), Some(good));
+}
+
+#[tokio::test]
+async fn who_is_killed_right_after_an_order_was_taken_runs_it_all_the_same() {
+    let mut nodes = Nodes::start(&["eu-1"]).await;
+    apply(&nodes, 0, "one").await;
+    let second = apply(&nodes, 0, "two").await;
+    nodes.kill(0);
+    nodes.restart(0).await;
+    assert_eq!(nodes.at(0).revisions().current().as_ref(), Some(&second));
+    assert_eq!(nodes.at(0).revisions().distrusted(), None);
+}
+
+#[tokio::test]
+async fn the_only_revision_is_never_left_out() {
+    let mut nodes = Nodes::start(&["eu-1"]).await;
+    let only = apply(&nodes, 0, "only").await;
+    for _ in 0..3 {
+        nodes.kill(0);
+        nodes.restart(0).await;
+        assert_eq!(nodes.at(0).revisions().current().as_ref(), Some(&only));
+        assert_eq!(nodes.at(0).revisions().distrusted(), None);
+    }
 }
 
 #[tokio::test]
@@ -483,6 +579,26 @@ async fn orders_reach_all_merge_and_survive() {
     assert_eq!(nodes.at(1).intents().list(), held);
     nodes.restart(0).await;
     wait_for("the orders", || async { nodes.at(0).intents().list() == held }).await;
+}
+
+#[tokio::test]
+async fn orders_are_in_force_at_a_start_without_a_store() {
+    let mut nodes = Nodes::start(&["eu-1"]).await;
+    let target = Target::Node(nodes.nodes[0].name.clone());
+    nodes.at(0).intents().set(target.clone(), Order::Drain { deadline: None }).await.unwrap();
+    let file = nodes.data(0).join("orders");
+    let written = || async { std::fs::read(&file).is_ok_and(|bytes| bytes.len() > 2) };
+    wait_for("the file", written).await;
+    let held = nodes.at(0).intents().list();
+    nodes.kill(0);
+    std::fs::remove_dir_all(nodes.data(0).join("store")).unwrap();
+    nodes.restart(0).await;
+    assert_eq!((nodes.at(0).intents().list(), held.len()), (held, 1));
+    // What was taken back does not come again from the file.
+    assert!(nodes.at(0).intents().clear(target, Aspect::State).await.unwrap());
+    nodes.kill(0);
+    nodes.restart(0).await;
+    assert!(nodes.at(0).intents().list().is_empty());
 }
 
 #[tokio::test]

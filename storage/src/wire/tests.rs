@@ -68,6 +68,19 @@ proptest! {
     }
 
     #[test]
+    fn what_a_later_version_says_is_no_message(request in any_request(), response in any_response(), more in vec(any::<u8>(), 0..9)) {
+        for bytes in [request.encode(), response.encode()] {
+            let next = [&[VERSION + 1], &bytes[1..], &more].concat();
+            // A kind that this version does not know, in a message of this version.
+            let kind = [&[VERSION, 0x7f], &bytes[2..]].concat();
+            for bytes in [next, kind] {
+                prop_assert_eq!(Request::decode(&bytes), Err(NotAMessage));
+                prop_assert_eq!(Response::decode(&bytes), Err(NotAMessage));
+            }
+        }
+    }
+
+    #[test]
     fn random_bytes_never_panic(kind in any::<u8>(), bytes in vec(any::<u8>(), 0..300)) {
         let _ = (Request::decode(&bytes), Response::decode(&bytes));
         let framed = [&[VERSION, kind], &bytes[..]].concat();

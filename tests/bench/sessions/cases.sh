@@ -2,42 +2,17 @@
 # The cases of the sessions' benchmark. Sourced by ../sessions.sh, in an empty folder that everything is written to. Each prints
 # its figures: name, figure, unit, separated by tabs.
 
-# Where everything listens: nodes and HAProxies are numbered from 1.
-origin=127.61.0.1:9000
-node() { echo "127.61.1.$1"; }
-proxy() { echo "127.61.2.$1"; }
-http_port=8080 mesh_port=7946 admin_port=7900 peers_port=1024
+# Where everything beside the nodes listens: HAProxies are numbered from 1 too.
+origin=$net.0.1:9000
+proxy() { echo "$net.2.$1"; }
+peers_port=1024
 
 say() { printf '%s\t%s\t%s\n' "$1" "$2" "$3"; }
-
-# Runs in the background under a name.
-run() {
-  local name=$1; shift
-  "$@" >"$name.log" 2>&1 9>&- &
-  pid[$name]=$!
-}
-
-stop() {
-  local name
-  for name in "$@"; do
-    kill "${pid[$name]}" 2>/dev/null || true
-    wait "${pid[$name]}" 2>/dev/null || true
-    unset "pid[$name]"
-  done
-}
-
-# Waits at most a minute until a command succeeds.
-until_true() {
-  local tries
-  for tries in $(seq 600); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
-  echo "after a minute still not: $*" >&2
-  return 1
-}
 
 resident_bytes() { awk '/^VmRSS/ { print $2 * 1024 }' "/proc/$1/status"; }
 
 # In a network of its own where the system lets a user have one.
-alone() {
+in_own_net() {
   if unshare -rn true 2>/dev/null; then
     unshare -rn sh -c 'ip link set lo up && exec "$0" "$@"' "$@"
   else
@@ -52,14 +27,14 @@ begin() {
       local rest=0
       unshare -rn true 2>/dev/null && rest=40
       mkdir region
-      alone "$bench" region --pins "$pins" --rest $rest --data "$folder/region" ;;
+      in_own_net "$bench" region --pins "$pins" --rest $rest --data "$folder/region" ;;
     restart)
       [ -d region ] || { mkdir region; "$bench" region --pins "$pins" --data "$folder/region" >/dev/null; }
       "$bench" restart --data "$folder/region" ;;
     death) mkdir death; "$bench" death --pins "$pins" --data "$folder/death" ;;
-    latency) start_origin 2000; start_mesh; latency; stop_mesh; stop origin ;;
-    meridian-new) start_origin 0; start_mesh; meridian_new; stop_mesh; stop origin ;;
-    meridian-kill) start_origin 0; start_mesh; meridian_kill; stop_mesh; stop origin ;;
+    latency) start_origin 2000; start_mesh; latency; stop_nodes; stop origin ;;
+    meridian-new) start_origin 0; start_mesh; meridian_new; stop_nodes; stop origin ;;
+    meridian-kill) start_origin 0; start_mesh; meridian_kill; stop_nodes; stop origin ;;
     haproxy-new) start_origin 0; start_haproxies; haproxy_new; stop h1 h2 h3 origin ;;
     haproxy-kill) start_origin 0; start_haproxies; haproxy_kill; stop h2 h3 origin ;;
   esac
@@ -72,8 +47,8 @@ start_origin() {
 
 # Three nodes of one region; the host `sticky` begins sessions, the host `plain` does not.
 start_mesh() {
-  local number flags
-  cat >services.toml <<CONF
+  local number
+  start_nodes <<CONF
 [listener.http]
 port = $http_port
 protocol = "http"
@@ -87,34 +62,6 @@ split = { web = 1 }
 [pool.web]
 backend = [{ address = "$origin" }]
 CONF
-  for number in 1 2 3; do
-    mkdir -p "mesh/$number"
-    cat >"mesh/$number.toml" <<CONF
-[node]
-name = "eu-$number"
-region = "eu"
-data = "$folder/mesh/$number"
-[mesh]
-listen = "$(node "$number"):$mesh_port"
-seeds = [$([ "$number" = 1 ] || echo "\"$(node 1):$mesh_port\"")]
-key_file = "$folder/mesh/key"
-[proxy]
-listen = ["$(node "$number")"]
-[dns]
-listen = []
-[admin]
-listen = "$(node "$number"):$admin_port"
-[log]
-access = "off"
-CONF
-    flags=()
-    if [ "$number" = 1 ]; then
-      "$meridian" key new mesh/key >/dev/null
-      flags=(--apply services.toml)
-    fi
-    run "m$number" "$meridian" start -c "mesh/$number.toml" "${flags[@]}"
-    until_true curl -sf "http://$(node "$number"):$admin_port/livez"
-  done
   until_true mesh_is_whole
   for number in 1 2 3; do until_true curl -sf -H 'host: plain' "http://$(node "$number"):$http_port/"; done
   # Probes settle, connections between the nodes stand.
@@ -126,12 +73,6 @@ mesh_is_whole() {
   for number in 1 2 3; do
     [ "$(status "$number" 'sum(member["state"] == "alive" for member in status["members"])')" = 3 ] || return 1
   done
-}
-
-stop_mesh() {
-  local number
-  for number in 1 2 3; do [ -z "${pid[m$number]:-}" ] || { kill -KILL "${pid[m$number]}"; stop "m$number"; }; done
-  rm -rf mesh
 }
 
 # What a node says, by a Python expression over its status.

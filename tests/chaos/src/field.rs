@@ -11,9 +11,10 @@ use anyhow::{Context, Result, bail, ensure};
 use gossip::clock::Clock;
 use rustix::process::Signal;
 use tests::backend::HttpBackend;
+use tests::client::Browser;
 use tests::net::{ADMIN, DNS, HTTP, MESH};
 use tests::process::Process;
-use tests::services::{Entry, HTTP_CHECK, REGIONS, STICKY_COOKIE, Services, ZONE};
+use tests::services::{Entry, HOST, HTTP_CHECK, REGIONS, STICKY_COOKIE, Services, ZONE};
 
 use crate::host::Host;
 use crate::switch::Switch;
@@ -119,7 +120,7 @@ impl<'g> Field<'g> {
             field.observe(name)?;
         }
         field.until("all nodes answer", 60, |_, status| status.members.len() == 6).await?;
-        field.apply().await?;
+        field.apply("eu-1", "").await?;
         field.until_sound(60).await?;
         field.invite()?;
         Ok(field)
@@ -198,7 +199,8 @@ impl<'g> Field<'g> {
         Ok(())
     }
 
-    async fn apply(&self) -> Result<()> {
+    /// Has a node put the services in force for the mesh, with something more in their file.
+    pub(crate) async fn apply(&self, node: &str, more: &str) -> Result<()> {
         let mut entries = Vec::new();
         for (region, backends) in &self.backends {
             for backend in backends {
@@ -213,12 +215,13 @@ impl<'g> Field<'g> {
                  steer.www = {{ service = \"web\", policy = \"nearest\", answers = 2 }}\n[listener.http]\nport = {HTTP}\nprotocol = \"http\""
             ))
             .service("web", "web-v1 = 1", STICKY_COOKIE)
-            .pool("web-v1", HTTP_CHECK, entries);
-        let file = self.folder.join("services.toml");
+            .pool("web-v1", HTTP_CHECK, entries)
+            .and(more);
+        let file = self.home(node).join("services.toml");
         std::fs::write(&file, services.text())?;
         let mut command = Command::new(&self.ground.program);
         command.args(["--node", &format!("http://127.0.0.1:{ADMIN}"), "apply"]).arg(file);
-        let host = self.ground.nodes.get("eu-1").context("a node of the ground")?;
+        let host = self.ground.nodes.get(node).context("a node of the ground")?;
         let mut command = host.command(&command);
         let ran = tokio::task::spawn_blocking(move || command.output()).await??;
         ensure!(ran.status.success(), "apply: {}", String::from_utf8_lossy(&ran.stderr));
@@ -256,6 +259,21 @@ impl<'g> Field<'g> {
             }
         });
         done.await?
+    }
+
+    /// The regions that serve somebody without a session who comes to each node of `region` from within it.
+    pub(crate) async fn newcomers(&self, region: &'static str) -> Result<Vec<String>> {
+        let host = self.ground.users.get(region).context("the users' host")?;
+        let nodes = [1, 2].map(|number| SocketAddr::from((address_of(&format!("{region}-{number}")), HTTP)));
+        let served = host.run(move || async move {
+            let mut regions = Vec::new();
+            for node in nodes {
+                let seen = Browser::new().host(HOST).visit(node).await?;
+                regions.push(seen.backend.split('/').next().unwrap_or_default().to_owned());
+            }
+            anyhow::Ok(regions)
+        });
+        served.await?
     }
 
     /// Changes the weather.

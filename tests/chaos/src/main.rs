@@ -10,6 +10,7 @@
 
 #![allow(missing_docs, unreachable_pub, reason = "a program")]
 
+mod distances;
 mod field;
 mod host;
 mod scenarios;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tests::services::REGIONS;
 use tests::status::Status;
 use tokio::time::sleep;
 
+use crate::distances;
 use crate::field::{Field, address_of, number_of};
 use crate::watch::View;
 use crate::weather::{Side, Weather};
@@ -54,7 +54,7 @@ const ONE_REGION: u64 = 40;
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "kill-node",
-        about: "SIGKILL of eu-1, which returns after 15 s",
+        about: "SIGKILL of eu-1, which returns after 15 s; its probes are handed on without a flap",
         seeds: ALL,
         limits: UNFELT,
     },
@@ -72,7 +72,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "halves",
-        about: "the first node of each region cut off from the second ones for 20 s",
+        about: "the first node of each region cut off from the second ones for 20 s, and each half given another revision",
         seeds: ALL,
         limits: Limits { detected: 10.0, ..UNFELT },
     },
@@ -116,6 +116,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         limits: Limits { moved: 10 * ONE_REGION, ..UNFELT },
     },
     Scenario {
+        name: "distances",
+        about: "regions unevenly far apart: the backends of us fail, then those of eu, then the distances change",
+        seeds: ALL,
+        limits: Limits { moved: 2 * ONE_REGION, detected: 10.0, ..UNFELT },
+    },
+    Scenario {
         name: "restarts",
         about: "eu-2 killed and started again every 3 s, six times",
         seeds: ALL,
@@ -131,14 +137,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
-}
-
-/// The library of Debian's faketime that shifts a process's clock. Its program would stand between us and the node.
-pub(crate) fn faketime() -> Result<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib")?
-        .flatten()
-        .map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"));
-    folders.into_iter().find(|path| path.exists()).context("no libfaketimeMT.so.1; apt-get install faketime")
 }
 
 fn is_gone(status: &Status, node: &str) -> bool {
@@ -174,6 +172,34 @@ async fn nobody_dies(field: &Field<'_>, time: Duration) -> Result<()> {
     Ok(())
 }
 
+/// Looks on for a while, in which nobody may call a backend anything but up.
+async fn nobody_flaps(field: &Field<'_>, time: Duration) -> Result<()> {
+    let end = field.clock.now() + time;
+    while field.clock.now() < end {
+        for view in field.views().values() {
+            view.status.as_ref().map_or(Ok(()), |status| status.all_backends_are("up"))?;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// After two halves were given a revision each: all run the same of the two, and every node tells of the other one.
+async fn one_revision(field: &Field<'_>) -> Result<()> {
+    let tells =
+        |status: &Status| status.problems.iter().any(|problem| problem.contains("meridian rollback 2:"));
+    let whole = field.until("all run one revision and tell of the other", 60, |_, status| {
+        let on = status.revision.as_ref().map(|revision| (revision.epoch, revision.nodes_on));
+        on == Some((2, 6)) && tells(status)
+    });
+    whole.await?;
+    let views = field.views();
+    let of = |view: &View| Some(view.status.as_ref()?.revision.as_ref()?.hash.clone());
+    let hashes: BTreeSet<String> = views.values().filter_map(of).collect();
+    ensure!(hashes.len() == 1, "there are {hashes:?}");
+    Ok(())
+}
+
 /// Lets `weather` rule for a while; then until all is well. Where the mesh `bears` it, nobody may be taken for dead.
 async fn storm(field: &Field<'_>, weather: Weather, time: Duration, bears: bool) -> Result<Found> {
     field.weather(weather);
@@ -194,8 +220,8 @@ pub(crate) async fn play(name: &str, field: &mut Field<'_>) -> Result<Found> {
     match name {
         "kill-node" => {
             field.kill("eu-1").await?;
-            let found = gone(field, &["eu-1"], |_| true).await?;
-            sleep(secs(15)).await;
+            let (found, ()) =
+                tokio::try_join!(gone(field, &["eu-1"], |_| true), nobody_flaps(field, secs(17)))?;
             field.start("eu-1", |command| command)?;
             healed(field, found).await
         }
@@ -228,8 +254,11 @@ pub(crate) async fn play(name: &str, field: &mut Field<'_>) -> Result<Found> {
                 ones.iter().all(|node| is_gone(status, node))
             });
             let (first, second) = tokio::try_join!(first, second)?;
+            field.apply("eu-1", "# by the first half").await?;
+            field.apply("us-2", "# by the second half").await?;
             sleep(secs(20)).await;
             field.weather(Weather::default());
+            one_revision(field).await?;
             healed(field, Found { detected: Some(first.max(second)), ..Found::default() }).await
         }
         "one-way" => {
@@ -259,7 +288,7 @@ pub(crate) async fn play(name: &str, field: &mut Field<'_>) -> Result<Found> {
         }
         "clock" => {
             field.kill("us-1").await?;
-            let ahead = faketime()?;
+            let ahead = tests::peer::faketime().context("apt-get install faketime")?;
             field.start("us-1", |mut command| {
                 command
                     .env("LD_PRELOAD", ahead)
@@ -308,6 +337,10 @@ pub(crate) async fn play(name: &str, field: &mut Field<'_>) -> Result<Found> {
                 sleep(secs(1)).await;
             }
             healed(field, Found::default()).await
+        }
+        "distances" => {
+            let detected = Some(distances::play(field).await?);
+            healed(field, Found { detected, ..Found::default() }).await
         }
         "restarts" => {
             for _ in 0..6 {

@@ -32,6 +32,8 @@ impl Side {
 pub(crate) struct Weather {
     /// What one side sends to the other does not arrive.
     pub cuts: Vec<(Side, Side)>,
+    /// One way between two regions, either way; the usual between those that are not named.
+    pub distances: Vec<(u8, u8, Duration)>,
     /// A site from which and to which nothing crosses.
     pub apart: Option<u8>,
     /// The share of packets between nodes that is lost.
@@ -48,6 +50,16 @@ impl Weather {
         Self { cuts: both.map(|(from, to)| (Side::Host(from), Side::Host(to))).collect(), ..Self::default() }
     }
 
+    fn way(&self, from: u8, to: u8) -> Duration {
+        let joins =
+            |(one, other, _): &&(u8, u8, Duration)| [(*one, *other), (*other, *one)].contains(&(from, to));
+        match self.distances.iter().find(joins) {
+            _ if from == to => WITHIN,
+            Some((.., way)) => *way,
+            None => BETWEEN,
+        }
+    }
+
     /// How long a packet takes; `None`: it is lost.
     pub(crate) fn carries(&self, from: Ipv4Addr, to: Ipv4Addr, rng: &mut impl Rng) -> Option<Duration> {
         let crosses = |region: u8| Side::Site(region).has(from) != Side::Site(region).has(to);
@@ -58,7 +70,7 @@ impl Weather {
         {
             return None;
         }
-        let way = if region_of(from) == region_of(to) { WITHIN } else { BETWEEN };
+        let way = self.way(region_of(from), region_of(to));
         if !is_node(from) || !is_node(to) {
             return Some(way);
         }
@@ -103,6 +115,17 @@ mod tests {
         let fair = Weather::default();
         assert_eq!(carried(&fair, EU_1, EU_2), Some(WITHIN));
         assert_eq!(carried(&fair, EU_1, US_1), Some(BETWEEN));
+    }
+
+    #[test]
+    fn regions_may_be_nearer_and_farther_both_ways_alike() {
+        let near = Duration::from_millis(10);
+        let uneven = Weather { distances: vec![(1, 2, near)], ..Weather::default() };
+        for (from, to) in [(EU_1, US_1), (US_1, EU_1), (EU_USERS, US_1), (US_USERS, EU_1)] {
+            assert_eq!(carried(&uneven, from, to), Some(near), "{from} {to}");
+        }
+        assert_eq!(carried(&uneven, EU_1, Ipv4Addr::new(10, 3, 0, 1)), Some(BETWEEN));
+        assert_eq!(carried(&uneven, EU_1, EU_2), Some(WITHIN));
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub enum Belief {
 #[derive(Debug)]
 pub struct Beliefs {
     heard: Vec<Option<Duration>>,
+    /// Which life of each node was heard last.
+    lives: Vec<u32>,
     alone_since: Option<Duration>,
     now: Vec<Belief>,
 }
@@ -36,7 +38,12 @@ pub struct Beliefs {
 impl Beliefs {
     /// Of a node that has just started and knows nobody.
     pub fn new(nodes: usize) -> Self {
-        Self { heard: vec![None; nodes], alone_since: None, now: vec![Belief::Gone; nodes] }
+        Self {
+            heard: vec![None; nodes],
+            lives: vec![0; nodes],
+            alone_since: None,
+            now: vec![Belief::Gone; nodes],
+        }
     }
 
     /// What is believed now.
@@ -44,8 +51,13 @@ impl Beliefs {
         &self.now
     }
 
-    /// Takes note of who is heard at `at`. True when that changes anything.
-    pub fn look(&mut self, at: Duration, hears: &[bool]) -> bool {
+    /// Which of a node's lives is believed in.
+    pub fn life(&self, node: usize) -> u32 {
+        self.lives[node]
+    }
+
+    /// Takes note of who is heard at `at`, and in which of their lives. True when that changes anything.
+    pub fn look(&mut self, at: Duration, hears: &[bool], lives: &[u32]) -> bool {
         let knew_any = self.now.iter().any(|belief| *belief != Belief::Gone);
         match hears.contains(&true) {
             true => self.alone_since = None,
@@ -54,9 +66,11 @@ impl Beliefs {
         }
         let frozen = self.alone_since.is_some_and(|since| at < since + SUSPECT + FREEZE);
         let mut next = self.now.clone();
+        let before = self.lives.clone();
         for (node, belief) in next.iter_mut().enumerate() {
             if hears[node] {
                 self.heard[node] = Some(at);
+                self.lives[node] = lives[node];
             }
             let silent = self.heard[node].map(|heard| at - heard);
             *belief = match silent {
@@ -66,7 +80,7 @@ impl Beliefs {
                 _ => Belief::Gone,
             };
         }
-        let changed = next != self.now;
+        let changed = next != self.now || before != self.lives;
         self.now = next;
         changed
     }

@@ -13,7 +13,7 @@
 //!   forward       after everything works again, a home that could not be reached knows where its sessions went
 //!   zones         a record that all its replicas hold survives the loss of a whole zone where there are two
 //!   in time       a command ends within 250 ms (I3), a look-up within 2 s, an expired record is not found (I4)
-//!   repaired      5 s after all is well again all replicas hold what was promised: the next crash may take any of them
+//!   repaired      10 s after all is well again all replicas hold what was promised: the next crash may take any of them
 //!   equal         after everything works again all replicas hold the same within 30 s, and nobody else holds anything
 //! ```
 

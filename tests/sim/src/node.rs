@@ -180,7 +180,8 @@ impl Node {
                 counting.push(*name);
             } else if belief != Belief::Gone {
                 counting.push(*name);
-                let state = PeerState { alive: belief == Belief::Alive, rtt: Some(rtt(other)) };
+                let life = self.beliefs.life(other).into();
+                let state = PeerState { alive: belief == Belief::Alive, rtt: Some(rtt(other)), life };
                 peers.insert(node_name(name), state);
             }
         }

@@ -356,9 +356,10 @@ impl<'a> World<'a> {
                 }
             }
         }
+        let lives: Vec<u32> = self.nodes.iter().map(|node| node.life).collect();
         for (node, hears) in hears.iter().enumerate() {
             let state = &mut self.nodes[node];
-            if state.is_up() && state.paused_until <= self.at && state.beliefs.look(self.at, hears) {
+            if state.is_up() && state.paused_until <= self.at && state.beliefs.look(self.at, hears, &lives) {
                 state.meet(self.at, self.scenario.nodes, |other| self.network.rtt(node, other));
                 self.effects(node)?;
             }

@@ -19,6 +19,11 @@ fn exit_codes_tell_what_went_wrong() {
         cli.expect(code::OK, &["--help"]).await?.must_say("start")?;
         cli.expect(code::USAGE, &["fly"]).await?;
         cli.expect(code::USAGE, &["start", "--no-such-flag"]).await?;
+        // For programs it is an error like all others.
+        let ran = cli.expect(code::USAGE, &["statsu", "-o", "json"]).await?;
+        let told: serde_json::Value = serde_json::from_str(&ran.stderr)?;
+        ensure!(told["error"]["code"] == 2 && told["error"]["kind"] == "usage", "{told}");
+        ensure!(told["error"]["hint"].as_str().is_some_and(|hint| hint.contains("status")), "{told}");
         let bad = stage.write("bad.toml", "[listener.http\n")?;
         cli.expect(code::INVALID, &["validate", text(&bad)?]).await?;
 

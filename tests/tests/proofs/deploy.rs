@@ -2,6 +2,7 @@
 //! exist, the unit is as tight as it says.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +13,9 @@ use tests::peer;
 use tests::prove;
 use tests::services::Services;
 use tests::stage::skip;
-use tests::wait::secs;
+use tests::wait::{eventually, secs};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 fn deploy(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name)
@@ -21,7 +24,9 @@ fn deploy(name: &str) -> PathBuf {
 /// Every word of a text that is a metric's name.
 fn metrics(text: &str) -> BTreeSet<&str> {
     let part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    text.split(|c| !part(c)).filter(|word| word.starts_with("meridian_")).collect()
+    let names = text.split(|c| !part(c)).filter(|word| word.starts_with("meridian_"));
+    // The prefix alone stands in patterns.
+    names.filter(|word| *word != "meridian_").collect()
 }
 
 #[test]
@@ -57,6 +62,68 @@ fn alerts_and_dashboards_name_metrics_that_exist() {
             let missing: Vec<_> = named.iter().filter(|name| !is_there(name)).collect();
             ensure!(missing.is_empty(), "{file} names {missing:?}, which are not on\n{page}");
         }
+        Ok(())
+    });
+}
+
+/// A sample of a page: of this metric, with all these labels.
+fn sample(page: &str, name: &str, labels: &[&str]) -> Option<f64> {
+    let of = page.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+    let mut of = of.filter(|rest| labels.iter().all(|label| rest.contains(label)));
+    of.next()?.rsplit(' ').next()?.parse().ok()
+}
+
+#[test]
+fn what_is_bounded_shows_its_use_and_its_limit() {
+    prove!(Light, secs(90), async |stage| {
+        let backends = http_backends(&stage.net, &[("us", 1)]).await?;
+        let mesh = Cluster::of(stage, &[("eu", 1), ("us", 1)]).await?;
+        mesh.apply("eu-1", &Services::shop(&stage.net, &backends)).await?;
+        mesh.healthy().await?;
+        let (eu, us) = (mesh.node("eu-1"), mesh.node("us-1"));
+        let page = async |admin: SocketAddr| -> Result<String> {
+            Ok(Browser::new().host(&admin.to_string()).get(admin, "/metrics").await?.text())
+        };
+
+        // A request in another region, a resolver that stays, and somebody who follows the events.
+        backends[0].set_delay(secs(8));
+        let http = eu.http();
+        let request = tokio::spawn(async move { Browser::new().get(http, "/").await.map(drop) });
+        let _resolver = TcpStream::connect(eu.dns()).await?;
+        let mut follower = TcpStream::connect(eu.admin()).await?;
+        let head =
+            format!("GET /v1/events HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\n\r\n", eu.admin());
+        follower.write_all(head.as_bytes()).await?;
+        eventually("what is in use is told", secs(8), async || {
+            let (near, far) = (page(eu.admin()).await?, page(us.admin()).await?);
+            for (page, name, labels, least) in [
+                (&far, "meridian_tunnel_streams", &["peer=\"eu-1\""][..], 1.0),
+                (&near, "meridian_dns_connections", &["transport=\"tcp\""], 1.0),
+                (&near, "meridian_event_streams", &[], 1.0),
+                (&near, "meridian_admin_connections", &["socket=\"tcp\""], 2.0),
+                (&near, "meridian_gossip_state_bytes", &[], 100.0),
+                (&near, "meridian_service_retry_budget", &["service=\"web\""], 1.0),
+                (&near, "meridian_store_disk_bytes", &[], 1.0),
+            ] {
+                let used = sample(page, name, labels).with_context(|| format!("{name} is not on\n{page}"))?;
+                let limit = sample(page, &format!("{name}_limit"), labels)
+                    .with_context(|| format!("{name}_limit"))?;
+                ensure!(used >= least && used <= limit, "{name}{labels:?} is {used} of {limit}");
+            }
+            // And what has a limit has a use, whatever it is called.
+            let names: BTreeSet<&str> =
+                near.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+            let alone = names
+                .iter()
+                .filter_map(|name| name.strip_suffix("_limit"))
+                .filter(|name| !names.contains(name));
+            // Both queues of a pool have one limit.
+            let alone: Vec<_> = alone.filter(|name| *name != "meridian_queued_requests").collect();
+            ensure!(alone.is_empty(), "a limit without a use: {alone:?}");
+            Ok(())
+        })
+        .await?;
+        request.await??;
         Ok(())
     });
 }

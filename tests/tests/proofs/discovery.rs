@@ -16,7 +16,7 @@ use tests::process::Process;
 use tests::prove;
 use tests::services::{HTTP_CHECK, Services};
 use tests::stage::Stage;
-use tests::wait::secs;
+use tests::wait::{eventually, secs};
 
 const SPREADS: Duration = Duration::from_secs(15);
 
@@ -225,5 +225,58 @@ fn processes_hold_leases_that_outlive_a_node() {
         each_has(&mesh, "lease", &[a]).await?;
         first.signal(Signal::TERM)?;
         first.exit(secs(30)).await.map(drop)
+    });
+}
+
+/// Registers as a client does that has this token, or none.
+async fn put(admin: SocketAddr, backend: &str, token: Option<&str>) -> Result<u16> {
+    let mut client = Browser::new().host(&admin.to_string());
+    if let Some(token) = token {
+        client = client.header("authorization", &format!("Bearer {token}"));
+    }
+    let path = format!("/v1/pools/web-v1/backends/{backend}");
+    let reply = client.request("PUT".parse()?, admin, &path, Default::default()).await?;
+    Ok(reply.status.as_u16())
+}
+
+#[test]
+fn a_lease_needs_the_token_and_leads_to_no_secrets() {
+    prove!(Light, secs(90), async |stage| {
+        const TOKEN: &str = "a token of the proof's own";
+        let backend = HttpBackend::start("leased", "eu", (stage.net.backend(0), HTTP + 1).into()).await?;
+        let mut mesh = Cluster::of(stage, &[("eu", 1)]).await?;
+        mesh.apply("eu-1", &shop("lease = { ttl = \"60s\" }")).await?;
+        // A file can name the admin port, and only a file: without the token it would be open to all users.
+        let admin = mesh.node("eu-1").admin();
+        let open = [("169.254.169.254:80", 400), ("[fd00:ec2::254]:80", 400), ("0.0.0.0:80", 400)];
+        for (address, wanted) in open.into_iter().chain([(admin.to_string().as_str(), 409)]) {
+            let status = put(admin, address, None).await?;
+            ensure!(status == wanted, "{address}: {status}");
+        }
+
+        let node = mesh.node_mut("eu-1");
+        node.stop(secs(30)).await?;
+        let file = stage.write("token", TOKEN)?;
+        let mut command = node.command()?;
+        command.arg("--admin-token-file").arg(file);
+        node.launch_as(command)?;
+        let address = backend.address().to_string();
+        eventually("the node knows its pool again", secs(20), async || {
+            let status = put(admin, &address, Some(TOKEN)).await?;
+            ensure!(status == 200, "{status}");
+            Ok(())
+        })
+        .await?;
+        for wrong in [None, Some("another token of that length")] {
+            let status = put(admin, "127.0.0.1:4000", wrong).await?;
+            ensure!(status == 401, "{status}");
+        }
+        let http = mesh.node("eu-1").http();
+        eventually("the leased backend serves", secs(20), async || {
+            let seen = Browser::new().visit(http).await?;
+            ensure!(seen.backend == backend.id(), "{seen:?}");
+            Ok(())
+        })
+        .await
     });
 }

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
+use rustix::process::Signal;
 use tests::backend::http_backends;
-use tests::cli::code;
+use tests::cli::{Cli, code};
 use tests::client::Browser;
 use tests::cluster::Cluster;
 use tests::dns::resolve;
 use tests::load::all_visit;
+use tests::process::Process;
 use tests::prove;
 use tests::services::{NAME, Services, users_of};
+use tests::stage::Stage;
 use tests::wait::{eventually, secs};
 
 const SPREADS: Duration = Duration::from_secs(15);
@@ -93,6 +96,26 @@ fn what_is_drained_keeps_its_users_and_gets_no_new_ones() {
     });
 }
 
+/// Ctrl-C ends the waiting with an exit code of its own. The drain goes on, with the deadline that it has.
+async fn broken_off(stage: &Stage, cli: &Cli, backend: &str) -> Result<()> {
+    let order = ["drain", "backend", backend, "--wait", "--deadline", "1h"];
+    let mut waiting = Process::spawn("drain", cli.command(&order), &stage.folder().join("drain.log"))?;
+    eventually("it says what is left", SPREADS, async || {
+        waiting.must_run()?;
+        ensure!(waiting.log().contains("sessions left: 40"), "{}", waiting.log());
+        Ok(())
+    })
+    .await?;
+    waiting.signal(Signal::INT)?;
+    let ended = waiting.exit(SPREADS).await?;
+    ensure!(ended.code() == Some(code::INTERRUPTED), "it ends with {ended}:\n{}", waiting.log());
+    ensure!(waiting.log().contains("the drain goes on"), "{}", waiting.log());
+    cli.expect(code::OK, &["drain", "backend", backend]).await?.must_say("as ordered before")?;
+    let off = cli.expect(code::OK, &["drain", "backend", backend, "--no-deadline"]).await?;
+    ensure!(!off.said().contains("as ordered before"), "{}", off.said());
+    Ok(())
+}
+
 #[test]
 fn who_drains_is_told_when_the_last_session_has_gone() {
     prove!(Heavy, secs(120), async |stage| {
@@ -133,6 +156,37 @@ fn who_drains_is_told_when_the_last_session_has_gone() {
         cli.expect(code::OK, &["undrain", "backend", &address]).await?;
         mesh.healthy().await?;
         let other = backends[1].address().to_string();
+        let http = mesh.node("eu-1").http();
+        broken_off(stage, &cli, &other).await?;
+
+        // What is in flight when the deadline passes is told, with an exit code that stops a script.
+        backends[1].set_delay(secs(60));
+        let mut slow = users[0].twin();
+        let draining = async {
+            mesh.each_sees("a request is in flight", SPREADS, |status| {
+                let in_flight = status.backend(backends[1].address())?.in_flight;
+                ensure!(in_flight == 1, "{in_flight} are in flight");
+                Ok(())
+            })
+            .await?;
+            cli.expect(code::TIMEOUT, &["drain", "backend", &other, "--wait", "--deadline", "1s"]).await
+        };
+        let ran = tokio::select! {
+            ran = draining => ran?,
+            visited = slow.visit(http) => bail!("it was served: {visited:?}"),
+        };
+        ran.must_say("still in flight")?;
+        drop(slow);
+        backends[1].set_delay(Duration::ZERO);
+        mesh.each_sees("nothing is in flight", SPREADS, |status| {
+            let in_flight = status.backend(backends[1].address())?.in_flight;
+            ensure!(in_flight == 0, "{in_flight} are in flight");
+            Ok(())
+        })
+        .await?;
+        cli.expect(code::OK, &["undrain", "backend", &other]).await?;
+        mesh.healthy().await?;
+
         let ran = cli.expect(code::OK, &["drain", "backend", &other, "--wait", "--deadline", "2s"]).await?;
         ran.must_say("the deadline has passed: 40 sessions")?;
         let moved = all_visit(&mut users, mesh.node("eu-1").http(), 8).await?;

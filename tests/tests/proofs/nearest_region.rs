@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use tests::backend::http_backends;
+use tests::cli::code;
 use tests::cluster::Cluster;
 use tests::dns::{Question, resolve};
 use tests::prove;
@@ -113,6 +114,53 @@ fn the_zone_answers_as_a_name_server_must() {
         ensure!(missing.message.authorities.len() == 1, "NXDOMAIN with SOA: {}", missing.message);
         let foreign = Question::addresses("www.example.org.")?.ask(server).await?;
         ensure!(foreign.code == ResponseCode::Refused, "{}", foreign.code);
+        Ok(())
+    });
+}
+
+/// A resolver tells a user's network alone; where the user itself is placed otherwise, that is told beside it.
+#[test]
+fn a_user_who_is_placed_otherwise_than_its_network_is_explained_apart() {
+    prove!(Light, secs(60), async |stage| {
+        let backends = http_backends(&stage.net, &[("eu", 1), ("us", 1)]).await?;
+        let mesh = Cluster::of(stage, &[("eu", 1), ("us", 1)]).await?;
+        let (eu, us) = (mesh.node("eu-1"), mesh.node("us-1"));
+        let services = Services::shop(&stage.net, &backends)
+            .and("[region.odd]\nlatitude = 39.0\nlongitude = -77.4\nprefixes = [\"10.1.7.7/32\"]");
+        mesh.apply("eu-1", &services).await?;
+        mesh.healthy().await?;
+
+        // Its network belongs to eu; it alone to a region without nodes, next to us.
+        let network = resolve(eu.dns(), NAME, "10.1.7.0/24").await?;
+        network.only(&[eu.address])?;
+        resolve(eu.dns(), NAME, "10.1.7.7/32").await?.only(&[us.address])?;
+        let scope = network.scope.context("an answer to ECS has a scope")?;
+        ensure!(scope > 24, "not all of the network is sent there: scope {scope}");
+
+        let explain = ["dns", "explain", NAME, "--from", "10.1.7.7"];
+        let explained = eu.cli().expect(code::OK, &explain).await?;
+        for said in [
+            "To a resolver that tells the user's network, 10.1.7.0/24 (ECS):",
+            "To 10.1.7.7 itself, which is placed otherwise than its network",
+            &format!("eu-1 at {}", eu.address),
+            &format!("us-1 at {}", us.address),
+        ] {
+            explained.must_say(said)?;
+        }
+        let json =
+            eu.cli().expect(code::OK, &["dns", "explain", NAME, "--from", "10.1.7.7", "-o", "json"]).await?;
+        let json: serde_json::Value = serde_json::from_str(&json.stdout)?;
+        ensure!(json["views"][0]["steering"]["region"] == "eu", "{json}");
+        ensure!(
+            json["exact"]["client"] == "10.1.7.7/32" && json["exact"]["steering"]["region"] == "us",
+            "{json}"
+        );
+
+        // A neighbour is placed as its network is: nothing more is told.
+        let neighbour = ["dns", "explain", NAME, "--from", "10.1.7.8", "-o", "json"];
+        let json: serde_json::Value =
+            serde_json::from_str(&eu.cli().expect(code::OK, &neighbour).await?.stdout)?;
+        ensure!(json.get("exact").is_none_or(serde_json::Value::is_null), "{json}");
         Ok(())
     });
 }

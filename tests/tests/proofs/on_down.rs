@@ -2,13 +2,14 @@
 
 use anyhow::{Context, Result, ensure};
 use tests::backend::{HttpBackend, http_backends};
+use tests::cli::code;
 use tests::client::Browser;
 use tests::cluster::Cluster;
 use tests::load::all_visit;
 use tests::prove;
 use tests::services::{COOKIE, HTTP_CHECK, Services};
 use tests::stage::Stage;
-use tests::wait::secs;
+use tests::wait::{eventually, secs};
 
 fn services(stage: &Stage, backends: &[HttpBackend], on_down: &str) -> Services {
     let sticky = format!(
@@ -53,6 +54,20 @@ fn a_session_lent_to_another_backend_returns_to_its_own() {
             // Two nodes lend it to the same one, without asking each other.
             ensure!(met.iter().all(|backend| *backend == met[0]), "lent to several: {met:?}");
         }
+        // What is lent is told as that.
+        let (target, count) = (backends[0].address().to_string(), users.len() as u64);
+        eventually("the pools tell of the loan", secs(20), async || {
+            let told = mesh.node("us-1").cli().expect(code::OK, &["pools", "-o", "json"]).await?;
+            let told: serde_json::Value = serde_json::from_str(&told.stdout)?;
+            for backend in told[0]["backends"].as_array().context("backends")? {
+                let of = |key: &str| backend[key].as_u64().unwrap_or_default();
+                let all_lent = of("sessions") >= count && of("sessions_lent") == of("sessions");
+                let is_told = if backend["address"] == *target { all_lent } else { of("sessions_lent") == 0 };
+                ensure!(is_told, "{told:#}");
+            }
+            Ok(())
+        })
+        .await?;
         // Not even the end of the node that it began on makes the loan a move.
         mesh.node_mut("eu-1").kill().await?;
         backends[0].reopen().await?;

@@ -56,7 +56,8 @@ fn orders_hold_everywhere_until_they_are_taken_back() {
         cli.expect(code::OK, &["weight", &one, "--reset"]).await?;
 
         // Maintenance moves those who are there; of the last one it is refused.
-        cli.expect(code::OK, &["maintenance", "backend", &one]).await?;
+        let told = cli.expect(code::OK, &["maintenance", "backend", &one]).await?;
+        told.must_say("move to other backends with their next request")?;
         mesh.each_sees("it is in maintenance", secs(10), |status| {
             let is = &status.backend(&one)?.state;
             ensure!(is == "maintenance", "it is {is}");
@@ -74,7 +75,8 @@ fn orders_hold_everywhere_until_they_are_taken_back() {
         let json = cli.run(&["drain", "backend", &other, "-o", "json"]).await?;
         let error: serde_json::Value = serde_json::from_str(json.stderr.trim())?;
         ensure!(error["error"]["code"] == 5 && error["error"]["kind"] == "conflict", "{error}");
-        cli.expect(code::OK, &["drain", "backend", &other, "--force"]).await?;
+        let told = cli.expect(code::OK, &["drain", "backend", &other, "--force"]).await?;
+        told.must_say("its sessions stay; no other backend would take new users")?;
         cli.expect(code::OK, &["undrain", "backend", &other]).await?;
         cli.expect(code::OK, &["maintenance", "backend", &one, "--reset"]).await?;
         mesh.healthy().await
@@ -189,7 +191,7 @@ fn shells_manuals_and_doctors() {
     });
 }
 
-/// Every table fits a terminal of a hundred columns.
+/// Every table fits a hundred columns, and is one line a row for whoever says COLUMNS=0.
 #[test]
 fn tables_fit() {
     prove!(Light, secs(60), async |stage| {
@@ -212,6 +214,17 @@ fn tables_fit() {
             let widest = shown.lines().map(|line| line.chars().count()).max().unwrap_or(0);
             ensure!(widest <= 100, "{command:?} is {widest} columns wide:\n{shown}");
         }
+        let at_most = async |columns: &str| {
+            let mut command = cli.command(&["healthcheck"]);
+            command.env("COLUMNS", columns);
+            anyhow::Ok(cli.finish(command).await?.stdout)
+        };
+        let (folded, whole) = (at_most("30").await?, at_most("0").await?);
+        let json = cli.expect(code::OK, &["healthcheck", "-o", "json"]).await?.stdout;
+        let readiness: serde_json::Value = serde_json::from_str(&json)?;
+        let checks = readiness["checks"].as_array().map_or(0, Vec::len);
+        ensure!(checks > 2 && whole.lines().count() == checks + 2, "{checks} checks:\n{whole}");
+        ensure!(folded.lines().count() > whole.lines().count(), "{folded}");
         Ok(())
     });
 }

@@ -7,6 +7,7 @@ use tests::cli::{Cli, code, text};
 use tests::cluster::Cluster;
 use tests::prove;
 use tests::services::Services;
+use tests::status::Status;
 use tests::wait::{eventually, secs};
 
 #[derive(Debug, Deserialize)]
@@ -80,7 +81,8 @@ fn of_two_that_were_applied_on_two_sides_one_holds_everywhere_and_the_other_is_t
         mesh.apply("eu-1", &Services::shop(&stage.net, &backends)).await?;
         // Each side is given another one while the other cannot hear it.
         for (side, other, count) in [("eu-1", "us-1", 1), ("us-1", "eu-1", 2)] {
-            mesh.node_mut(other).kill().await?;
+            // In good order: a death this soon would be held against the revision.
+            mesh.node_mut(other).stop(secs(20)).await?;
             if !mesh.node(side).runs() {
                 mesh.node_mut(side).start().await?;
             }
@@ -122,5 +124,52 @@ fn of_two_that_were_applied_on_two_sides_one_holds_everywhere_and_the_other_is_t
             Ok(())
         })
         .await
+    });
+}
+
+#[test]
+fn a_revision_that_a_node_dies_of_is_left_out_and_the_operator_is_told() {
+    prove!(Light, secs(120), async |stage| {
+        let backends = http_backends(&stage.net, &[("eu", 2)]).await?;
+        let mut mesh = Cluster::of(stage, &[("eu", 2)]).await?;
+        mesh.apply("eu-1", &Services::shop(&stage.net, &backends)).await?;
+        mesh.apply("eu-1", &Services::shop(&stage.net, &backends[..1])).await?;
+        let epoch = |status: &Status| status.revision.as_ref().map(|revision| revision.epoch);
+
+        // It dies again and again while the revision is new; at the latest the third death is held against it.
+        for death in 1..=3 {
+            mesh.node_mut("eu-1").kill().await?;
+            mesh.node_mut("eu-1").launch()?;
+            let status = mesh.node_mut("eu-1").ready().await?;
+            ensure!(
+                epoch(&status) == Some(2) || death > 1,
+                "one death proves nothing: {:?}",
+                status.revision
+            );
+            if epoch(&status) == Some(1) {
+                break;
+            }
+        }
+        let node = mesh.node("eu-1");
+        eventually("it runs the one before, and says so", secs(20), async || {
+            let status = node.cli().status().await?;
+            ensure!(epoch(&status) == Some(1), "it runs {:?}", status.revision);
+            let told =
+                |problem: &String| problem.contains("put revision 2") && problem.contains("the one before");
+            ensure!(status.problems.iter().any(told), "{:?}", status.problems);
+            Ok(())
+        })
+        .await?;
+        // Balancers in front send users to the other, which runs what was ordered.
+        mesh.agree().await?;
+        eventually("it is not ready while another runs it", secs(20), async || {
+            node.cli().expect(code::DEGRADED, &["healthcheck"]).await?.must_say("revision")
+        })
+        .await?;
+        ensure!(epoch(&mesh.node("eu-2").cli().status().await?) == Some(2), "the other one runs it");
+
+        // Another one is another matter.
+        mesh.apply("eu-2", &Services::shop(&stage.net, &backends[1..])).await?;
+        node.cli().expect(code::OK, &["healthcheck"]).await.map(drop)
     });
 }

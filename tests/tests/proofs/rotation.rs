@@ -11,6 +11,7 @@ use tests::cluster::Cluster;
 use tests::load::{Load, User};
 use tests::prove;
 use tests::services::{HTTP_CHECK, Services, TCP_CHECK};
+use tests::stage::skip;
 use tests::wait::{eventually, secs};
 
 /// Sessions that end soon enough for a key to be removed while the proof watches.
@@ -193,5 +194,62 @@ fn a_keyring_file_that_changes_is_taken_into_use_while_the_node_runs() {
         .await?;
         std::fs::write(&file, good)?;
         mesh.agree().await
+    });
+}
+
+#[test]
+fn a_key_stays_while_a_node_that_cannot_write_its_file_would_start_with_it_alone() {
+    prove!(Light, secs(90), async |stage| {
+        if !rustix::process::getuid().is_root() {
+            skip("a read-only mount needs root");
+            return Ok(());
+        }
+        let mut mesh = Cluster::empty(stage).await?;
+        for region in ["eu", "eu"] {
+            mesh.place(region);
+        }
+        mesh.keys_apart()?;
+        mesh.node_mut("eu-1").start().await?;
+        // As a secret is mounted into a container: the folder of the key can be read and not written, the data folder can.
+        let node = mesh.node_mut("eu-2");
+        let (file, data) = (node.key_file().context("a file")?.to_owned(), node.data());
+        std::fs::create_dir_all(&data)?;
+        let inner = node.command()?;
+        let mut command = std::process::Command::new("unshare");
+        let folder = file.parent().context("a folder")?;
+        let script =
+            "mount --bind $0 $0 && mount --bind $1 $1 && mount -o remount,ro,bind $0 && shift && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", script, text(folder)?, text(&data)?]);
+        command.arg(inner.get_program()).args(inner.get_args());
+        node.launch_as(command)?;
+        node.ready().await?;
+        mesh.agree().await?;
+
+        let (cli, other) = (mesh.node("eu-1").cli(), mesh.node("eu-2").cli());
+        let old = keys(&cli, &["list"]).await?.keys.remove(0).id;
+        let ran = cli.expect(code::OK, &["key", "install", "-o", "json"]).await?;
+        ran.must_say("caution: eu-2 cannot write its key file")?;
+        let new = serde_json::from_str::<Keys>(&ran.stdout)?.key.context("a key")?;
+        other.expect(code::FAILURE, &["key", "install"]).await?.must_say("mesh.key")?;
+        keys(&cli, &["use", &new]).await?;
+        cli.expect(code::CONFLICT, &["key", "remove", &old])
+            .await?
+            .must_say("eu-2 cannot write its key file")?;
+        let status = cli.status().await?;
+        let told =
+            status.problems.iter().any(|problem| problem.contains("eu-2") && problem.contains("restart"));
+        ensure!(told, "{:?}", status.problems);
+
+        // Whoever mounts the file changes it, and the node sees that.
+        std::fs::copy(mesh.node("eu-1").key_file().context("a file")?, &file)?;
+        keys(&cli, &["remove", &old]).await?;
+        std::fs::copy(mesh.node("eu-1").key_file().context("a file")?, &file)?;
+        eventually("nothing is wrong any more", secs(20), async || {
+            let status = cli.status().await?;
+            let told = status.problems.iter().find(|problem| problem.contains("mesh.key"));
+            ensure!(told.is_none(), "{told:?}");
+            Ok(())
+        })
+        .await
     });
 }

@@ -134,6 +134,17 @@ fn users_known_by_address_begin_anew_too() {
         let cli = mesh.node("eu-3").cli();
         // Who waited for the listeners came from an address of its own.
         cli.has_sessions(61).await?;
+        // Who asks for a client's sessions by its address finds that client's alone.
+        let client = stage.net.user(7).to_string();
+        let found = cli.expect(code::OK, &["sessions", "--client", &client, "-o", "json"]).await?;
+        let found: serde_json::Value = serde_json::from_str(&found.stdout)?;
+        ensure!(found["sessions"].as_array().is_some_and(|sessions| sessions.len() == 1), "{found}");
+        let (of, session) = (&found["sessions"][0]["service"], &found["sessions"][0]["session"]);
+        let is = session["backend"].as_str().unwrap_or_default();
+        let was = backends.iter().find(|backend| backend.id() == first[7]).context("the user's backend")?;
+        ensure!(*of == "cart" && is == format!("cart/{}", was.address()), "{found}");
+        let nobody = cli.expect(code::OK, &["sessions", "--client", "192.0.2.77"]).await?;
+        nobody.must_say("no session of 192.0.2.77")?;
         let ended = cli.end_sessions(&["--service", "cart"]).await?;
         ensure!(ended.sessions == 61, "{ended:?}");
         let mut again = Vec::new();

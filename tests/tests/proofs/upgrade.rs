@@ -1,5 +1,6 @@
 //! A node goes on as another process, ten times, under load: no request and no query is lost.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -9,10 +10,14 @@ use tests::backend::http_backends;
 use tests::cli::{Cli, code, text};
 use tests::client::Browser;
 use tests::cluster::Cluster;
+use tests::dns::Question;
+use tests::load::{Load, Regular, User};
 use tests::peer;
 use tests::prove;
-use tests::services::{NAME, Services};
-use tests::wait::{eventually, secs};
+use tests::services::{Entry, HTTP_CHECK, NAME, STICKY_COOKIE, Services};
+use tests::wait::{eventually, millis, secs};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// A process that no harness has started; killed when dropped.
 struct Stranger(u32);
@@ -41,12 +46,52 @@ async fn upgrade(cli: &Cli) -> Result<Stranger> {
     Ok(Stranger(told["pid"].as_u64().context("no pid")?.try_into()?))
 }
 
+/// A resolver that asks over TCP, one connection a question or all questions over one.
+struct Resolver {
+    server: SocketAddr,
+    keeps: bool,
+    kept: Option<TcpStream>,
+}
+
+impl Resolver {
+    async fn exchange(stream: &mut TcpStream, question: &[u8]) -> Result<()> {
+        stream.write_u16(question.len() as u16).await?;
+        stream.write_all(question).await?;
+        let length = stream.read_u16().await?;
+        let mut answer = vec![0; usize::from(length)];
+        stream.read_exact(&mut answer).await?;
+        // The id, and NOERROR with at least one answer.
+        let good = answer.len() > 12 && answer[..2] == question[..2] && answer[3] & 15 == 0 && answer[7] > 0;
+        ensure!(good, "{answer:02x?}");
+        Ok(())
+    }
+}
+
+impl User for Resolver {
+    async fn act(&mut self) -> Result<()> {
+        // Some fifty questions a second are enough.
+        tokio::time::sleep(millis(20)).await;
+        let question = Question::addresses(NAME)?.bytes()?;
+        if let Some(mut stream) = self.kept.take()
+            && Self::exchange(&mut stream, &question).await.is_ok()
+        {
+            self.kept = Some(stream);
+            return Ok(());
+        }
+        // A server may close a connection that has asked nothing of late, and is asked again then (RFC 7766 §6.2.4): once.
+        let mut stream = TcpStream::connect(self.server).await?;
+        Self::exchange(&mut stream, &question).await.context("over a new connection")?;
+        self.kept = self.keeps.then_some(stream);
+        Ok(())
+    }
+}
+
 #[test]
 fn ten_upgrades_lose_nothing() {
     prove!(Heavy, secs(240), async |stage| {
         let Some([wrk, dnsperf]) = peer::all(["wrk", "dnsperf"]) else { return Ok(()) };
         let backends = http_backends(&stage.net, &[("eu", 2)]).await?;
-        let mut mesh = Cluster::of(stage, &[("eu", 2)]).await?;
+        let mut mesh = Cluster::of(stage, &[("eu", 2), ("us", 1)]).await?;
         mesh.apply("eu-1", &Services::shop(&stage.net, &backends)).await?;
         mesh.healthy().await?;
         let node = mesh.node("eu-1");
@@ -76,6 +121,12 @@ fn ten_upgrades_lose_nothing() {
         let dnsperf =
             load(&dnsperf, &["-s", &ip, "-p", &port, "-d", queries, "-l", "60", "-Q", "300", "-t", "5"])?;
 
+        // Users of a region without backends, whose requests cross to the node that is upgraded; and resolvers over TCP.
+        let abroad = mesh.node("us-1").http();
+        let abroad = Load::start((0..4).map(|_| Regular::new(Browser::new(), abroad)));
+        let resolvers = [true, false].map(|keeps| Resolver { server: dns, keeps, kept: None });
+        let resolvers = Load::start(resolvers);
+
         let first = mesh.node_mut("eu-1").process()?.id();
         let mut processes = vec![];
         for round in 1..=10 {
@@ -88,6 +139,11 @@ fn ten_upgrades_lose_nothing() {
             ensure!(seen.backend == met.backend, "the session moved in upgrade {round}");
             processes.push(next);
         }
+        let (_, crossed) = abroad.stop().await?;
+        crossed.must_be_clean().context("requests that crossed")?;
+        let (_, asked) = resolvers.stop().await?;
+        asked.must_be_clean().context("questions over TCP")?;
+        ensure!(crossed.done > 100 && asked.done > 100, "{crossed:?} {asked:?}");
         let (wrk, dnsperf) = (wrk.wait_with_output().await?, dnsperf.wait_with_output().await?);
         let wrk = String::from_utf8_lossy(&wrk.stdout).into_owned();
         ensure!(wrk.contains("requests in"), "{wrk}");
@@ -126,6 +182,84 @@ fn ten_upgrades_lose_nothing() {
         })
         .await?;
         ensure!(!socket.exists(), "its socket is left");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_only_node_of_a_region_keeps_requests_from_elsewhere_waiting_and_knows_who_is_down() {
+    prove!(Heavy, secs(180), async |stage| {
+        let backends = http_backends(&stage.net, &[("eu", 2)]).await?;
+        let mesh = Cluster::of(stage, &[("eu", 1), ("us", 1)]).await?;
+        let dead =
+            Entry { address: (stage.net.backend(100), 9).into(), region: "eu".to_owned(), weight: 100 };
+        let services = Services::new().http_listener().service("web", "web-v1 = 1", STICKY_COOKIE).pool(
+            "web-v1",
+            HTTP_CHECK,
+            backends.iter().map(Entry::from).chain([dead.clone()]),
+        );
+        mesh.apply("eu-1", &services).await?;
+        mesh.each_sees("one is down", secs(30), |status| {
+            let state = &status.backend(dead.address)?.state;
+            ensure!(state == "down", "{state}");
+            Ok(())
+        })
+        .await?;
+        let cli = stage.cli().asking(text(&mesh.node("eu-1").data().join("admin.sock"))?);
+        let abroad = mesh.node("us-1").http();
+        let load = Load::start((0..4).map(|_| Regular::new(Browser::new(), abroad)));
+        load.progress(50).await?;
+        let mut processes = Vec::new();
+        for round in 1..=3 {
+            processes.push(upgrade(&cli).await.with_context(|| format!("upgrade {round}"))?);
+            // What the process before knew is known from the first moment.
+            let status = cli.status().await?;
+            let state = &status.backend(dead.address)?.state;
+            ensure!(state == "down", "{} is {state} after upgrade {round}", dead.address);
+            for backend in &backends {
+                let state = &status.backend(backend.address())?.state;
+                ensure!(state == "up", "{} is {state} after upgrade {round}", backend.address());
+            }
+            load.progress(50).await?;
+        }
+        load.stop().await?.1.must_be_clean()
+    });
+}
+
+/// What a browser may not send a second time; its answer may take long.
+async fn pay(node: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect(node).await?;
+    let host = tests::services::HOST;
+    let head =
+        format!("POST /pay HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: 1\r\n\r\n1");
+    stream.write_all(head.as_bytes()).await?;
+    let mut answer = String::new();
+    tokio::time::timeout(secs(40), stream.read_to_string(&mut answer)).await??;
+    Ok(answer)
+}
+
+#[test]
+fn a_long_request_from_another_region_is_waited_for() {
+    prove!(Heavy, secs(120), async |stage| {
+        let backends = http_backends(&stage.net, &[("eu", 2)]).await?;
+        let mesh = Cluster::of(stage, &[("eu", 2), ("us", 1)]).await?;
+        mesh.apply("eu-1", &Services::shop(&stage.net, &backends)).await?;
+        mesh.healthy().await?;
+        // Longer than a process that is started may be left without a word, half of it.
+        backends.iter().for_each(|backend| backend.set_delay(secs(12)));
+        let abroad = mesh.node("us-1").http();
+        let under_way: Vec<_> = (0..8).map(|_| tokio::spawn(pay(abroad))).collect();
+        eventually("all are at the backends", secs(10), async || {
+            let there: u64 = backends.iter().map(|backend| backend.requests()).sum();
+            ensure!(there == 8, "{there}");
+            Ok(())
+        })
+        .await?;
+        let _next = upgrade(&stage.cli().asking(text(&mesh.node("eu-1").data().join("admin.sock"))?)).await?;
+        for request in under_way {
+            let answer = request.await??;
+            ensure!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
         Ok(())
     });
 }

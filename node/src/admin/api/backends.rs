@@ -1,5 +1,7 @@
 //! Backends that register themselves, and the sources of all others.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The body of `PUT /v1/pools/{pool}/backends/{address}`; everything may be left out.
@@ -80,7 +82,10 @@ pub(crate) struct ScaleStatus {
     pub ready: u32,
     /// Those and the ones that are coming up or down.
     pub total: u32,
-    /// How many the load asks for now.
+    /// How many were started and have not appeared in the pool yet.
+    #[serde(default)]
+    pub coming: u32,
+    /// How many the load asks for now, with those that have not appeared yet.
     pub wanted: u32,
     /// `in_flight`, `requests` or `p99`.
     pub target: String,
@@ -92,6 +97,9 @@ pub(crate) struct ScaleStatus {
     pub dry_run: bool,
     /// The node whose turn it is to act; null when there is none.
     pub actor: Option<String>,
-    /// Why nothing is done though something should be.
+    /// The living nodes that cannot act, and why: one without the program, the Docker Engine, or whose last act failed.
+    #[serde(default)]
+    pub unable: BTreeMap<String, String>,
+    /// Why nothing is done though something should be, or what is waited for.
     pub waits: Option<String>,
 }

@@ -14,6 +14,9 @@ pub(crate) struct DnsExplained {
     pub name: String,
     /// The type asked for.
     pub kind: String,
+    /// Where nothing has the name: one that may have been meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meant: Option<String>,
     /// Its GeoIP file; null without one.
     pub geoip: Option<GeoipStatus>,
     /// One for each way in which the question may come.

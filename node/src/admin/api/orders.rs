@@ -17,6 +17,9 @@ pub(crate) struct IntentStatus {
     /// When it ends, or when what is left is moved, RFC 3339; null: never.
     #[serde(default)]
     pub until: Option<String>,
+    /// From now until then, in seconds; 0 when that has passed.
+    #[serde(default)]
+    pub seconds_left: Option<u64>,
     /// The node that took it.
     pub by: String,
     /// When, RFC 3339.

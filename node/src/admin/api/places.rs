@@ -22,6 +22,9 @@ pub(crate) struct RegionStatus {
     pub pools: Vec<RegionPool>,
     /// Requests in flight on its backends, over the nodes that answered.
     pub in_flight: u64,
+    /// When none of its nodes is heard: for how long, in seconds. All that is shown of it is as old.
+    #[serde(default)]
+    pub stale_seconds: Option<u64>,
 }
 
 /// What a region can do for one pool.

@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 
 use super::family::{Family, Histogram, Labels, Samples};
 use crate::backend::Snapshot;
-use crate::proxy::{Affinity, BOUNDS_MICROS, Cut, End, ProxyHandle, ServiceCounts};
+use crate::discovery::POOL_MAX;
+use crate::proxy::{Affinity, BOUNDS_MICROS, CLIENTS_MAX, Cut, End, ProxyHandle, ServiceCounts, WAITING_MAX};
 
 /// The classes of statuses, as [`ServiceCounts::classes`] counts them.
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -12,7 +13,7 @@ const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 pub(super) fn of_node(proxy: &ProxyHandle) -> Vec<Family> {
     let counted = proxy.counters();
     let read = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
-    let places = proxy.places();
+    let (places, (waiting, most)) = (proxy.places(), proxy.evidence_waiting());
     let by_listener = |of: fn(&(String, usize, usize)) -> usize| {
         places.iter().map(move |place| (vec![("listener", place.0.clone())], of(place) as f64))
     };
@@ -57,6 +58,11 @@ pub(super) fn of_node(proxy: &ProxyHandle) -> Vec<Family> {
             ],
         ),
         Family::count("retries", "Second and further tries", read(&counted.retries)),
+        Family::count(
+            "retries_refused",
+            "Tries that were not made because the service's budget was empty",
+            read(&counted.retries_refused),
+        ),
         Family::counts(
             "tunnels",
             "Requests and connections that crossed between regions",
@@ -100,6 +106,12 @@ pub(super) fn of_node(proxy: &ProxyHandle) -> Vec<Family> {
             by_listener(|place| place.2),
         ),
         Family::gauge(
+            "health_evidence_queue",
+            "What requests met that health has not looked at",
+            waiting as f64,
+        ),
+        Family::gauge("health_evidence_queue_limit", "How much of it may wait", most as f64),
+        Family::gauge(
             "listeners_unbound",
             "Listeners of the revision that cannot be bound",
             proxy.problems().len() as f64,
@@ -109,6 +121,29 @@ pub(super) fn of_node(proxy: &ProxyHandle) -> Vec<Family> {
 
 pub(super) fn of_services(proxy: &ProxyHandle) -> Vec<Family> {
     let services = proxy.services();
+    let budgets = proxy.retry_budgets().into_iter();
+    let budgets = budgets.map(|(name, (left, most))| (vec![("service", name.to_string())], left, most));
+    let budgets = Family::bounded(
+        [
+            ("service_retry_budget", "Retries that a service had left after its last request"),
+            ("service_retry_budget_limit", "Retries that can be saved up"),
+        ],
+        budgets,
+    );
+    let clients = proxy.limited_clients().into_iter();
+    let clients = Family::bounded(
+        [
+            (
+                "service_rate_limit_clients",
+                "Clients that have used of a service's limit by client and are known for it",
+            ),
+            (
+                "service_rate_limit_clients_limit",
+                "How many can be known; then who has used the least is forgotten",
+            ),
+        ],
+        clients.map(|(name, known)| (vec![("service", name.to_string())], known as f64, CLIENTS_MAX as f64)),
+    );
     let each = |of: &dyn Fn(&ServiceCounts) -> u64| -> Samples {
         let one = services.iter().map(|(name, counts)| (vec![("service", name.to_string())], of(counts)));
         Samples::Counters(one.collect())
@@ -126,7 +161,7 @@ pub(super) fn of_services(proxy: &ProxyHandle) -> Vec<Family> {
     };
     let classes = |counts: &ServiceCounts| CLASSES.into_iter().zip(counts.classes).collect();
     let took = services.iter().map(|(name, counts)| (vec![("service", name.to_string())], histogram(counts)));
-    vec![
+    let families = vec![
         Family {
             name: "service_requests",
             help: "Requests and TCP connections of a service, by the reason they ended with",
@@ -152,7 +187,8 @@ pub(super) fn of_services(proxy: &ProxyHandle) -> Vec<Family> {
             help: "From the request's head to the answer's last byte",
             samples: Samples::Histograms(took.collect()),
         },
-    ]
+    ];
+    families.into_iter().chain(budgets).chain(clients).collect()
 }
 
 fn histogram(counts: &ServiceCounts) -> Histogram {
@@ -187,6 +223,12 @@ pub(super) fn of_pools(snapshot: &Snapshot) -> Vec<Family> {
     vec![
         Family::gauges("pool_backends", "Backends of a pool in a state, as this node sees it", states),
         Family::gauges("pool_queued_requests", "Requests that wait here for any backend of a pool", waiting),
+        Family::gauge(
+            "queued_requests_limit",
+            "Requests that may wait here for one pool, and for one backend; more get 503",
+            WAITING_MAX as f64,
+        ),
+        Family::gauge("pool_backends_limit", "Backends that a pool may have", POOL_MAX as f64),
         Family::gauges("backend_in_flight_requests", "Requests of this node in flight on a backend", flight),
         Family::gauges("backend_in_flight_requests_limit", "What `max_connections` allows this node", limits),
         Family::gauges("backend_queued_requests", "Requests that wait here for this backend alone", queued),

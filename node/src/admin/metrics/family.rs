@@ -54,6 +54,16 @@ impl Family {
         Self { name, help, samples: Samples::Gauges(vec![(Labels::new(), value.into())]) }
     }
 
+    /// What is in use of something bounded, and its bound: two gauges, each with its name and its words.
+    pub(super) fn bounded(
+        [used, limit]: [(&'static str, &'static str); 2],
+        samples: impl IntoIterator<Item = (Labels, f64, f64)>,
+    ) -> [Self; 2] {
+        let (now, most): (Vec<_>, Vec<_>) =
+            samples.into_iter().map(|(labels, now, most)| ((labels.clone(), now), (labels, most))).unzip();
+        [Self::gauges(used.0, used.1, now), Self::gauges(limit.0, limit.1, most)]
+    }
+
     /// Gauges with any labels.
     pub(super) fn gauges(
         name: &'static str,

@@ -1,13 +1,15 @@
 //! `GET /metrics`: what this node counts, for Prometheus (OpenMetrics text).
 //!
 //! ```text
-//!   Context ──▶ families: data_plane, mesh, store, name_server, process ──▶ page (the one home of prometheus-client)
+//!   Context ──▶ families: data_plane, mesh, store, name_server, discovery, admin, process ──▶ page (the one home of prometheus-client)
 //! ```
 //!
 //! Every name begins with `meridian_` and is in base units (seconds, bytes). Labels are bounded by the configuration, the
 //! number of nodes, or a fixed list; no label comes from a user. What has a limit stands beside it, as `..._limit`.
 
+mod admin;
 mod data_plane;
+mod discovery;
 mod family;
 mod mesh;
 mod name_server;
@@ -47,6 +49,8 @@ fn families(context: &Context) -> Vec<Family> {
         mesh::families(context, &view, &snapshot),
         store::families(context),
         name_server::families(context),
+        discovery::families(context),
+        admin::families(context),
         process::families(),
     ];
     rooms.into_iter().flatten().collect()

@@ -4,8 +4,10 @@
 //!   old                                            new                       (a socket pair; the new one has it as its standard input)
 //!    │ starts it ────────────────────────────────▶ │ reads and checks its configuration
 //!    │ ◀──────────────────────────────── "ready" ── │
-//!    │ writes its store, leaves the mesh's ports    │
-//!    │ ── the data folder's lock, all sockets ────▶ │ starts: store, mesh, proxy, name server
+//!    │ lets requests of other regions end, writes   │
+//!    │ its store, leaves the mesh's ports           │
+//!    │ ── the data folder's lock, all sockets,      │
+//!    │    who is there, who is down ──────────────▶ │ starts: store, mesh, proxy, name server
 //!    │     (serves on, from its last snapshot)      │
 //!    │ ◀────────────────────────────── "serving" ── │ accepts
 //!    │ accepts nothing more, answers who is         │
@@ -20,9 +22,12 @@ mod legacy;
 mod wire;
 
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 pub(crate) use self::legacy::Legacy;
 pub(crate) use self::wire::{Line, WireError};
@@ -69,20 +74,33 @@ impl Successor {
         let mut arguments: Vec<_> = std::env::args_os().skip(1).filter(|argument| argument != FLAG).collect();
         arguments.push(FLAG.into());
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::from(OwnedFd::from(theirs)));
+        // A group of its own: what the program started can be ended with it.
+        command.args(arguments).stdin(Stdio::from(OwnedFd::from(theirs))).process_group(0);
         let mut child = command.spawn().map_err(failed)?;
         drop(command);
         let pid = child.id();
         let mut successor = Self { pid, line };
         if let Err(error) = successor.hear("ready").await {
-            // It is of no use any more; an error means that it has ended by itself.
-            let _ = child.kill();
+            end(pid);
             let _ = tokio::task::spawn_blocking(move || child.wait()).await;
             return Err(UpgradeError::NotReady(error));
         }
         // Whoever ends before its child is nobody's parent; should the child end first, it is waited for.
         std::thread::Builder::new().name("successor".into()).spawn(move || child.wait()).map_err(failed)?;
         Ok(successor)
+    }
+
+    /// Lets it wait while something is done that takes its time: who hears nothing for long gives up.
+    pub(crate) async fn wait_for<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        let mut words = tokio::time::interval(PATIENCE / 4);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                // Should it have ended, that is found out when it is given everything.
+                _ = words.tick() => drop(self.line.say("wait", &[])),
+            }
+        }
     }
 
     /// Gives it everything and waits until it serves.
@@ -103,6 +121,25 @@ impl Successor {
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// Ends a successor that is of no use, with all that it started. An error means that it has ended by itself.
+pub(super) fn end(successor: u32) {
+    if let Some(group) = process(successor) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}
+
+/// Passes SIGTERM on to the process that serves now.
+pub(crate) fn ask_to_leave(successor: u32) {
+    let asked = process(successor).map(|process| kill_process(process, Signal::TERM));
+    if !matches!(asked, Some(Ok(()))) {
+        tracing::error!(pid = successor, "the process that serves now could not be asked to leave");
+    }
+}
+
+fn process(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
 /// The file that this process's program was started from: after a replacement on disk, the new one.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
-use dns::check::{Finding, Gravity, NameServer, Observed, Probed, Seen, judge};
+use dns::check::{Finding, Gravity, NameServer, NoParent, Observed, Probed, Seen, judge, told_by_parent};
 use dns::name::Name;
 use dns::zone::Kind;
 use dns::{Inquiry, Rcode, Transport, ask_server};
@@ -21,6 +21,7 @@ use crate::cli::output::{aside, json, line, table};
 use crate::cli::{Format, Global};
 use crate::config::model::DnsZone;
 use crate::config::services;
+use crate::signing::RetiredKeys;
 use crate::steering;
 
 /// How long one answer may take, and how often one is asked for over UDP.
@@ -40,7 +41,7 @@ pub(in crate::cli) struct CheckArgs {
 }
 
 /// An address, with port 53 when none is given.
-fn server_address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn server_address(text: &str) -> Result<SocketAddr, String> {
     let bare = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, 53));
     bare.or_else(|_| text.parse())
         .map_err(|_| "this is no address, such as 198.51.100.1 or [2001:db8::1]:53".into())
@@ -68,7 +69,7 @@ pub(super) async fn run(global: &Global, args: CheckArgs) -> Result<(), CliError
     let zone = configured(global, &args.zone).await?;
     let usage = |error: String| CliError::new(Exit::Usage, error);
     let origin = Name::parse_absolute(&zone.name).map_err(|error| usage(format!("{} {error}", zone.name)))?;
-    let mut servers = steering::zone_spec(&zone, &Known::default()).name_servers();
+    let mut servers = steering::zone_spec(&zone, &Known::default(), &RetiredKeys::new()).name_servers();
     for server in servers.iter_mut().filter(|server| !server.name.is_within(&origin)) {
         server.addresses = resolved(&server.name).await;
     }
@@ -78,8 +79,10 @@ pub(super) async fn run(global: &Global, args: CheckArgs) -> Result<(), CliError
             ask(parent, Transport::Udp, inquiry(&origin, Kind::NS)),
             ask(parent, Transport::Udp, inquiry(&origin, Kind::DS)),
         );
-        let ds = ds.ok().filter(|seen| seen.authoritative && seen.rcode == Rcode::NOERROR);
-        Some((servers.map(|seen| seen.name_servers(&origin)), ds.map(|seen| seen.data_of(&origin, Kind::DS))))
+        let told =
+            servers.map_err(NoParent::Silent).and_then(|ns| told_by_parent(&origin, &ns, ds.as_ref().ok()));
+        let ds = ds.ok().filter(|seen| seen.authoritative && seen.rcode == Rcode::NOERROR && told.is_ok());
+        Some((told, ds.map(|seen| seen.data_of(&origin, Kind::DS))))
     };
     let pairs =
         servers.iter().flat_map(|server| server.addresses.iter().map(move |address| (server, *address)));
@@ -128,11 +131,15 @@ async fn resolved(server: &Name) -> Vec<IpAddr> {
     addresses
 }
 
-fn inquiry(name: &Name, kind: Kind) -> Inquiry<'_> {
+pub(super) fn inquiry(name: &Name, kind: Kind) -> Inquiry<'_> {
     Inquiry { name, kind, recursion: false, edns: Some(0) }
 }
 
-async fn ask(server: SocketAddr, transport: Transport, inquiry: Inquiry<'_>) -> Result<Seen, String> {
+pub(super) async fn ask(
+    server: SocketAddr,
+    transport: Transport,
+    inquiry: Inquiry<'_>,
+) -> Result<Seen, String> {
     let mut told = Err(String::new());
     for _ in 0..TRIES {
         told = ask_server(server, transport, inquiry, PATIENCE).await.map_err(|error| error.to_string());

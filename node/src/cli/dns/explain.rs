@@ -7,8 +7,9 @@ use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::admin::api::dns::{DnsExplained, DnsSteering, DnsView, GeoipStatus};
+use crate::cli::escape::Cell;
 use crate::cli::exit::CliError;
-use crate::cli::output::{json, line};
+use crate::cli::output::{hint, json, line};
 use crate::cli::{Format, Global};
 
 #[derive(Debug, Args)]
@@ -41,13 +42,16 @@ pub(super) async fn run(global: &Global, args: ExplainArgs) -> Result<(), CliErr
     if global.output == Format::Json {
         return json(&explained);
     }
-    lines(&explained).iter().for_each(line);
+    lines(&explained).iter().for_each(|text| line(Cell(text)));
+    if let Some(meant) = &explained.meant {
+        hint(format_args!("did you mean {meant}?  meridian dns explain {meant} --from {}", args.from));
+    }
     Ok(())
 }
 
 /// The explanation for people.
 fn lines(explained: &DnsExplained) -> Vec<String> {
-    let DnsExplained { node, region, name, kind, geoip, views, exact } = explained;
+    let DnsExplained { node, region, name, kind, geoip, views, exact, .. } = explained;
     let mut lines = vec![format!("{name} {kind}, as {node} in region {region} answers")];
     for view in views.iter().chain(exact) {
         let address = view.client.trim_end_matches("/32").trim_end_matches("/128");
@@ -331,6 +335,7 @@ mod tests {
             region: "eu".into(),
             name: "www.example.com".into(),
             kind: "A".into(),
+            meant: None,
             geoip: None,
             views: vec![
                 view("ecs", "198.51.100.0/24", Some(steering())),

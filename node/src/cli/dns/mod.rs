@@ -3,6 +3,7 @@
 mod check;
 mod ds;
 mod explain;
+mod key;
 
 use clap::Subcommand;
 
@@ -17,6 +18,9 @@ pub(super) enum DnsCommand {
     Ds(ds::DsArgs),
     /// Ask every name server of a zone what a registrar would ask, and say what it will complain about.
     Check(check::CheckArgs),
+    /// List the keys of a signed zone, and retire one that is not needed any more.
+    #[command(subcommand)]
+    Key(key::ZoneKeyCommand),
 }
 
 pub(super) async fn run(global: &Global, command: DnsCommand) -> Result<(), CliError> {
@@ -24,5 +28,6 @@ pub(super) async fn run(global: &Global, command: DnsCommand) -> Result<(), CliE
         DnsCommand::Explain(args) => explain::run(global, args).await,
         DnsCommand::Ds(args) => ds::run(global, args).await,
         DnsCommand::Check(args) => check::run(global, args).await,
+        DnsCommand::Key(command) => key::run(global, command).await,
     }
 }

@@ -9,6 +9,7 @@ use rustix::fs::{Access, access, statvfs};
 use rustix::process::{Resource, getrlimit};
 
 use super::{Finding, fail, ok, warn};
+use crate::admin::Token;
 use crate::config::model::NodeConfig;
 use crate::config::services;
 use crate::proxy::check_ports;
@@ -25,6 +26,7 @@ pub(super) fn look(config: &NodeConfig, runs: bool) -> Vec<Finding> {
     let mut findings = vec![folder(&config.data)];
     findings.push(space(&config.data));
     findings.push(key(config));
+    findings.extend(config.admin.token_file.as_deref().map(token));
     findings.push(files(getrlimit(Resource::Nofile).maximum));
     findings.extend(udp_buffer("/proc/sys/net/core/rmem_max"));
     if !runs {
@@ -89,6 +91,11 @@ fn key(config: &NodeConfig) -> Finding {
             let mode = meta.permissions().mode() & 0o777;
             match mode & 0o077 {
                 0 => match gossip::keyring::Keyring::load(&path) {
+                    Ok(_) if !crate::keys::is_writable(&path) => warn(
+                        "mesh key",
+                        format!("{shown} can be read, but not written by this user"),
+                        "orders about keys hold until a restart only: change the file where it comes from (deploy/README.md, read-only key files)",
+                    ),
                     Ok(ring) => ok("mesh key", format!("{shown} holds {} key(s)", ring.key_ids().len())),
                     Err(error) => {
                         fail("mesh key", error.to_string(), "copy the file from another node again")
@@ -110,6 +117,18 @@ fn key(config: &NodeConfig) -> Finding {
             "copy it from a node of the mesh, over a channel that you trust",
         ),
         Err(error) => fail("mesh key", format!("{shown}: {error}"), "run as the node's user"),
+    }
+}
+
+/// The node reads it in the same way when it starts.
+fn token(path: &Path) -> Finding {
+    match Token::load(path) {
+        Ok(_) => ok("admin token", format!("{} holds one", path.display())),
+        Err(error) => fail(
+            "admin token",
+            format!("{}: {error}", path.display()),
+            "the node does not start without it: write 16 characters or more there, for the node's user alone to read",
+        ),
     }
 }
 
@@ -261,5 +280,17 @@ mod tests {
         let path = folder.path().join("rmem_max");
         std::fs::write(&path, "212992\n").unwrap();
         assert_eq!(udp_buffer(path.to_str().unwrap()).map(|finding| finding.verdict), Some(Verdict::Warn));
+    }
+
+    #[test]
+    fn a_token_that_the_node_would_refuse_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        assert_eq!(token(&path).verdict, Verdict::Fail, "there is none");
+        std::fs::write(&path, "secret1\n").unwrap();
+        let short = token(&path);
+        assert!(short.verdict == Verdict::Fail && short.detail.contains("16"), "{short:?}");
+        std::fs::write(&path, "0123456789abcdef\n").unwrap();
+        assert_eq!(token(&path).verdict, Verdict::Ok);
     }
 }

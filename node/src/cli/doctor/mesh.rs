@@ -5,9 +5,13 @@ use http::{Method, StatusCode};
 use super::{Finding, fail, ok, warn};
 use crate::admin::api::{Readiness, Status};
 use crate::cli::client::Client;
+use crate::cli::problems;
 
 /// A round trip that is longer makes acknowledged sessions slow.
 const RTT_LONG_MS: f64 = 300.0;
+
+/// A clock that is farther off the mesh's is a problem that `status` tells.
+const CLOCK_FINE_MS: u64 = 500;
 
 /// What a node says of itself and of the mesh.
 pub(super) struct Told {
@@ -34,8 +38,10 @@ pub(super) fn look(told: Option<&Told>) -> Vec<Finding> {
     }
     findings.extend(peers(status));
     findings.extend(versions(status));
-    let told = status.problems.iter().filter(|problem| !problem.starts_with("node "));
-    findings.extend(told.map(|problem| fail("status", problem.clone(), "meridian status  shows the whole")));
+    findings.extend(clock(status));
+    let told = problems::grouped(&status.problems, &status.members);
+    let told = told.into_iter().filter(|problem| !problem.starts_with("node "));
+    findings.extend(told.map(|problem| fail("status", problem, "meridian status  shows the whole")));
     findings
 }
 
@@ -70,6 +76,12 @@ fn peers(status: &Status) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// How far this node's clock is off the mesh's; what is too much stands among the problems.
+fn clock(status: &Status) -> Option<Finding> {
+    let off = status.clock_behind_ms?.unsigned_abs();
+    (off <= CLOCK_FINE_MS).then(|| ok("clock of the mesh", format!("{off} ms off this node's")))
 }
 
 fn versions(status: &Status) -> Option<Finding> {

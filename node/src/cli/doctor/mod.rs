@@ -2,13 +2,16 @@
 //!
 //! ```text
 //!   node.toml ──▶ machine: folder, key, limits, ports, name server     this machine, with or without a node on it
+//!   system ─────▶ clock: whether a time server sets it
 //!   admin API ──▶ mesh: readiness, peers, clock, problems               what the node says, if one runs
 //! ```
 //! Exit 0: nothing that must be mended; 7: something must.
 
+mod clock;
 mod machine;
 mod mesh;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -62,19 +65,19 @@ fn fail(check: &'static str, detail: impl Into<String>, hint: impl Into<String>)
 }
 
 pub(super) async fn run(global: &Global, args: DoctorArgs) -> Result<ExitCode, CliError> {
-    let overrides = NodeOverrides { data: global.data.clone(), ..NodeOverrides::default() };
+    let overrides = NodeOverrides { data: global.named_data(), ..NodeOverrides::default() };
     let config = match node_file::load(args.config.as_deref(), &overrides) {
         Ok(valid) => valid.node,
         Err(LoadError::Invalid(report)) => {
-            validate::show(&report);
             let name = args.config.map_or_else(|| "the defaults".into(), |path| path.display().to_string());
-            return Err(validate::invalid(&name));
+            return Err(validate::invalid(&name, report));
         }
         Err(error) => return Err(CliError::new(Exit::Failure, error.to_string())),
     };
     let client = global.client()?;
     let told = mesh::ask(&client).await;
     let mut findings = machine::look(&config, told.is_some());
+    findings.extend(clock::look().await);
     findings.extend(mesh::look(told.as_ref()));
     let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
     match global.output {
@@ -94,8 +97,11 @@ fn print(findings: &[Finding], worst: Verdict) {
         vec![sign.to_owned(), finding.check.to_owned(), finding.detail.clone()]
     });
     table(&["", "check", "what"], rows);
+    let mut told = BTreeSet::new();
     for finding in findings.iter().filter(|finding| finding.verdict != Verdict::Ok) {
-        if let Some(hint) = &finding.hint {
+        if let Some(hint) = &finding.hint
+            && told.insert((finding.check, hint))
+        {
             aside(format_args!("hint ({}): {hint}", finding.check));
         }
     }

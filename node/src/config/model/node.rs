@@ -76,8 +76,13 @@ pub struct MeshConfig {
 pub struct AdminConfig {
     /// The TCP socket.
     pub listen: SocketAddr,
-    /// A file with the bearer token; required when `listen` is not loopback.
+    /// A file with the bearer token; required where [`others_reach`] the socket.
     pub token_file: Option<PathBuf>,
+}
+
+/// Whether others than this machine's programs reach a socket.
+pub fn others_reach(listen: SocketAddr) -> bool {
+    !listen.ip().to_canonical().is_loopback()
 }
 
 /// `[log]`.

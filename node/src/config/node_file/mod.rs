@@ -21,7 +21,7 @@ use gossip::id::{NodeName, RegionName};
 
 use super::diagnostics::{Diagnostics, Span};
 use super::model::{
-    AccessFormat, AccessLog, AdminConfig, DnsTls, LogConfig, LogFormat, MeshConfig, NodeConfig,
+    AccessFormat, AccessLog, AdminConfig, DnsTls, LogConfig, LogFormat, MeshConfig, NodeConfig, others_reach,
 };
 use super::report::Report;
 use super::walk::{self, At};
@@ -59,6 +59,9 @@ pub fn parse(
     parse_in(None, None, source_name, text, overrides, machine)
 }
 
+/// A shorter admin token is refused.
+pub(crate) const TOKEN_MIN_BYTES: usize = 16;
+
 /// Whether a file can be read, and if not, why.
 type Look<'l> = &'l dyn Fn(&Path) -> std::io::Result<()>;
 
@@ -81,6 +84,14 @@ fn parse_in(
             let message = format!("{} cannot be read on this machine: {error}", named.path.display());
             sink.warning(named.span.clone(), message, Some(format!("on the node: {}", named.without)));
         }
+    }
+    if look.is_some()
+        && let Some(token) = &file.token_file
+        && std::fs::read_to_string(&token.value).is_ok_and(|text| text.trim().len() < TOKEN_MIN_BYTES)
+    {
+        let message = format!("the token in {} is too short", token.value.display());
+        let hint = format!("the node does not start with fewer than {TOKEN_MIN_BYTES} characters");
+        sink.warning(token.span.clone(), message, Some(hint));
     }
     let node = merge(file, overrides, machine, &sink);
     let warnings = sink.into_report(source_name, text);
@@ -278,7 +289,7 @@ fn check_mesh(listen: &Setting<SocketAddr>, advertise: Option<&Setting<SocketAdd
 
 /// DESIGN §7: a token is required wherever others can reach the port.
 fn check_admin(listen: &Setting<SocketAddr>, token: bool, sink: &Diagnostics) {
-    if !listen.value.ip().to_canonical().is_loopback() && !token {
+    if others_reach(listen.value) && !token {
         let message = format!("the admin API on `{}` needs `token_file`: others can reach it", listen.value);
         let hint = "set `token_file` in [admin] (or --admin-token-file), or listen on 127.0.0.1:7900";
         sink.error_at(listen.span.clone(), message, Some(hint.into()));

@@ -253,7 +253,7 @@ fn relative_paths_count_from_the_files_folder() {
 fn files_that_cannot_be_read_are_warned_of() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["token", "city.mmdb"] {
-        std::fs::write(folder.path().join(name), "").unwrap();
+        std::fs::write(folder.path().join(name), "0123456789abcdef").unwrap();
     }
     let warnings = check(&folder.path().join("node.toml"), FILES).unwrap().warnings;
     let lines: Vec<usize> = warnings.entries().iter().map(|entry| entry.line).collect();
@@ -295,4 +295,18 @@ fn dns_over_tls_needs_certificates_and_dns() {
     }
     let off = "[dns]\ntls = { certificate = [{ cert = \"c\", key = \"k\" }] }\n";
     assert!(faults(off, &[])[0].starts_with("2:1 `tls` needs DNS itself, which is off without `listen`"));
+}
+
+#[test]
+fn a_token_that_is_too_short_is_seen_before_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("node.toml");
+    let text = "[admin]\ntoken_file = \"token\"\n";
+    let told = |token: &str| {
+        std::fs::write(folder.path().join("token"), token).unwrap();
+        let warnings = check(&file, text).unwrap().warnings;
+        warnings.entries().iter().map(|entry| (entry.line, entry.message.clone())).collect::<Vec<_>>()
+    };
+    assert!(matches!(&told(" secret1\n")[..], [(2, text)] if text.contains("too short")));
+    assert_eq!(told("0123456789abcdef\n"), []);
 }

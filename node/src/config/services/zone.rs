@@ -15,6 +15,7 @@ use crate::config::model::{DnsRecord, DnsZone, Steer, SteerPolicy};
 use crate::config::read::{self, secs};
 use crate::config::services_file::ZoneFiles;
 use crate::config::walk::{At, Table, Value};
+use crate::signing::RetiredKeys;
 use crate::steering;
 
 /// A zone and the places of what other sections may contradict.
@@ -96,7 +97,7 @@ fn refuse_beside<T>(table: &mut Table<'_>, key: &'static str, what: &str) -> Opt
 /// Asks the name server itself whether it can serve a zone that seems sound: it knows what records may stand together.
 fn check_served(zone: &DnsZone, records: &[Span], file: Option<&ZoneText>, value: &Value<'_>) {
     let spec = dns::TableSpec {
-        zones: vec![steering::zone_spec(zone, &Known::default())],
+        zones: vec![steering::zone_spec(zone, &Known::default(), &RetiredKeys::new())],
         ..dns::TableSpec::default()
     };
     for fault in dns::Table::build(&spec).err().unwrap_or_default() {

@@ -27,6 +27,12 @@ impl Core {
         if ttl.is_some() && config.lease.is_none() {
             return Err(OrderError::NoLease(pool.clone()));
         }
+        if ttl.is_none() && config.backends.iter().any(|backend| backend.address == found.address) {
+            return Err(OrderError::InFile(found.address, pool.clone()));
+        }
+        if self.roster.is_admin(found.address) {
+            return Err(OrderError::Admin(found.address));
+        }
         let kind = if ttl.is_some() { SourceKind::Lease } else { SourceKind::Added };
         let key = registered(pool, kind, found.address);
         let lease = ttl.map(|ttl| LeaseTerms { ttl, how: Hold::Taken });
@@ -119,11 +125,13 @@ impl Core {
             return Err(OrderError::Configured(address, pool));
         }
         let merged = self.roster.pools();
-        let there = merged.get(&pool).is_some_and(|pool| pool.backends.iter().any(|b| b.address == address));
-        Err(match there {
-            true => OrderError::OfSource(address, pool),
-            false => OrderError::NotThere(address, pool),
-        })
+        let there = merged.get(&pool).and_then(|pool| pool.backends.iter().find(|b| b.address == address));
+        match there {
+            // It was taken back before, and drains.
+            Some(backend) if backend.leaving && !gone => Ok(()),
+            Some(_) => Err(OrderError::OfSource(address, pool)),
+            None => Err(OrderError::NotThere(address, pool)),
+        }
     }
 }
 

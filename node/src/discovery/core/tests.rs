@@ -6,6 +6,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::config::model::{FileSpec, LeaseRule};
+use crate::discovery::claims::REGISTERED_MAX;
 use crate::registry::fixture::{node, pool, region, services};
 
 const TTL: Duration = Duration::from_secs(15);
@@ -61,7 +62,7 @@ impl World {
     }
 
     fn start(&mut self, at: usize) {
-        let mut core = Core::new(self.nodes[at].0.clone());
+        let mut core = Core::new(self.nodes[at].0.clone(), "127.0.0.1:7900".parse().unwrap());
         core.configure(configured(), self.at());
         self.nodes[at].1 = Some(core);
     }
@@ -238,6 +239,9 @@ fn removing_is_heard_everywhere_and_gone_needs_no_drain() {
     world.steps(2);
     assert_eq!(world.seen(), vec![vec![2]; 2]);
     assert!(world.core(0).pools()["web"].backends[0].leaving);
+    let at = world.at();
+    let again = world.core(0).remove(&web(), found(2).address, false, at);
+    assert_eq!(again, Ok(()), "it leaves already");
     world.steps(6);
     assert_eq!(world.seen(), vec![Vec::<u8>::new(); 2]);
     let at = world.at();
@@ -267,6 +271,66 @@ fn a_source_that_fails_says_since_when_and_keeps_its_word() {
     let kinds: Vec<_> = world.core(0).take_effects().notes.iter().map(|note| note.kind).collect();
     assert_eq!(kinds, ["source-well"]);
     assert_eq!(world.core(0).sources()[0].failing, None);
+}
+
+/// A thousand at a time, for an hour: what is over gives way, and who holds a lease keeps it.
+#[test]
+fn backends_that_come_and_go_by_the_thousand_find_room() {
+    let mut world = World::new(7, 1);
+    let address = |n: u32| SocketAddr::from(([10, 1, (n >> 8) as u8, n as u8], 80 + (n >> 16) as u16));
+    let leased = |n: u32| Found::at(address(n), region("eu"));
+    for n in 0..100_000 {
+        let at = world.at();
+        let put = world.core(0).put(&web(), leased(n), Some(TTL), at);
+        assert_eq!(put, Ok(()), "the {n}th");
+        if n >= 1_000 {
+            world.core(0).remove(&web(), address(n - 1_000), true, at).unwrap();
+        }
+        if n % 500 == 499 {
+            world.clock.advance(TTL / 3);
+            let at = world.at();
+            (n.saturating_sub(999)..=n)
+                .for_each(|n| world.core(0).put(&web(), leased(n), Some(TTL), at).unwrap());
+            world.core(0).tick(at);
+        }
+    }
+    let at = world.at();
+    world.core(0).settle(at);
+    assert_eq!(world.core(0).pools()["web"].backends.len(), 1_000);
+    assert!(world.core(0).all().len() <= REGISTERED_MAX);
+}
+
+/// One client takes as many leases as it can: it is refused in the end, sources are heard all the same, and all of it passes.
+#[test]
+fn a_flood_of_leases_is_refused_and_passes() {
+    let mut world = World::new(8, 2);
+    let leased = |n: u32| Found::at(SocketAddr::from(([10, 1, (n >> 8) as u8, n as u8], 80)), region("eu"));
+    let at = world.at();
+    let taken = (0..50_000).filter(|n| world.core(0).put(&web(), leased(*n), Some(TTL), at).is_ok()).count();
+    assert_eq!(taken, REGISTERED_MAX);
+    world.core(1).answered(&web(), &file(), Ok(vec![found(1)]), at);
+    world.steps(5);
+    for core in [0, 1] {
+        let named = world.core(core).pools()["web"].clone();
+        assert_eq!(named.backends.len(), REGISTERED_MAX + 1, "node {core}");
+    }
+    world.clock.advance(TTL);
+    let at = world.at();
+    world.core(0).tick(at);
+    let told = world.core(0).take_effects().notes;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].text.contains(&format!("{REGISTERED_MAX} leases")), "{told:?}");
+    world.steps(30);
+    assert_eq!(world.seen(), vec![vec![1]; 2]);
+    world.put(0, 9);
+}
+
+#[test]
+fn a_lease_on_the_nodes_own_admin_port_is_refused() {
+    let mut world = World::new(9, 1);
+    let at = world.at();
+    let own = Found::at("[::ffff:127.0.0.1]:7900".parse().unwrap(), region("eu"));
+    assert_eq!(world.core(0).put(&web(), own.clone(), None, at), Err(OrderError::Admin(own.address)));
 }
 
 /// Nodes die, restart, are cut off, and lose mail; backends renew with whom they find. In the end those that still renew

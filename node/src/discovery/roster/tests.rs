@@ -48,7 +48,7 @@ impl World {
             services: configured(),
             claims: Claims::default(),
             living: [node("n-1"), node("n-2")].into(),
-            roster: Roster::default(),
+            roster: Roster::new("127.0.0.1:7900".parse().unwrap()),
             clock: Clock::simulated(Wall(1)),
             version: 0,
         }
@@ -149,6 +149,21 @@ fn no_failure_and_no_death_takes_a_backend_away() {
         [(1, false), (2, false), (3, true), (4, false)],
         "a good answer of the living replaces the word of the dead; containers stay: nobody else sees them"
     );
+}
+
+/// Who speaks for a source could else hand the node over to its users: on loopback the admin API asks for no token.
+#[test]
+fn no_source_leads_to_the_nodes_own_admin_port() {
+    let mut world = World::new();
+    let at = |address: &str| Found::at(address.parse().unwrap(), region("eu"));
+    let both = vec![at("127.0.0.1:7900"), at("[::ffff:127.0.0.1]:7900"), at("127.0.0.9:7900"), found(2)];
+    for kind in [SourceKind::File, SourceKind::Docker] {
+        world.says(kind, "n-1", both.clone(), false);
+    }
+    world.update();
+    let pool = world.roster.pools()["web"].clone();
+    let addresses: Vec<String> = pool.backends.iter().map(|backend| backend.address.to_string()).collect();
+    assert_eq!(addresses, ["10.0.0.1:80", "10.0.0.2:80", "127.0.0.9:7900"]);
 }
 
 #[test]

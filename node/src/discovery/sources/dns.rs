@@ -5,9 +5,12 @@
 //! mesh do not ask together; never sooner than a second, never later than `refresh`. A name that has no records is a
 //! failure like any other: whoever wants a pool without backends says so in the configuration.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use rand::RngExt;
 use trust_dns_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use trust_dns_resolver::lookup::Lookup;
@@ -24,8 +27,12 @@ use crate::discovery::found::{FOUND_MAX, Found, is_reachable};
 const SOONEST: Duration = Duration::from_secs(1);
 /// One resolver may take so long for one answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// And so long for all that one answer takes: the addresses of its targets too.
+const WHOLE: Duration = Duration::from_secs(20);
 /// Targets of SRV records whose addresses are asked for; further ones are left out.
 const TARGETS_MAX: usize = 1_000;
+/// Of them so many are asked for at once.
+const AT_ONCE: usize = 16;
 
 /// Backends behind a name.
 pub(super) struct Dns {
@@ -74,7 +81,7 @@ async fn ask(spec: &DnsSpec, first: &mut usize) -> Result<(Vec<Found>, Duration)
     if spec.resolvers.is_empty() {
         let system =
             TokioResolver::builder_tokio().map_err(|error| format!("the system's resolvers: {error}"))?;
-        return ask_one(spec, system).await;
+        return ask_for_so_long(spec, system).await;
     }
     let mut failures = Vec::new();
     let count = spec.resolvers.len();
@@ -87,7 +94,7 @@ async fn ask(spec: &DnsSpec, first: &mut usize) -> Result<(Vec<Found>, Duration)
         let server_config = NameServerConfig::new(server.ip(), true, connections.into());
         let config = ResolverConfig::from_parts(None, Vec::new(), vec![server_config]);
         let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        match ask_one(spec, builder).await {
+        match ask_for_so_long(spec, builder).await {
             Ok(answer) => {
                 *first = at;
                 return Ok(answer);
@@ -96,6 +103,14 @@ async fn ask(spec: &DnsSpec, first: &mut usize) -> Result<(Vec<Found>, Duration)
         }
     }
     Err(failures.join("; "))
+}
+
+async fn ask_for_so_long(
+    spec: &DnsSpec,
+    builder: ResolverBuilder<TokioRuntimeProvider>,
+) -> Result<(Vec<Found>, Duration), String> {
+    let asked = tokio::time::timeout(WHOLE, ask_one(spec, builder)).await;
+    asked.unwrap_or_else(|_| Err(format!("no whole answer in {WHOLE:?}")))
 }
 
 async fn ask_one(
@@ -121,14 +136,30 @@ async fn ask_one(
     }
 }
 
+/// Why a question got no records.
+enum Unanswered {
+    /// There are none.
+    Nothing(String),
+    /// Nobody could say.
+    Failed(String),
+}
+
+impl From<Unanswered> for String {
+    fn from(why: Unanswered) -> Self {
+        match why {
+            Unanswered::Nothing(why) | Unanswered::Failed(why) => why,
+        }
+    }
+}
+
 /// One question about an absolute name; what is answered is at least one record.
-async fn lookup(resolver: &TokioResolver, name: &str, kind: RecordType) -> Result<Lookup, String> {
-    let mut absolute = Name::from_utf8(name).map_err(|error| error.to_string())?;
+async fn lookup(resolver: &TokioResolver, name: &str, kind: RecordType) -> Result<Lookup, Unanswered> {
+    let mut absolute = Name::from_utf8(name).map_err(|error| Unanswered::Failed(error.to_string()))?;
     absolute.set_fqdn(true);
     resolver.lookup(absolute, kind).await.map_err(|error| match () {
-        () if error.is_nx_domain() => "there is no such name".into(),
-        () if error.is_no_records_found() => format!("it has no {kind} records"),
-        () => error.to_string(),
+        () if error.is_nx_domain() => Unanswered::Nothing("there is no such name".into()),
+        () if error.is_no_records_found() => Unanswered::Nothing(format!("it has no {kind} records")),
+        () => Unanswered::Failed(error.to_string()),
     })
 }
 
@@ -168,27 +199,44 @@ async fn services(spec: &DnsSpec, resolver: &TokioResolver) -> Result<(Vec<Found
     if services.is_empty() {
         return Err("no target offers this service".into());
     }
-    let (mut found, mut shortest) = (Vec::new(), ttl(&answer));
+    let mut shortest = ttl(&answer);
     let first = services.iter().map(|service| service.priority).min().unwrap_or_default();
-    for service in services {
-        let ips = match beside(&answer, &service.target) {
-            ips if !ips.is_empty() => ips,
-            _ => {
-                let (ips, ttl) = target(resolver, &service.target).await?;
-                shortest = shortest.min(ttl);
-                ips
+    let mut found: BTreeMap<SocketAddr, Found> = BTreeMap::new();
+    for some in services.chunks(AT_ONCE) {
+        let located = some.iter().map(|service| locate(resolver, &answer, service));
+        for (service, (ips, ttl)) in some.iter().zip(try_join_all(located).await?) {
+            shortest = shortest.min(ttl);
+            for ip in ips {
+                let address = SocketAddr::new(ip, service.port);
+                let (weight, priority) = (service.weight, service.priority - first);
+                let new = Found { weight, priority, ..Found::at(address, spec.region.clone()) };
+                match found.entry(address) {
+                    Entry::Vacant(place) => drop(place.insert(new)),
+                    // What is named twice counts where it comes first.
+                    Entry::Occupied(mut known) if new.priority < known.get().priority => {
+                        known.insert(new);
+                    }
+                    Entry::Occupied(_) => {}
+                }
             }
-        };
-        found.extend(ips.into_iter().map(|ip| Found {
-            weight: service.weight,
-            priority: service.priority - first,
-            ..Found::at(SocketAddr::new(ip, service.port), spec.region.clone())
-        }));
+        }
     }
-    found.retain(|found| is_reachable(found.address));
+    let mut found: Vec<Found> = found.into_values().filter(|found| is_reachable(found.address)).collect();
     found.truncate(FOUND_MAX);
     weigh(&mut found);
     Ok((found, shortest))
+}
+
+/// The addresses of a service's target: those that came along, else those that are asked for.
+async fn locate(
+    resolver: &TokioResolver,
+    answer: &Lookup,
+    service: &SRV,
+) -> Result<(Vec<IpAddr>, Duration), String> {
+    match beside(answer, &service.target) {
+        ips if !ips.is_empty() => Ok((ips, ttl(answer))),
+        _ => target(resolver, &service.target).await,
+    }
 }
 
 /// Addresses of a target that came along with the answer.
@@ -202,16 +250,18 @@ fn beside(answer: &Lookup, target: &Name) -> Vec<IpAddr> {
     ips.collect()
 }
 
-/// The addresses of a target, of both families. One that cannot be resolved fails the whole answer: with a part of it the
-/// pool would lose backends to a lost packet.
+/// The addresses of a target, of both families. A question that nobody answers fails the whole: with a part of it the pool
+/// would lose backends to a lost packet.
 async fn target(resolver: &TokioResolver, target: &Name) -> Result<(Vec<IpAddr>, Duration), String> {
     let name = target.to_utf8();
     let (v4, v6) =
         tokio::join!(lookup(resolver, &name, RecordType::A), lookup(resolver, &name, RecordType::AAAA));
+    let told = |why: String| format!("target {name}: {why}");
     match (v4, v6) {
+        (Err(Unanswered::Failed(why)), _) | (_, Err(Unanswered::Failed(why))) => Err(told(why)),
+        (Err(Unanswered::Nothing(why)), Err(_)) => Err(told(why)),
         (Ok(v4), Ok(v6)) => Ok((ips(&v4).chain(ips(&v6)).collect(), ttl(&v4).min(ttl(&v6)))),
         (Ok(one), Err(_)) | (Err(_), Ok(one)) => Ok((ips(&one).collect(), ttl(&one))),
-        (Err(error), Err(_)) => Err(format!("target {name}: {error}")),
     }
 }
 
@@ -227,7 +277,8 @@ fn weigh(found: &mut [Found]) {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use tokio::net::UdpSocket;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, UdpSocket};
     use trust_dns_resolver::proto::op::{Message, ResponseCode};
     use trust_dns_resolver::proto::rr::Record;
     use trust_dns_resolver::proto::rr::rdata::{A, AAAA};
@@ -237,31 +288,60 @@ mod tests {
 
     type Zone = Arc<Mutex<Vec<Record>>>;
 
-    /// A name server on loopback that knows `zone`; without records it fails.
+    /// A name server on loopback that knows `zone`; without records it fails. What is too long for UDP is cut there.
     async fn server(zone: Zone) -> SocketAddr {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (socket, listener) = loop {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            if let Ok(listener) = TcpListener::bind(socket.local_addr().unwrap()).await {
+                break (socket, listener);
+            }
+        };
         let address = socket.local_addr().unwrap();
+        let stream_zone = zone.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let zone = stream_zone.clone();
+                tokio::spawn(async move {
+                    while let Ok(length) = stream.read_u16().await {
+                        let mut question = vec![0; usize::from(length)];
+                        stream.read_exact(&mut question).await.unwrap();
+                        let answer = answer(&zone, &question, usize::from(u16::MAX));
+                        stream.write_u16(answer.len() as u16).await.unwrap();
+                        stream.write_all(&answer).await.unwrap();
+                    }
+                });
+            }
+        });
         tokio::spawn(async move {
             let mut buffer = [0; 1500];
             while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
-                let question = Message::from_vec(&buffer[..length]).unwrap();
-                let query = question.queries[0].clone();
-                let mut answer = Message::response(question.id, question.op_code);
-                let records = zone.lock().unwrap().clone();
-                if records.is_empty() {
-                    answer.metadata.response_code = ResponseCode::ServFail;
-                }
-                answer.metadata.recursion_available = true;
-                answer.add_query(query.clone());
-                for record in records {
-                    if record.name == query.name && record.record_type() == query.query_type {
-                        answer.add_answer(record);
-                    }
-                }
-                socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+                socket.send_to(&answer(&zone, &buffer[..length], 1232), from).await.unwrap();
             }
         });
         address
+    }
+
+    fn answer(zone: &Zone, question: &[u8], longest: usize) -> Vec<u8> {
+        let question = Message::from_vec(question).unwrap();
+        let query = question.queries[0].clone();
+        let mut answer = Message::response(question.id, question.op_code);
+        answer.metadata.recursion_available = true;
+        answer.add_query(query.clone());
+        let mut cut = answer.clone();
+        cut.metadata.truncation = true;
+        let records = zone.lock().unwrap().clone();
+        if records.is_empty() {
+            answer.metadata.response_code = ResponseCode::ServFail;
+        }
+        for record in records {
+            if record.name == query.name && record.record_type() == query.query_type {
+                answer.add_answer(record);
+            }
+        }
+        match answer.to_vec() {
+            Ok(whole) if whole.len() <= longest => whole,
+            _ => cut.to_vec().unwrap(),
+        }
     }
 
     fn name(text: &str) -> Name {
@@ -318,6 +398,30 @@ mod tests {
         let wanted = [("10.0.0.1:8080", 60, 0), ("10.0.0.2:8080", 1, 0), ("10.0.0.3:8080", 5, 10)];
         assert_eq!(said, wanted.map(|(address, weight, priority)| (address.to_owned(), weight, priority)));
         assert_eq!(ttl, Duration::from_secs(9), "of the targets too");
+    }
+
+    /// About as many as a message holds; what is nobody's, or tells secrets, is left out.
+    #[tokio::test]
+    async fn an_answer_as_large_as_they_come_is_taken() {
+        let mut zone: Vec<Record> =
+            (0..2_500_u16).map(|n| a("web.test.", 20, [10, 0, (n >> 8) as u8, n as u8])).collect();
+        zone.extend([[169, 254, 169, 254], [0, 0, 0, 0], [224, 0, 0, 1]].map(|ip| a("web.test.", 20, ip)));
+        let server = server(Arc::new(Mutex::new(zone))).await;
+        let (found, _) = ask(&spec("web.test", RecordKind::A, vec![server]), &mut 0).await.unwrap();
+        assert_eq!(found.len(), 2_500);
+    }
+
+    #[tokio::test]
+    async fn many_targets_are_found_and_one_address_counts_where_it_comes_first() {
+        let mut zone: Vec<Record> = (0..100).map(|n| srv(7, 1, &format!("t{n}.test."))).collect();
+        zone.extend((0..100).map(|n| a(&format!("t{n}.test."), 30, [10, 0, 0, n])));
+        zone.extend([srv(2, 9, "again.test."), a("again.test.", 30, [10, 0, 0, 5])]);
+        let server = server(Arc::new(Mutex::new(zone))).await;
+        let (found, _) =
+            ask(&spec("_http._tcp.web.test", RecordKind::Srv, vec![server]), &mut 0).await.unwrap();
+        assert_eq!(found.len(), 100);
+        let first: Vec<_> = found.iter().filter(|found| found.priority == 0).collect();
+        assert!(first.len() == 1 && first[0].weight == 9 && first[0].address.to_string() == "10.0.0.5:8080");
     }
 
     #[tokio::test]

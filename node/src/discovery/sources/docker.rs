@@ -20,13 +20,17 @@ use tokio::time::timeout;
 
 use super::{Following, Here, Reporter, Source};
 use crate::config::model::DockerSpec;
-use crate::discovery::found::{FOUND_MAX, Found, Standing, is_reachable};
+use crate::discovery::found::{DRAIN_MAX, FOUND_MAX, Found, Standing, is_reachable, readable};
 use crate::docker::{Container, Engine, Happened};
 
 /// How often an engine that is not there, or has gone, is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Events that come within this time make one list.
 const COLLECT: Duration = Duration::from_millis(50);
+/// After a list nothing is asked for so many times as long as it took: a large engine is not kept busy with lists alone.
+const REST: u32 = 4;
+/// And at most so long.
+const REST_MAX: Duration = Duration::from_secs(5);
 /// The list is made anew at least so often, whatever the events say.
 const AT_LEAST: Duration = Duration::from_secs(30);
 /// For how long others are told of a container that it is gone, or that it is leaving though it goes on.
@@ -62,16 +66,25 @@ impl Docker {
         let engine = Engine::at(path).await?;
         let mut events = engine.events(&self.spec.label, self.here.clock.wall());
         loop {
+            let began = self.here.clock.now();
             let containers = engine.list(&self.spec.label).await?;
             let now = self.here.clock.now();
+            let took = now.saturating_duration_since(began);
             reporter.say(Ok(self.known.all(&self.here, &self.spec, containers, now))).await;
             let first = match timeout(AT_LEAST, events.next()).await {
                 Err(_) => continue,
                 Ok(first) => first.ok_or("the engine has closed the connection")??,
             };
             self.known.happened(first, self.here.clock.now());
-            while let Ok(next) = timeout(COLLECT, events.next()).await {
-                let next = next.ok_or("the engine has closed the connection")??;
+            // However many more there are, the next list is not put off any further.
+            let collected = tokio::time::sleep((took * REST).clamp(COLLECT, REST_MAX));
+            tokio::pin!(collected);
+            loop {
+                let next = tokio::select! {
+                    biased;
+                    () = &mut collected => break,
+                    next = events.next() => next.ok_or("the engine has closed the connection")??,
+                };
                 self.known.happened(next, self.here.clock.now());
             }
         }
@@ -124,6 +137,7 @@ impl Known {
                 }
                 Err(why) => {
                     if self.unusable.len() < FOUND_MAX && self.unusable.insert(container.id) {
+                        let why = readable(&why);
                         tracing::warn!(container = container.name, why, "a container is no backend");
                     }
                 }
@@ -142,6 +156,11 @@ impl Known {
         self.gone.retain(|address, (_, since)| recent(since) && !taken.contains(address));
         present.into_values().chain(self.gone.values().map(|(found, _)| found.clone())).collect()
     }
+}
+
+/// Where a container serves, if it is a backend.
+pub(crate) fn address(here: &Here, spec: &DockerSpec, container: &Container) -> Option<SocketAddr> {
+    backend(here, spec, container).ok().map(|found| found.address)
 }
 
 /// A container as a backend, or why it is none.
@@ -172,8 +191,10 @@ fn backend(here: &Here, spec: &DockerSpec, container: &Container) -> Result<Foun
     };
     let weight =
         label("weight").map(|weight| weight.parse().map_err(|_| format!("meridian.weight {weight:?}")));
-    let drain = label("drain")
-        .map(|drain| humantime::parse_duration(drain).map_err(|_| format!("meridian.drain {drain:?}")));
+    let drain = label("drain").map(|drain| {
+        let drain = humantime::parse_duration(drain).map_err(|_| format!("meridian.drain {drain:?}"));
+        drain.map(|drain| drain.min(DRAIN_MAX))
+    });
     Ok(Found {
         zone,
         rack: label("rack").map(str::parse).transpose().map_err(name)?,
@@ -207,6 +228,22 @@ fn published(here: &Here, container: &Container, port: u16) -> Result<SocketAddr
         .ok_or_else(|| format!("its port {port} is not published"))?;
     let ip = ip.filter(|ip| !ip.is_unspecified()).unwrap_or(here.address);
     Ok(SocketAddr::new(ip, public))
+}
+
+/// A list of containers or an event of an engine, whatever it is: what comes of it can be reached.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn survives(bytes: &[u8]) {
+    let clock = gossip::clock::Clock::simulated(gossip::clock::Wall(1));
+    let region = gossip::id::RegionName::new("eu").expect("a name");
+    let here = Here { region, zone: None, address: [192, 0, 2, 1].into(), engine: PathBuf::new(), clock };
+    let (containers, event) = crate::docker::read(bytes);
+    for published in [false, true] {
+        let spec = DockerSpec { label: "meridian.pool=web".into(), network: None, published };
+        let mut known = Known::default();
+        event.iter().for_each(|event| known.happened(event.clone(), here.clock.now()));
+        let found = known.all(&here, &spec, containers.clone(), here.clock.now());
+        assert!(found.len() <= FOUND_MAX && found.iter().all(|found| is_reachable(found.address)));
+    }
 }
 
 #[cfg(test)]
@@ -257,6 +294,41 @@ mod tests {
         assert_eq!((found.weight, found.drain), (7, Some(Duration::from_secs(20))));
         it.labels.insert("meridian.weight".into(), "-1".into());
         assert!(backend(&here(), &spec(), &it).is_err());
+    }
+
+    /// Whoever may start a container writes its labels.
+    #[test]
+    fn hostile_labels_make_no_backend_and_stop_nobody() {
+        let with = |key: &str, value: &str| {
+            let mut it = container("a", "172.17.0.2");
+            it.labels.insert(format!("meridian.{key}"), value.to_owned());
+            backend(&here(), &spec(), &it)
+        };
+        for years in ["500000000000years", "18446744073709551615s"] {
+            if let Ok(found) = with("drain", years) {
+                assert_eq!(found.drain, Some(DRAIN_MAX), "{years}");
+            }
+        }
+        let long = "x".repeat(1 << 20);
+        for (key, value) in [
+            ("port", "0"),
+            ("port", "65536"),
+            ("port", "80\n81"),
+            ("weight", "65536"),
+            ("weight", "NaN"),
+            ("drain", "-5s"),
+            ("drain", &long),
+            ("region", "../../etc"),
+            ("region", ""),
+            ("zone", "a\u{1b}[2J"),
+            ("rack", &long),
+        ] {
+            let why = with(key, value).unwrap_err();
+            assert!(readable(&why).len() <= 4 * crate::discovery::found::ERROR_MAX_CHARS, "{key}");
+        }
+        let mut metadata = container("a", "169.254.169.254");
+        metadata.labels.insert("meridian.port".into(), "80".into());
+        assert!(backend(&here(), &spec(), &metadata).is_err());
     }
 
     #[test]

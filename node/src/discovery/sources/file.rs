@@ -4,12 +4,15 @@
 //! system and an overlay alike, and a look costs one system call. What changes is read once it has been the same for two
 //! looks in a row, so a file that is written in place is seldom met half written; one that is renamed into place never is.
 
+use std::fs::OpenOptions;
+use std::io::Read;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gossip::id::{RackName, RegionName, ZoneName};
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use tokio::time::MissedTickBehavior;
 
@@ -84,12 +87,25 @@ fn identity(path: &PathBuf) -> Result<Identity, String> {
 }
 
 fn load(spec: &FileSpec) -> Said {
-    let length = std::fs::metadata(&spec.path).map_err(|error| error.to_string())?.len();
-    if length > FILE_MAX_BYTES {
-        return Err(format!("it has {length} bytes, and at most {FILE_MAX_BYTES} are read"));
-    }
-    let text = std::fs::read_to_string(&spec.path).map_err(|error| error.to_string())?;
+    let text = whole(&spec.path)?;
     parse(&spec.path, &text, spec.region.as_ref())
+}
+
+/// The text of a regular file; of nothing that has no end, or that waits for a writer.
+fn whole(path: &Path) -> Result<String, String> {
+    let told = |error: std::io::Error| error.to_string();
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let file = options.open(path).map_err(told)?;
+    if !file.metadata().map_err(told)?.is_file() {
+        return Err("it is no regular file".into());
+    }
+    let mut text = String::new();
+    file.take(FILE_MAX_BYTES + 1).read_to_string(&mut text).map_err(told)?;
+    match text.len() as u64 {
+        0..=FILE_MAX_BYTES => Ok(text),
+        _ => Err(format!("it has more than the {FILE_MAX_BYTES} bytes that are read")),
+    }
 }
 
 /// `backend = [{ address = "10.0.1.11:8080", region = "eu", zone = "eu-a", rack = "r12", weight = 100 }]`
@@ -147,6 +163,25 @@ fn json(text: &str) -> Result<Vec<Entry>, String> {
     list.map_err(|error| error.to_string())
 }
 
+/// A list of either kind, whatever it is: what comes of it is within bounds and can be reached.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn survives(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let region = RegionName::new("eu").expect("a name");
+    for path in ["list.toml", "list.json"] {
+        let found = parse(Path::new(path), &text, Some(&region)).unwrap_or_default();
+        assert!(found.len() <= FOUND_MAX && found.iter().all(|found| is_reachable(found.address)));
+    }
+}
+
+/// One list of each kind.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn golden() -> Vec<Vec<u8>> {
+    let toml = "backend = [{ address = \"10.0.1.11:8080\", region = \"eu\", zone = \"a\", rack = \"r\", weight = 7 }]\n";
+    let json = r#"[{"address":"[fd00::1]:80","region":"eu","zone":"a","rack":"r","weight":7}]"#;
+    vec![toml.into(), json.into(), format!("{{\"backend\":{json}}}").into()]
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc;
@@ -195,6 +230,21 @@ mod tests {
             assert!(error.contains(why), "{text}: {error}");
         }
         assert!(parse(Path::new("a"), "backend = [{ address = \"10.0.0.1:80\" }]", None).is_err());
+    }
+
+    #[test]
+    fn what_has_no_end_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let large = folder.path().join("large");
+        std::fs::File::create(&large).unwrap().set_len(FILE_MAX_BYTES + 1).unwrap();
+        assert!(whole(&large).unwrap_err().contains("more than"));
+        std::fs::File::create(&large).unwrap().set_len(FILE_MAX_BYTES).unwrap();
+        assert_eq!(whole(&large).unwrap().len() as u64, FILE_MAX_BYTES);
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        for endless in [Path::new("/dev/zero"), &pipe, folder.path()] {
+            assert!(whole(endless).unwrap_err().contains("regular"), "{}", endless.display());
+        }
     }
 
     #[tokio::test]

@@ -23,6 +23,17 @@ use tokio::sync::mpsc;
 use super::found::Found;
 use crate::config::model::SourceSpec;
 
+pub(crate) use self::docker::address as docker_address;
+
+/// The decoders of what sources are told.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing {
+    pub(crate) use super::docker::survives as containers;
+    pub(crate) use super::file::{golden as list_golden, survives as list};
+    pub(crate) use super::kubernetes::{golden as endpoints_golden, survives as endpoints};
+    pub(crate) use crate::docker::golden as containers_golden;
+}
+
 /// What a source says: all backends there are, or why it cannot say.
 pub(crate) type Said = Result<Vec<Found>, String>;
 

@@ -5,6 +5,7 @@ use gossip::state::{BackendState, Member, MemberState};
 use super::*;
 use crate::config::model::EjectionRule;
 use crate::config::model::Services;
+use crate::health::BackendHealth;
 use crate::registry::fixture::{member, node, pool, region, services, view};
 
 const START: u64 = 1_000_000;
@@ -82,7 +83,7 @@ impl Bench {
         self.checker.evidence(id, evidence, at);
     }
 
-    fn health(&self) -> &super::super::BackendHealth {
+    fn health(&self) -> &BackendHealth {
         &self.checker.table[&self.id()]
     }
 
@@ -396,4 +397,38 @@ fn a_region_of_suspects_keeps_its_last_words() {
     bench.probe(Ok(()));
     assert_eq!(bench.health().state, Up);
     assert!(bench.health().up_since > Hlc(9));
+}
+
+#[test]
+fn the_next_process_goes_on_from_what_the_last_one_knew() {
+    let mut bench = Bench::new(1);
+    (0..5).for_each(|_| bench.probe(Err("HTTP 503")));
+    let (down, began) = (bench.health().clone(), bench.at().hlc);
+    assert_eq!(down.state, Down);
+    let told = crate::health::memory::encode(&bench.checker.table);
+
+    let mut next = Bench { checker: Checker::new(node("eu-1"), region("eu"), 2), ..bench };
+    next.checker.recall(crate::health::memory::decode(&told));
+    next.configure();
+    let health = next.health();
+    assert_eq!((health.state, health.down_since), (Down, down.down_since), "nobody is sent there meanwhile");
+    next.probe(Ok(()));
+    assert_eq!(next.health().state, Down, "the way back is as long as for everybody");
+    next.probe(Ok(()));
+    assert_eq!(next.health().state, Up);
+    assert!(next.health().up_since > began, "sessions from before the break are looked up");
+}
+
+#[test]
+fn what_the_last_process_knew_of_a_backend_that_is_up_keeps_its_break() {
+    let mut bench = Bench::new(1);
+    let id = bench.id();
+    bench
+        .checker
+        .recall([(id, BackendHealth { state: Up, up_since: Hlc(77), ..bench.health().clone() })].into());
+    bench.checker.targets.clear();
+    bench.configure();
+    assert_eq!((bench.health().state, bench.health().up_since), (Up, Hlc(77)));
+    bench.probe(Ok(()));
+    assert_eq!(bench.own_verdict().unwrap().since, Hlc(77), "the mesh is told of it");
 }

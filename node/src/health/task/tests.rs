@@ -69,6 +69,7 @@ impl Running {
             evidence: evidence_of,
             publish: Box::new(move |verdicts| *to.lock().unwrap() = verdicts),
             publish_failures: Box::new(|_| {}),
+            recalled: HealthTable::new(),
             tls: Tls::none(),
             clock: Clock::system(),
         });
@@ -125,4 +126,16 @@ async fn it_follows_the_configuration_and_ends_with_it() {
     drop(evidence); // The proxy may go first.
     drop((current, view));
     task.await.unwrap();
+}
+
+#[test]
+fn what_comes_alone_is_not_put_off() {
+    let clock = Clock::simulated(gossip::clock::Wall(0));
+    let mut pace = Pace::default();
+    assert!(pace.is_free(clock.now()) && pace.next().is_none());
+    pace.taken(clock.now());
+    assert!(!pace.is_free(clock.now()));
+    assert_eq!(pace.next(), Some(clock.now() + TOGETHER));
+    clock.advance(TOGETHER);
+    assert!(pace.is_free(clock.now()));
 }

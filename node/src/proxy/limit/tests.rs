@@ -150,3 +150,17 @@ fn what_was_used_outlives_a_revision_that_leaves_the_limit() {
     assert!(!Arc::ptr_eq(&first, &limiters.of(&services(0.2).0)[&name]));
     assert!(limiters.of(&Services::default()).is_empty());
 }
+
+#[test]
+fn clients_are_known_while_they_have_used_of_their_burst() {
+    let (limiter, time) = limiter(10.0, 5);
+    assert_eq!(limiter.tracked(time.now()), Some(0));
+    for n in 0..100 {
+        limiter.take(client(n), time.now()).unwrap();
+    }
+    let known = limiter.tracked(time.now()).unwrap();
+    assert!((95..=100).contains(&known), "{known}");
+    time.advance(Duration::from_secs(2));
+    assert_eq!(limiter.tracked(time.now()), Some(0));
+    assert_eq!(Limiter::new(RateLimit { per_client: None, service: None }).tracked(time.now()), None);
+}

@@ -39,6 +39,7 @@ async fn a_request_goes_through_and_the_backend_learns_who_asks() {
         "x-forwarded-proto: http\n",
         "x-forwarded-host: shop.example\n",
         "forwarded: for=127.0.0.1;host=\"shop.example\";proto=http\n",
+        "cdn-loop: meridian\n",
         "accept: a/b\n",
         "body: 0 bytes\n",
     ] {
@@ -48,6 +49,18 @@ async fn a_request_goes_through_and_the_backend_learns_who_asks() {
     until(|| node.handle.in_flight() == 0).await;
     until(|| node.handle.counters().ends(End::Ok) == 1).await;
     assert_eq!(node.handle.counters().affinity(Affinity::New), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_leads_back_here_ends_the_request_after_a_few_rounds() {
+    let (_world, node, addr) = two_backends().await;
+    node.change(|snapshot| snapshot.pools = web(&[(addr, "eu")]).pools);
+    let said = get(addr, "/", &[]).await;
+    assert_eq!(said.status, 508, "{said:?}");
+    until(|| node.handle.in_flight() == 0).await;
+    assert_eq!(node.handle.counters().ends(End::Loop), 1);
+    let rounds = node.handle.counters().ends(End::Ok);
+    assert!((1..16).contains(&rounds), "{rounds} requests passed it on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -96,6 +96,34 @@ impl Guest {
         service.retry.attempts = 0;
         Arc::new(service)
     }
+
+    /// Who finds the guest a seat: no further hop (I14), and no other backend than what the near end bound.
+    pub(in crate::proxy) fn usher<'a>(
+        &self,
+        worker: &'a Worker,
+        plan: &'a Plan,
+        service: &'a Service,
+    ) -> Usher<'a> {
+        Usher {
+            worker,
+            plan,
+            service,
+            forced: None,
+            hops: Hops::None,
+            bound: self.preface.wanted.is_some(),
+            keys: Keys::new(plan, service, &worker.shared.source_keys, self.preface.client.ip(), None),
+        }
+    }
+
+    /// What backends are told of the guest's user.
+    pub(in crate::proxy) fn crossing(&self) -> Crossing<'static> {
+        Crossing {
+            kind: self.preface.kind,
+            client: self.preface.client,
+            local: self.preface.local,
+            request_id: None,
+        }
+    }
 }
 
 fn admit(worker: &Worker, plan: &Plan, preface: Preface) -> (Verdict, Option<Guest>) {
@@ -170,22 +198,8 @@ async fn answer(
     let on_client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     headers::for_backend(request.headers_mut(), fields, upgrade.as_ref());
     let service = guest.service();
-    let keys = Keys::new(plan, &service, &worker.shared.source_keys, guest.preface.client.ip(), None);
-    let usher = Usher {
-        worker,
-        plan,
-        service: &service,
-        forced: None,
-        hops: Hops::None,
-        bound: guest.preface.wanted.is_some(),
-        keys,
-    };
-    let crossing = Crossing {
-        kind: guest.preface.kind,
-        client: guest.preface.client,
-        local: guest.preface.local,
-        request_id: None,
-    };
+    let usher = guest.usher(worker, plan, &service);
+    let crossing = guest.crossing();
     let stays = on_client.clone();
     let answered = async {
         let mut outgoing = Outgoing::new(request, Added::default());

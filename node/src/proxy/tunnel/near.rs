@@ -1,4 +1,5 @@
 //! The near end: opens a stream to a node of another region and hands it over once the far end has accepted it.
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -6,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use gossip::id::{BackendId, RegionName};
+use gossip::mesh::tunnel::has_moved;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use rand::RngExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,6 +29,11 @@ const NODES: usize = 4;
 /// What is bound to a backend of the region waits so long for the last word of the nodes that were asked: until nodes that
 /// are gone would be suspected. What moves a session must be more than a moment's silence.
 const LAST_WORD: Duration = Duration::from_secs(3);
+
+/// A node that goes on as another process serves again within so long, at the latest.
+const MOVE: Duration = Duration::from_secs(5);
+/// How often it is asked meanwhile.
+const MOVE_LOOK: Duration = Duration::from_millis(50);
 
 /// Which backend answered; between the two ends only, never shown to users.
 pub(in crate::proxy) const BACKEND: HeaderName = HeaderName::from_static("meridian-tunnel-backend");
@@ -73,6 +80,8 @@ pub(in crate::proxy) async fn open(
     let nodes = usher.plan.snapshot.regions.get(region).map_or(&[][..], |view| &view.nodes);
     let first = usher.worker.random(|rng| rng.random_range(0..nodes.len().max(1)));
     let mut rest = nodes.iter().cycle().skip(first).take(nodes.len().min(NODES));
+    // Whether one of them goes on as another process, which is worth a longer wait.
+    let moves = Cell::new(false);
     let mut asked = FuturesUnordered::new();
     let clock = usher.worker.clock();
     let mut next = rest.next();
@@ -80,14 +89,18 @@ pub(in crate::proxy) async fn open(
     loop {
         let wait = match (next, until) {
             (Some(node), _) => {
-                let preface = &preface;
-                asked.push(async move { (node, ask(usher, node, preface).await) });
+                let (preface, moves) = (&preface, &moves);
+                asked.push(async move { (node, ask(usher, node, preface, moves).await) });
                 patience(usher, node)
             }
             (None, _) if asked.is_empty() => return Err(Refusal),
             (None, None) => {
                 // Who has no session is better served elsewhere soon.
-                let wait = if wanted.is_some() { LAST_WORD } else { PATIENCE };
+                let wait = match wanted {
+                    _ if moves.get() => MOVE,
+                    Some(_) => LAST_WORD,
+                    None => PATIENCE,
+                };
                 until = Some(clock.now() + wait);
                 wait
             }
@@ -121,7 +134,30 @@ fn patience(usher: &Usher<'_>, node: &TunnelNode) -> Duration {
     }
 }
 
+/// Asks one node, and its next process when it goes on as another one: what it has not acknowledged was not done.
 async fn ask(
+    usher: &Usher<'_>,
+    node: &TunnelNode,
+    preface: &[u8],
+    moves: &Cell<bool>,
+) -> io::Result<(Box<dyn TunnelIo>, Verdict)> {
+    let clock = usher.worker.clock();
+    let latest = clock.now() + MOVE;
+    let mut moved = false;
+    loop {
+        match ask_once(usher, node, preface).await {
+            // Until the next process has the port, nobody answers there.
+            Err(error) if (moved || has_moved(&error)) && clock.now() < latest => {
+                moved = true;
+                moves.set(true);
+                tokio::time::sleep(MOVE_LOOK).await;
+            }
+            asked => return asked,
+        }
+    }
+}
+
+async fn ask_once(
     usher: &Usher<'_>,
     node: &TunnelNode,
     preface: &[u8],

@@ -1,9 +1,11 @@
 use BackendState::{Down, Draining, Ejected, Maintenance, Unknown, Up};
+use gossip::id::Tag;
 use gossip::state::PoolSummary;
 use proptest::prelude::*;
 use std::time::Duration;
 
 use super::*;
+use crate::config::model::Backend;
 use crate::registry::fixture::{member, node, pool, region, services, view};
 
 const TWO: &[(&str, &str)] = &[("10.0.0.1:80", "eu"), ("10.0.1.1:80", "us")];
@@ -35,7 +37,8 @@ impl World {
     }
 
     fn set(&mut self, at: usize, state: BackendState, ejected: Option<Evidence>) {
-        let health = BackendHealth { state, up_since: Hlc(7), ejected, reason: String::new() };
+        let health =
+            BackendHealth { state, up_since: Hlc(7), down_since: Hlc::ZERO, ejected, reason: String::new() };
         self.health.insert(self.id(at), health);
     }
 
@@ -128,6 +131,33 @@ fn weights_of_operators_go_before_the_file() {
     let snapshot = world.snapshot();
     let view = snapshot.pools["web"].backends.iter().find(|view| view.config.id == world.id(0)).unwrap();
     assert_eq!((view.weight, view.takes_new(), view.serves()), (0, false, true));
+}
+
+/// RFC 2782: a client must attempt to contact the target host with the lowest-numbered priority it can reach.
+#[test]
+fn the_next_priority_stands_by_until_the_first_has_nobody_left() {
+    let mut three = pool("web", &[("10.0.0.1:80", "eu"), ("10.0.0.2:80", "eu"), ("10.0.0.3:80", "us")]);
+    for (at, priority) in [0, 0, 10].into_iter().enumerate() {
+        three.backends[at] = Arc::new(Backend { priority, ..(*three.backends[at]).clone() });
+    }
+    let mut world = World::new(&[]);
+    world.current.services = Arc::new(services(&["eu", "us"], vec![three]));
+    world.counters.follow(world.current.services.pools.iter());
+    let taking = |world: &World| {
+        let snapshot = world.snapshot();
+        let pool = &snapshot.pools["web"];
+        let of = |id| pool.backends.iter().find(move |view| view.config.id == id).unwrap().takes_new();
+        [0, 1, 2].map(|at| of(world.id(at)))
+    };
+    (0..3).for_each(|at| world.set(at, Up, None));
+    assert_eq!(taking(&world), [true, true, false]);
+    assert!(world.states()[2].1.contains("stands by, priority 10"), "{:?}", world.states()[2]);
+    world.set(0, Down, None);
+    assert_eq!(taking(&world), [false, true, false]);
+    world.set(1, Down, None);
+    assert_eq!(taking(&world), [false, false, true]);
+    world.set(0, Up, None);
+    assert_eq!(taking(&world), [true, false, false]);
 }
 
 #[test]
@@ -253,6 +283,33 @@ fn rescue_tries_the_nearest_first() {
     world.view.members.insert(node("us-1"), Arc::new(loopback));
     world.view.members.insert(node("ap-1"), Arc::new(near));
     assert_eq!(order(&world), ["us", "ap"], "alike by time: by the map");
+}
+
+#[test]
+fn rescue_follows_the_matrix_of_round_trips() {
+    let mut world = World::new(TWO);
+    let order = |world: &World| -> Vec<String> {
+        world.snapshot().rescue_order.iter().map(|region| region.to_string()).collect()
+    };
+    let tell = |world: &mut World, by: (&str, &str), told: &[(&str, u64)], measured: Option<u64>| {
+        let mut speaker = member(by.0, by.1);
+        let rtts = told.iter().map(|(to, millis)| (Tag::of(to), Duration::from_millis(*millis)));
+        speaker.rtts = Arc::new(rtts.collect());
+        speaker.rtt = measured.map(Duration::from_millis);
+        world.view.members.insert(node(by.0), Arc::new(speaker));
+    };
+    tell(&mut world, ("us-1", "us"), &[], Some(80));
+    tell(&mut world, ("ap-1", "ap"), &[], Some(120));
+    assert_eq!(order(&world), ["us", "ap"], "as measured here");
+    tell(&mut world, ("us-1", "us"), &[], Some(160));
+    assert_eq!(order(&world), ["ap", "us"], "the way to us has become longer");
+    tell(&mut world, ("ap-1", "ap"), &[("eu-1", 200)], None);
+    assert_eq!(order(&world), ["us", "ap"], "what the other end measures, while this node has no connection");
+    tell(&mut world, ("ap-1", "ap"), &[], None);
+    tell(&mut world, ("eu-2", "eu"), &[("ap-1", 50)], Some(1));
+    assert_eq!(order(&world), ["ap", "us"], "what the neighbour measures, when neither end does");
+    tell(&mut world, ("eu-2", "eu"), &[("ap-1", 300)], Some(1));
+    assert_eq!(order(&world), ["us", "ap"], "and when that changes");
 }
 
 proptest! {

@@ -66,6 +66,7 @@ async fn follows_its_inputs_and_tells_the_mesh() {
     let down = BackendHealth {
         state: BackendState::Down,
         up_since: Hlc::ZERO,
+        down_since: Hlc::ZERO,
         ejected: None,
         reason: "eu-1: HTTP 503".to_owned(),
     };

@@ -10,8 +10,9 @@ use super::{Forward, Ledger, Promise, SETTLE, SKEW, Violation, holders};
 use crate::beliefs::placement;
 use crate::node::{Node, START};
 
-/// So long it may take after a crash or a cut until all replicas hold again what was promised.
-const REPAIR: Duration = Duration::from_secs(5);
+/// So long it may take after a crash or a cut until all replicas hold again what was promised: a round a second later, of four
+/// questions one after the other, each of which may be lost, is given up after 2 s, and begins the next round.
+const REPAIR: Duration = Duration::from_secs(10);
 
 impl Ledger {
     /// All is well since `calm_since`.

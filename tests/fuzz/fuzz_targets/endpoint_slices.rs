@@ -1,0 +1,4 @@
+//! See `node::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| node::fuzzing::endpoint_slices(bytes));
