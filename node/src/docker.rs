@@ -52,11 +52,15 @@ pub(crate) struct Port {
     pub(crate) public: Option<u16>,
 }
 
-/// Something happened to a container.
+/// Something happened to a container, by its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Happened {
+    /// It runs.
+    Started(String),
     /// It was told to stop.
     Stopping(String),
+    /// It runs no more. The engine says so before it has released the container's network, and lists it as running until then.
+    Died(String),
     /// Whatever: the list may be another one.
     Other,
 }
@@ -111,12 +115,43 @@ impl Engine {
         started.map_err(told)
     }
 
+    /// The containers that ended and carry a label: each with the label's value and when it was made, in Unix seconds.
+    pub(crate) async fn ended(&self, label: &str) -> Result<Vec<Ended>, String> {
+        let filters = HashMap::from([
+            ("label".to_owned(), vec![label.to_owned()]),
+            ("status".to_owned(), vec!["exited".to_owned(), "dead".to_owned()]),
+        ]);
+        let options =
+            ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
+        let list = self.0.list_containers(Some(options)).await.map_err(told)?;
+        let ended = |summary: ContainerSummary| {
+            let value = summary.labels.unwrap_or_default().remove(label)?;
+            Some(Ended { id: summary.id?, value, made: summary.created.unwrap_or_default() })
+        };
+        Ok(list.into_iter().filter_map(ended).collect())
+    }
+
+    /// Removes a container that ended, with its log.
+    pub(crate) async fn remove(&self, id: &str) -> Result<(), String> {
+        self.0.remove_container(id, None::<RemoveContainerOptions>).await.map_err(told)
+    }
+
     /// Stops a container, kills it after `grace_seconds`, and removes it.
     pub(crate) async fn stop(&self, id: &str, grace_seconds: i32) -> Result<(), String> {
         let options = StopContainerOptions { t: Some(grace_seconds), ..StopContainerOptions::default() };
         self.0.stop_container(id, Some(options)).await.map_err(told)?;
-        self.0.remove_container(id, None::<RemoveContainerOptions>).await.map_err(told)
+        self.remove(id).await
     }
+}
+
+/// A container that ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) id: String,
+    /// What its label says.
+    pub(crate) value: String,
+    /// When it was made, in Unix seconds.
+    pub(crate) made: i64,
 }
 
 /// A container to be started.
@@ -165,6 +200,8 @@ fn happened(event: EventMessage) -> Happened {
     // The signals that images name as theirs to stop by: INT, QUIT, TERM, WINCH. HUP and others do other things.
     match (event.action.as_deref(), id) {
         (Some("kill"), Some(id)) if matches!(signal, Some("2" | "3" | "15" | "28")) => Happened::Stopping(id),
+        (Some("start"), Some(id)) => Happened::Started(id),
+        (Some("die"), Some(id)) => Happened::Died(id),
         _ => Happened::Other,
     }
 }

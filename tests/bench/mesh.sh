@@ -41,11 +41,12 @@ done
 need "python3 wrk util-linux" python3 wrk flock
 alone
 meridian=$(binary meridian node "${MERIDIAN:-}")
-if [ -z "${MESH_SIM:-}" ]; then
+sim=${MESH_SIM:-}
+if [ -z "$sim" ] && [[ " ${cases[*]}" == *" sim-"* ]]; then
   cargo build --profile measure --locked --quiet -p mesh-sim >&2
-  MESH_SIM=target/measure/mesh-sim
+  sim=target/measure/mesh-sim
 fi
-sim=$(realpath -- "$MESH_SIM")
+[ -z "$sim" ] || sim=$(realpath -- "$sim")
 ulimit -n "$(ulimit -Hn)"
 
 folder=$(mktemp -d)

@@ -43,6 +43,7 @@ pub(super) fn scale(
         me: config.name.clone(),
         region: config.region.clone(),
         zone: config.zone.clone(),
+        data: config.data.clone(),
         programs: config.scale_exec.clone(),
         snapshot: registry.changes(),
         view: gossip.view(),

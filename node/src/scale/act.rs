@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use super::place::Spot;
 use crate::config::model::{DockerTemplate, Pool, ScaleVia, SourceSpec};
 use crate::discovery::{Here, docker_address};
-use crate::docker::{Container, Engine, Start};
+use crate::docker::{Container, Ended, Engine, Start};
 
 /// How long a program, a webhook or the engine may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,6 +32,10 @@ const CONNECT: Duration = Duration::from_secs(5);
 const WORDS_MAX_BYTES: u64 = 4096;
 /// How long they are listened to once it has ended: what it leaves running may hold the pipe for ever.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// What scaling started: the pool and the number of the decision.
+const SCALE_LABEL: &str = "meridian.scale";
+/// So many containers of a pool that ended by themselves are kept for their logs.
+const ENDED_KEPT: usize = 5;
 /// So many containers are started at a time: an engine needs most of a second for each, and does several at once.
 const TOGETHER: usize = 4;
 /// Between SIGTERM and SIGKILL of a container that has drained, in seconds.
@@ -262,6 +266,7 @@ async fn docker(
         let place = decision.place.iter().enumerate();
         let orders =
             place.map(|(at, spot)| container(pool, template, &spec.label, decision.number, at, spot));
+        tidy(&engine, pool).await;
         return start(&engine, orders.collect()).await;
     }
     let mut begun = false;
@@ -281,6 +286,28 @@ async fn docker(
         }
     }
     Ok(())
+}
+
+/// Removes the containers that scaling started for a pool and that ended by themselves, but for the last ones, whose logs
+/// tell why. Whether that succeeds changes nothing for what is to be started.
+async fn tidy(engine: &Engine, pool: &Pool) {
+    match engine.ended(SCALE_LABEL).await {
+        Ok(ended) => {
+            for id in outdated(ended, pool) {
+                if let Err(error) = engine.remove(&id).await {
+                    tracing::debug!(%error, id, "a container that ended is not removed");
+                }
+            }
+        }
+        Err(error) => tracing::debug!(%error, "containers that ended are not listed"),
+    }
+}
+
+/// Those of a pool whose logs nobody needs any more.
+fn outdated(mut ended: Vec<Ended>, pool: &Pool) -> Vec<String> {
+    ended.retain(|of| of.value.rsplit_once('/').is_some_and(|(name, _)| name == pool.name.as_str()));
+    ended.sort_by_key(|of| std::cmp::Reverse(of.made));
+    ended.into_iter().skip(ENDED_KEPT).map(|of| of.id).collect()
 }
 
 /// Starts them, a few at a time. When one fails the others are still worth having.
@@ -314,7 +341,7 @@ fn container(
         (key.to_owned(), value.to_owned()),
         ("meridian.port".to_owned(), template.port.to_string()),
         ("meridian.region".to_owned(), spot.region.to_string()),
-        ("meridian.scale".to_owned(), format!("{}/{number}", pool.name)),
+        (SCALE_LABEL.to_owned(), format!("{}/{number}", pool.name)),
     ]);
     labels.extend(spot.zone.as_ref().map(|zone| ("meridian.zone".to_owned(), zone.to_string())));
     labels.extend(spot.rack.as_ref().map(|rack| ("meridian.rack".to_owned(), rack.to_string())));
@@ -486,6 +513,16 @@ mod tests {
         let via = ScaleVia::Docker(template);
         let failed = act(&contained, &via, &[], &here(), &decision()).await.unwrap_err();
         assert!(failed.unbegun, "{failed:?}");
+    }
+
+    #[test]
+    fn the_last_containers_that_ended_are_kept() {
+        let ended = |id: &str, value: &str, made| Ended { id: id.into(), value: value.into(), made };
+        let mut all: Vec<Ended> = (0..7).map(|at| ended(&format!("web-{at}"), "web/3", at)).collect();
+        all.extend((0..9).map(|at| ended("another pool's", "web2/3", at)));
+        all.push(ended("nobody's", "web", 0));
+        all.rotate_left(3);
+        assert_eq!(outdated(all, &pool("web", &[])), ["web-1", "web-0"]);
     }
 
     #[tokio::test]

@@ -12,8 +12,8 @@ use gossip::id::{NodeName, PoolName};
 
 /// The least time between two decisions of one pool. Longer than anybody waits for grants.
 pub(super) const HOLD: Duration = Duration::from_secs(4);
-/// A node that has just started grants nothing for so long: whoever it may have granted something before has acted by then,
-/// and most of what that started is there. What takes longer to appear, only the others still count on.
+/// A node that has just started grants nothing for so long: whoever it may have granted something before has acted by then.
+/// What that started and has not appeared is remembered ([`super::store`]).
 pub(super) const FORGOTTEN: Duration = Duration::from_secs(10);
 /// How long grants are waited for.
 pub(super) const ASK: Duration = Duration::from_secs(1);

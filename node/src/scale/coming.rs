@@ -1,7 +1,8 @@
 //! Backends that were started and have not been seen yet: they count in the size of the pool. Pure.
 //!
 //! ```text
-//!   started ──▶ on their way ──▶ seen in the pool: done
+//!   started ──▶ on their way ──▶ seen in the pool: done ──▶ gone again at once: none in their place for a while,
+//!                    │                                      twice as long each time
 //!                    └──▶ not within the patience: given up, and the next ones are waited for twice as long
 //! ```
 
@@ -9,27 +10,58 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use gossip::id::BackendId;
+use gossip::id::{BackendId, NodeName};
 
 /// How long started backends are counted on, from the end of the act on: a virtual machine needs most of it to boot. Twice as
 /// long each time that not all of them have come.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// And at most.
-const PATIENCE_MAX: Duration = Duration::from_secs(300);
+pub(super) const PATIENCE_MAX: Duration = Duration::from_secs(300);
 /// How long the backends of an act that failed are counted on: it may have begun some of them, and most probably none.
 pub(super) const DOUBT: Duration = Duration::from_secs(10);
+/// What is gone again so soon after it appeared was no use: most probably it ends as soon as it begins.
+pub(super) const YOUNG: Duration = Duration::from_secs(10);
+/// Nothing is started in the place of such ones for so long. Twice as long each time in a row, and at most the patience's bound.
+const PAUSE: Duration = Duration::from_secs(10);
 /// The most backends that are remembered as seen while others are waited for.
 const SEEN_MAX: usize = 16_384;
+
+/// Whose decision: this node's own when `None`. Two nodes may ask for the same number, and one of them in vain.
+pub(super) type By = Option<NodeName>;
 
 /// What was started and has not been seen yet, of one pool.
 #[derive(Debug, Default)]
 pub(super) struct Coming {
-    /// By the number of the decision.
-    starts: BTreeMap<u64, Start>,
+    /// By decision.
+    starts: BTreeMap<(u64, By), Start>,
     /// The pool's backends when the first of the starts was made, and all seen since: who is not among them is new.
     seen: BTreeSet<BackendId>,
     /// Starts in a row of which not all came.
     vain: u32,
+    /// Those that came just now, by which decision.
+    young: BTreeMap<BackendId, Young>,
+    /// Those that did not stay.
+    fallen: Option<Fallen>,
+    /// How often in a row some did not stay.
+    falls: u32,
+    /// Until the first look after a restart.
+    is_new_life: bool,
+}
+
+#[derive(Debug)]
+struct Young {
+    number: u64,
+    /// This node started it.
+    own: bool,
+    came: Instant,
+}
+
+/// Backends that were gone again at once.
+#[derive(Debug, Clone, Copy)]
+struct Fallen {
+    count: u32,
+    /// Until then none are started in their place.
+    until: Instant,
 }
 
 /// Whose word a start is.
@@ -58,6 +90,15 @@ struct Start {
     late: Option<Instant>,
     /// It failed, and may have begun nothing.
     doubted: bool,
+}
+
+/// The backends of a pool that an act may have brought.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Brought {
+    /// In whatever state.
+    pub(super) present: BTreeSet<BackendId>,
+    /// Those among them that are told to go.
+    pub(super) leaving: BTreeSet<BackendId>,
 }
 
 /// What has become of backends that were started.
@@ -92,25 +133,33 @@ pub(super) enum News {
     Late,
     /// Not all have appeared, and they are not counted on any more.
     GivenUp,
+    /// Those that are missing had appeared, and were gone again at once.
+    Fallen,
 }
 
 impl Coming {
     /// Looks at the backends of the pool, and says what has become of this node's own decisions.
-    pub(super) fn look(&mut self, present: BTreeSet<BackendId>, now: Instant) -> Vec<(u64, News, Started)> {
-        let mut arrived = present.difference(&self.seen).count() as u32;
+    pub(super) fn look(&mut self, brought: Brought, now: Instant) -> Vec<(u64, News, Started)> {
+        let mut told = self.mourn(&brought, now);
+        let present = brought.present;
+        if std::mem::take(&mut self.is_new_life) {
+            self.seen.clone_from(&present);
+        }
+        let mut arrived = present.difference(&self.seen).copied();
+        // Nobody says which start brought it: the first one did.
+        for ((number, _), start) in &mut self.starts {
+            let came = arrived.by_ref().take(start.missing as usize).collect::<Vec<_>>();
+            start.missing -= came.len() as u32;
+            let young = || Young { number: *number, own: start.is_own(), came: now };
+            self.young.extend(came.into_iter().map(|backend| (backend, young())));
+        }
+        drop(arrived);
         if self.starts.is_empty() || self.seen.len() > SEEN_MAX {
             self.seen = present;
         } else {
             self.seen.extend(present);
         }
-        // Nobody says which start brought it: the first one did.
-        for start in self.starts.values_mut() {
-            let came = arrived.min(start.missing);
-            start.missing -= came;
-            arrived -= came;
-        }
-        let mut told = Vec::new();
-        for (number, start) in &mut self.starts {
+        for ((number, _), start) in &mut self.starts {
             if let Some(news) = start.news(now) {
                 told.push((*number, news, start.so_far(now)));
             }
@@ -129,15 +178,57 @@ impl Coming {
         told
     }
 
-    /// How many are on their way.
-    pub(super) fn count(&self) -> u32 {
-        self.starts.values().fold(0, |sum, start| sum.saturating_add(start.missing))
+    /// Looks which of those that came just now are gone. What stays ends the pauses.
+    fn mourn(&mut self, brought: &Brought, now: Instant) -> Vec<(u64, News, Started)> {
+        let mut told: BTreeMap<u64, Started> = BTreeMap::new();
+        let (mut gone, mut stayed) = (0, false);
+        self.young.retain(|backend, young| {
+            let after = now.saturating_duration_since(young.came);
+            if brought.present.contains(backend) {
+                stayed |= after >= YOUNG;
+                // What is told to go does not fall.
+                return after < YOUNG && !brought.leaving.contains(backend);
+            }
+            gone += 1;
+            if young.own {
+                let told = told.entry(young.number).or_insert(Started { count: 0, missing: 0, after });
+                (told.count, told.missing) = (told.count + 1, told.missing + 1);
+            }
+            false
+        });
+        self.fallen.take_if(|fallen| now >= fallen.until);
+        if gone > 0 {
+            let pause = PAUSE.saturating_mul(1 << self.falls.min(8)).min(PATIENCE_MAX);
+            let count = self.fallen.map_or(0, |fallen| fallen.count) + gone;
+            self.fallen = Some(Fallen { count, until: now + pause });
+            self.falls = self.falls.saturating_add(1);
+        } else if stayed {
+            self.falls = 0;
+        }
+        told.into_iter().map(|(number, started)| (number, News::Fallen, started)).collect()
     }
 
-    /// How many are on their way, as this node knows at first hand.
+    /// Those that were gone at once, and for how long nothing is started in their place.
+    pub(super) fn pause(&self, now: Instant) -> Option<(u32, Duration)> {
+        self.fallen.map(|fallen| (fallen.count, fallen.until.saturating_duration_since(now)))
+    }
+
+    /// How many are on their way, or are not to be replaced yet.
+    pub(super) fn count(&self) -> u32 {
+        self.count_of(|_| true)
+    }
+
+    /// The same as this node knows at first hand.
     pub(super) fn count_first_hand(&self) -> u32 {
-        let known = self.starts.values().filter(|start| start.word != Word::Heard);
-        known.fold(0, |sum, start| sum.saturating_add(start.missing))
+        self.count_of(|start| start.word != Word::Heard)
+    }
+
+    fn count_of(&self, counts: impl Fn(&Start) -> bool) -> u32 {
+        let fallen = self.fallen.map_or(0, |fallen| fallen.count);
+        self.starts
+            .values()
+            .filter(|start| counts(start))
+            .fold(fallen, |sum, start| sum.saturating_add(start.missing))
     }
 
     /// Those that are on their way, together.
@@ -159,46 +250,77 @@ impl Coming {
 
     /// This node starts so many.
     pub(super) fn acts(&mut self, number: u64, count: u32, now: Instant) {
-        self.insert(number, Word::Acting, count, self.patience(), now);
+        self.insert((number, None), Word::Acting, count, self.patience(), now);
+    }
+
+    /// What is on its way as this node knows at first hand: by which decision, how many, and for how long they are counted on.
+    pub(super) fn starts(&self, now: Instant) -> impl Iterator<Item = ((u64, By), u32, Duration)> {
+        let known = self.starts.iter().filter(|(_, start)| start.word != Word::Heard && start.missing > 0);
+        known.map(move |(decision, start)| {
+            let left = match start.word {
+                Word::Acting => self.patience(),
+                _ => start.until.saturating_duration_since(now),
+            };
+            (decision.clone(), start.missing, left)
+        })
+    }
+
+    /// In its life before, this node knew of so many that were started. Nobody says which of those that are there now have come
+    /// since, so none of them counts as one.
+    pub(super) fn remembers(&mut self, decision: (u64, By), missing: u32, left: Duration, now: Instant) {
+        self.insert(decision, Word::Granted, missing, left, now);
+        self.is_new_life = true;
     }
 
     /// Another node may start so many: this one has granted it that.
-    pub(super) fn granted(&mut self, number: u64, count: u32, now: Instant) {
-        self.insert(number, Word::Granted, count, self.patience(), now);
+    pub(super) fn granted(&mut self, number: u64, by: NodeName, count: u32, now: Instant) {
+        self.insert((number, Some(by)), Word::Granted, count, self.patience(), now);
     }
 
     /// Somebody counts on so many more. Whoever knows of them at first hand says so again as long as it is so.
     pub(super) fn heard(&mut self, number: u64, count: u32, now: Instant) {
-        match self.starts.get_mut(&number) {
+        match self.starts.get_mut(&(number, None)) {
             Some(start) => {
                 start.count = start.count.saturating_add(count);
                 start.missing = start.missing.saturating_add(count);
             }
-            None => self.insert(number, Word::Heard, count, DOUBT, now),
+            None => self.insert((number, None), Word::Heard, count, DOUBT, now),
         }
     }
 
-    fn insert(&mut self, number: u64, word: Word, count: u32, patience: Duration, now: Instant) {
+    /// That node does not count on so many of those that it has asked for; it knows best. How many they were at most.
+    pub(super) fn forgives(&mut self, by: &NodeName, excess: u32) -> u32 {
+        let mut left = excess;
+        for ((_, of), start) in &mut self.starts {
+            if of.as_ref() == Some(by) {
+                let phantoms = left.min(start.missing);
+                (start.missing, left) = (start.missing - phantoms, left - phantoms);
+            }
+        }
+        excess - left
+    }
+
+    fn insert(&mut self, decision: (u64, By), word: Word, count: u32, patience: Duration, now: Instant) {
         if count == 0 {
             return;
         }
         let (until, late) = (now + patience, Some(now + patience / 2));
         let start =
             Start { word, count, missing: count, begun: now, until, late, doubted: word == Word::Heard };
-        self.starts.insert(number, start);
+        self.starts.insert(decision, start);
     }
 
     /// This node's act is over; what it started is to appear now.
     pub(super) fn acted(&mut self, number: u64, now: Instant) {
         let patience = self.patience();
-        if let Some(start) = self.starts.get_mut(&number) {
+        if let Some(start) = self.starts.get_mut(&(number, None)) {
             (start.word, start.until, start.late) = (Word::Acted, now + patience, Some(now + patience / 2));
         }
     }
 
     /// An act has failed, and may have begun something.
-    pub(super) fn failed(&mut self, number: u64, now: Instant) {
-        if let Some(start) = self.starts.get_mut(&number) {
+    pub(super) fn failed(&mut self, decision: &(u64, By), now: Instant) {
+        if let Some(start) = self.starts.get_mut(decision) {
             start.word = match start.word {
                 Word::Acting | Word::Acted => Word::Granted,
                 other => other,
@@ -208,8 +330,8 @@ impl Coming {
     }
 
     /// Nothing was begun.
-    pub(super) fn undone(&mut self, number: u64) {
-        self.starts.remove(&number);
+    pub(super) fn undone(&mut self, decision: &(u64, By)) {
+        self.starts.remove(decision);
     }
 
     fn patience(&self) -> Duration {
@@ -218,6 +340,10 @@ impl Coming {
 }
 
 impl Start {
+    fn is_own(&self) -> bool {
+        matches!(self.word, Word::Acting | Word::Acted)
+    }
+
     /// An act that is not over may start them yet.
     fn is_given_up(&self, now: Instant) -> bool {
         self.word != Word::Acting && now >= self.until
@@ -239,5 +365,92 @@ impl Start {
             return Some(News::GivenUp);
         }
         self.late.take_if(|late| now >= *late).map(|_| News::Late)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gossip::clock::{Clock, Wall};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A pool of one to which an image is added that ends a second after it begins.
+    #[test]
+    fn what_ends_as_soon_as_it_begins_is_started_ever_more_seldom() {
+        let clock = Clock::simulated(Wall(0));
+        let mut coming = Coming::default();
+        let (mut alive, mut next, mut starts) = (BTreeSet::from([BackendId(0)]), 1, Vec::new());
+        let (began, mut falls) = (clock.now(), 0);
+        for _ in 0..900 {
+            clock.advance(SECOND);
+            let now = clock.now();
+            let told = coming.look(Brought { present: alive.clone(), ..Brought::default() }, now);
+            falls += told.iter().filter(|(_, news, _)| *news == News::Fallen).count();
+            if alive.len() == 2 {
+                alive.pop_last();
+            } else if coming.count() == 0 {
+                starts.push(now.saturating_duration_since(began).as_secs());
+                coming.acts(next, 1, now);
+                coming.acted(next, now);
+                alive.insert(BackendId(next));
+                next += 1;
+            }
+        }
+        assert!(falls >= starts.len() - 1, "each is told");
+        let apart: Vec<u64> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(apart, [12, 22, 42, 82, 162, 302], "a second to come, one to go, and the pause");
+    }
+
+    #[test]
+    fn a_restart_forgets_nothing_that_was_started() {
+        let clock = Clock::simulated(Wall(0));
+        let mut before = Coming::default();
+        before.acts(4, 3, clock.now());
+        before.acted(4, clock.now());
+        before.heard(9, 7, clock.now());
+        clock.advance(SECOND * 20);
+        let kept: Vec<_> = before.starts(clock.now()).collect();
+        assert_eq!(kept, [((4, None), 3, SECOND * 40)], "not hearsay");
+        let mut after = Coming::default();
+        kept.into_iter().for_each(|(of, missing, left)| after.remembers(of, missing, left, clock.now()));
+        let look = |coming: &mut Coming, ids: std::ops::Range<u64>| {
+            let present = ids.map(BackendId).collect();
+            assert_eq!(coming.look(Brought { present, ..Brought::default() }, clock.now()), []);
+            coming.count()
+        };
+        assert_eq!(look(&mut after, 0..5), 3, "those that are there were there");
+        assert_eq!(look(&mut after, 0..7), 1);
+        clock.advance(SECOND * 40);
+        assert_eq!(look(&mut after, 0..7), 0);
+    }
+
+    #[test]
+    fn what_stays_ends_the_pauses_and_what_is_taken_out_makes_none() {
+        let clock = Clock::simulated(Wall(0));
+        let mut coming = Coming::default();
+        let set = |ids: &[u64]| ids.iter().map(|id| BackendId(*id)).collect::<BTreeSet<_>>();
+        let at = |coming: &mut Coming, after: u32, ids: &[u64], leaving: &[u64]| {
+            clock.advance(SECOND * after);
+            let news = coming.look(Brought { present: set(ids), leaving: set(leaving) }, clock.now());
+            news.into_iter().map(|(_, news, started)| (news, started.missing)).collect::<Vec<_>>()
+        };
+        let starts = |coming: &mut Coming, number: u64, count: u32| {
+            coming.acts(number, count, clock.now());
+            coming.acted(number, clock.now());
+        };
+        at(&mut coming, 1, &[0], &[]);
+        starts(&mut coming, 1, 3);
+        assert_eq!(at(&mut coming, 1, &[0, 1, 2, 3], &[]), [(News::Come, 0)]);
+        assert_eq!(at(&mut coming, 2, &[0, 1, 2], &[]), [(News::Fallen, 1)], "one of three");
+        assert_eq!((coming.count(), coming.pause(clock.now())), (1, Some((1, PAUSE))));
+        assert_eq!(at(&mut coming, 10, &[0, 1, 2], &[]), []);
+        assert_eq!((coming.pause(clock.now()), coming.falls), (None, 0), "two have stayed");
+        starts(&mut coming, 2, 1);
+        at(&mut coming, 1, &[0, 1, 2, 4], &[]);
+        at(&mut coming, 1, &[0, 1, 2, 4], &[4]);
+        assert_eq!(at(&mut coming, 1, &[0, 1, 2], &[]), []);
+        assert_eq!(coming.count(), 0);
     }
 }

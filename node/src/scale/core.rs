@@ -10,19 +10,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use gossip::id::{BackendId, NodeName, PoolName};
+use gossip::clock::Wall;
+use gossip::id::{NodeName, PoolName};
 
 use self::decision::{describe, suits};
 use super::act::{Decision, Failure};
 use super::agree::{ASK, Grant, Grants, HOLD, majority};
-use super::coming::{News, Started};
+use super::coming::{Brought, News, PATIENCE_MAX, Started, YOUNG};
 use super::place::Spot;
-use super::pulse::{Meter, Pulse, Pulses};
+use super::pulse::{Meter, Pulse, Pulses, stays};
+use super::store::Kept;
 use super::target::{Step, Tracker, Verdict};
 use super::turn::{Turn, Turns};
 use super::wire::{Message, Plan};
 use crate::alike;
-use crate::backend::PoolView;
+use crate::backend::{BackendView, PoolView};
 use crate::config::model::{Scale, ScaleVia, SourceKind};
 use crate::discovery::Holdings;
 
@@ -167,6 +169,31 @@ impl Core {
         std::mem::take(&mut self.effects)
     }
 
+    /// What was started in this node's life before. To be called before the first beat.
+    pub(super) fn remembers(&mut self, kept: Vec<Kept>, wall: Wall, now: Instant) {
+        for Kept { pool, number, by, missing, until } in kept {
+            // A clock that was set back makes it no longer.
+            let left = until.since(wall).min(PATIENCE_MAX);
+            self.grants.catch_up(&pool, number);
+            self.trackers.entry(pool).or_default().remembers((number, by), missing, left, now);
+        }
+    }
+
+    /// What is to be remembered over a restart.
+    pub(super) fn kept(&self, wall: Wall, now: Instant) -> Vec<Kept> {
+        let of = |(pool, tracker): (&PoolName, &Tracker)| {
+            let kept = |((number, by), missing, left)| Kept {
+                pool: pool.clone(),
+                number,
+                by,
+                missing,
+                until: wall.plus(left),
+            };
+            tracker.coming().starts(now).map(kept).collect::<Vec<_>>()
+        };
+        self.trackers.iter().flat_map(of).collect()
+    }
+
     /// Tells the load of this node, and looks at each pool. Once a second.
     pub(super) fn beat(&mut self, looks: &[Look], nodes: &Nodes, now: Instant) -> Vec<ScaleState> {
         let scaled: BTreeSet<&PoolName> = looks.iter().map(|look| &look.pool.config.name).collect();
@@ -201,8 +228,9 @@ impl Core {
         let sample = self.pulses.sample(view, now);
         let tracker = self.trackers.entry(name.clone()).or_default();
         let verdict = tracker.look(scale, sample, brought(view), now);
-        let (news, coming, is_late) =
-            (tracker.take_news(), tracker.coming().so_far(now), tracker.coming().is_late());
+        let news = tracker.take_news();
+        let coming = tracker.coming();
+        let (pause, coming, is_late) = (coming.pause(now), coming.so_far(now), coming.is_late());
         for (number, news, started) in news {
             self.appeared(look, number, news, started, now);
         }
@@ -210,6 +238,11 @@ impl Core {
             true => format!("{started}: {}", self.where_to_look(look)),
             false => started.to_string(),
         });
+        let paused = pause.map(|(count, left)| {
+            let left = left.as_secs() + 1;
+            format!("{count} were gone at once, and none are started in their place for {left} s")
+        });
+        let awaited = awaited.or(paused);
         let suits = |node: &NodeName| suits(look, verdict.step, node);
         let turn = self.turns.whose(name, &nodes.alive, suits, now);
         // It may have just found that its last act was in vain, which nobody has heard yet.
@@ -352,8 +385,8 @@ impl Core {
         };
         if let Some(tracker) = self.trackers.get_mut(pool) {
             match unbegun {
-                true => tracker.undone(number),
-                false => tracker.failed(number, now),
+                true => tracker.undone(&(number, None)),
+                false => tracker.failed(&(number, None), now),
             }
         }
         self.tell_failure(pool, number, text, unbegun);
@@ -369,8 +402,12 @@ impl Core {
                 self.note(pool, format!("decision {number} is done: {started}"));
             }
             News::Late => self.note(pool, format!("decision {number}: {missed}")),
-            News::GivenUp => {
-                let text = self.fails(pool, number, &missed, now);
+            News::GivenUp | News::Fallen => {
+                let why = match news {
+                    News::Fallen => gone_at_once(started, &self.where_to_look(look)),
+                    _ => missed,
+                };
+                let text = self.fails(pool, number, &why, now);
                 self.tell_failure(pool, number, text, false);
             }
         }
@@ -417,16 +454,17 @@ impl Core {
             }
             Message::Decided(pool, number, text) => {
                 if let Some(tracker) = self.trackers.get_mut(&pool) {
-                    tracker.seen(number, now);
+                    tracker.seen((number, Some(from.clone())), now);
                     self.grants.learn(&pool, number, now);
                     self.effects.push(Effect::Note(pool, text));
                 }
             }
             Message::Failed(pool, number, text, unbegun) => {
                 if let Some(tracker) = self.trackers.get_mut(&pool) {
+                    let decision = (number, Some(from.clone()));
                     match unbegun {
-                        true => tracker.undone(number),
-                        false => tracker.failed(number, now),
+                        true => tracker.undone(&decision),
+                        false => tracker.failed(&decision, now),
                     }
                     if !text.is_empty() {
                         self.effects.push(Effect::Note(pool, text));
@@ -441,14 +479,21 @@ impl Core {
 
     /// A peer asks for a number. Who has granted one to a node that died in the act keeps others from doing it again: any
     /// majority has somebody who did.
-    pub(super) fn asked(&mut self, pool: &PoolName, number: u64, plan: Plan, now: Instant) -> Message {
+    pub(super) fn asked(
+        &mut self,
+        from: &NodeName,
+        pool: &PoolName,
+        number: u64,
+        plan: Plan,
+        now: Instant,
+    ) -> Message {
         let Some(tracker) = self.trackers.get_mut(pool) else { return Message::Refused(0, None) };
-        if let Some(coming) = tracker.objects(plan) {
+        if let Some(coming) = tracker.objects(from, plan) {
             return Message::Refused(self.grants.known(pool), Some(coming));
         }
         match self.grants.ask(pool, number, now) {
             Grant::Yes => {
-                tracker.granted(number, plan, now);
+                tracker.granted(number, from.clone(), plan, now);
                 Message::Granted
             }
             Grant::No(known) => Message::Refused(known, None),
@@ -461,6 +506,11 @@ fn nothing_of(pool: PoolName, number: u64) -> Message {
     Message::Failed(pool, number, String::new(), true)
 }
 
+fn gone_at_once(started: Started, where_to_look: &str) -> String {
+    let (count, within) = (started.count, YOUNG.as_secs());
+    format!("{count} of those it started were gone within {within} s of appearing: {where_to_look}")
+}
+
 fn nobody(turn: &Turn) -> String {
     format!("no node can act: {}", reasons(&turn.unable))
 }
@@ -471,9 +521,12 @@ pub(super) fn reasons(unable: &BTreeMap<NodeName, String>) -> String {
 }
 
 /// Those of a pool that an act may have brought: all but the ones that the file names.
-fn brought(pool: &PoolView) -> BTreeSet<BackendId> {
-    let others = pool.backends.iter().filter(|backend| !backend.config.sources.has(SourceKind::Static));
-    others.map(|backend| backend.config.id).collect()
+fn brought(pool: &PoolView) -> Brought {
+    let of = |fits: fn(&BackendView) -> bool| {
+        let others = pool.backends.iter().filter(|backend| !backend.config.sources.has(SourceKind::Static));
+        others.filter(|backend| fits(backend)).map(|backend| backend.config.id).collect()
+    };
+    Brought { present: of(|_| true), leaving: of(|backend| !stays(backend)) }
 }
 
 #[cfg(test)]

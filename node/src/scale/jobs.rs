@@ -21,6 +21,10 @@ impl<A, T: Send + 'static> Jobs<A, T> {
         self.about.insert(id, about);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
     /// The next one that ends, and how. `None`: there is none. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Option<(A, Result<T, JoinError>)> {
         let ended = self.tasks.join_next_with_id().await?;

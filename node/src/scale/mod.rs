@@ -19,6 +19,7 @@ mod doing;
 mod jobs;
 mod place;
 mod pulse;
+mod store;
 mod target;
 mod task;
 mod turn;

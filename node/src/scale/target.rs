@@ -9,12 +9,12 @@
 //! What is in flight and what is asked a second do not depend on how many backends there are, so the right number follows
 //! at once. Latency does: there the number moves by the ratio, at most doubled, and back by one.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use gossip::id::BackendId;
+use gossip::id::NodeName;
 
-use super::coming::{Coming, News, Started};
+use super::coming::{Brought, By, Coming, News, Started};
 use super::wire::Plan;
 use crate::config::model::{Scale, ScaleTarget};
 
@@ -80,20 +80,14 @@ pub(super) struct Tracker {
     /// What came of this node's own decisions since it was last taken.
     news: Vec<(u64, News, Started)>,
     acted: Option<Instant>,
-    /// When something was last done before the last decision, and its number.
-    before: Option<(u64, Option<Instant>)>,
+    /// When something was last done before the last decision, and which that is.
+    before: Option<((u64, By), Option<Instant>)>,
 }
 
 impl Tracker {
-    /// One sample, some once a second, and the backends that the pool has, in whatever state.
-    pub(super) fn look(
-        &mut self,
-        scale: &Scale,
-        sample: Sample,
-        present: BTreeSet<BackendId>,
-        now: Instant,
-    ) -> Verdict {
-        self.news.extend(self.coming.look(present, now));
+    /// One sample, some once a second, and the backends that the pool has.
+    pub(super) fn look(&mut self, scale: &Scale, sample: Sample, brought: Brought, now: Instant) -> Verdict {
+        self.news.extend(self.coming.look(brought, now));
         self.samples.push_back(sample);
         if self.samples.len() > SMOOTH {
             self.samples.pop_front();
@@ -155,9 +149,14 @@ impl Tracker {
         &self.coming
     }
 
+    /// What this node knew of in its life before.
+    pub(super) fn remembers(&mut self, decision: (u64, By), missing: u32, left: Duration, now: Instant) {
+        self.coming.remembers(decision, missing, left, now);
+    }
+
     /// The step of the last verdict is being done by this node, as the decision of this number.
     pub(super) fn acts(&mut self, number: u64, step: Step, now: Instant) {
-        self.seen(number, now);
+        self.seen((number, None), now);
         if let Step::Add(count) = step {
             self.coming.acts(number, count, now);
         }
@@ -170,9 +169,9 @@ impl Tracker {
 
     /// This node has granted another one that plan: what it starts is counted on as if this node had started it, so that
     /// nobody starts others should that one die in the act.
-    pub(super) fn granted(&mut self, number: u64, plan: Plan, now: Instant) {
-        self.remember(number);
-        self.coming.granted(number, plan.wanted.saturating_sub(plan.counted), now);
+    pub(super) fn granted(&mut self, number: u64, by: NodeName, plan: Plan, now: Instant) {
+        self.remember((number, Some(by.clone())));
+        self.coming.granted(number, by, plan.wanted.saturating_sub(plan.counted), now);
     }
 
     /// Somebody counts on so many backends, those among them that are on their way.
@@ -183,36 +182,38 @@ impl Tracker {
     }
 
     /// Somebody did something, as others say.
-    pub(super) fn seen(&mut self, number: u64, now: Instant) {
-        self.remember(number);
+    pub(super) fn seen(&mut self, decision: (u64, By), now: Instant) {
+        self.remember(decision);
         self.acted = Some(now);
     }
 
     /// A decision failed, and may have begun something.
-    pub(super) fn failed(&mut self, number: u64, now: Instant) {
-        self.coming.failed(number, now);
+    pub(super) fn failed(&mut self, decision: &(u64, By), now: Instant) {
+        self.coming.failed(decision, now);
     }
 
     /// Nothing came of a decision, and nothing was begun: nothing is counted on, and nothing need be waited for.
-    pub(super) fn undone(&mut self, number: u64) {
-        self.coming.undone(number);
-        if let Some((_, acted)) = self.before.take_if(|before| before.0 == number) {
+    pub(super) fn undone(&mut self, decision: &(u64, By)) {
+        self.coming.undone(decision);
+        if let Some((_, acted)) = self.before.take_if(|before| before.0 == *decision) {
             self.acted = acted;
         }
     }
 
-    fn remember(&mut self, number: u64) {
-        if self.before.is_none_or(|before| before.0 < number) {
-            self.before = Some((number, self.acted));
+    fn remember(&mut self, decision: (u64, By)) {
+        if self.before.as_ref().is_none_or(|(before, _)| before.0 < decision.0) {
+            self.before = Some((decision, self.acted));
         }
     }
 
     /// How many backends this node counts on, when somebody who counts on fewer asks to start more though some are on their
-    /// way.
-    pub(super) fn objects(&self, plan: Plan) -> Option<u32> {
+    /// way. Of those that the asking node was granted before it knows better than this one what came.
+    pub(super) fn objects(&mut self, by: &NodeName, plan: Plan) -> Option<u32> {
         let coming = self.coming.count_first_hand();
         let counted = self.samples.back()?.total.saturating_add(coming);
-        (coming > 0 && plan.wanted > plan.counted && plan.counted < counted).then_some(counted)
+        let excess = counted.saturating_sub(plan.counted);
+        let doubles = coming > 0 && plan.wanted > plan.counted && excess > 0;
+        (doubles && self.coming.forgives(by, excess) < excess).then_some(counted)
     }
 
     fn shrink(&self, scale: &Scale, sample: Sample, since: Instant, now: Instant) -> Step {
@@ -232,10 +233,12 @@ impl Tracker {
 #[cfg(test)]
 mod tests {
     use gossip::clock::{Clock, Wall};
+    use gossip::id::BackendId;
     use proptest::prelude::*;
 
     use super::*;
     use crate::config::model::ScaleVia;
+    use crate::registry::fixture::node;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -245,8 +248,8 @@ mod tests {
     }
 
     /// The first so many backends.
-    fn present(count: u32) -> BTreeSet<BackendId> {
-        (0..u64::from(count)).map(BackendId).collect()
+    fn present(count: u32) -> Brought {
+        Brought { present: (0..u64::from(count)).map(BackendId).collect(), ..Brought::default() }
     }
 
     /// A pool on a virtual clock whose new backends need some seconds until they are ready.
@@ -383,28 +386,43 @@ mod tests {
     fn who_takes_over_counts_on_what_the_dead_one_started() {
         let (mut heir, mut stranger) = (Busy::new(), Busy::new());
         assert_eq!((heir.look(1), stranger.look(1)), (Step::Add(3), Step::Add(3)));
-        heir.tracker.granted(5, Plan { counted: 2, wanted: 5 }, heir.clock.now());
+        heir.tracker.granted(5, node("a"), Plan { counted: 2, wanted: 5 }, heir.clock.now());
         assert_eq!((heir.look(59), stranger.look(59)), (Step::Stay, Step::Add(3)));
-        assert_eq!(heir.tracker.objects(Plan { counted: 2, wanted: 5 }), Some(5));
-        assert_eq!(heir.tracker.objects(Plan { counted: 5, wanted: 6 }), None, "that one knows");
+        assert_eq!(heir.tracker.objects(&node("b"), Plan { counted: 2, wanted: 5 }), Some(5));
+        assert_eq!(heir.tracker.objects(&node("b"), Plan { counted: 5, wanted: 6 }), None, "that one knows");
         stranger.tracker.heard(5, 5, stranger.clock.now());
         assert_eq!(stranger.look(1), Step::Stay);
-        assert_eq!(stranger.tracker.objects(Plan { counted: 2, wanted: 5 }), None, "hearsay");
+        assert_eq!(stranger.tracker.objects(&node("b"), Plan { counted: 2, wanted: 5 }), None, "hearsay");
         assert_eq!(heir.look(1), Step::Add(3), "they never came");
-        heir.tracker.granted(6, Plan { counted: 2, wanted: 4 }, heir.clock.now());
+        heir.tracker.granted(6, node("a"), Plan { counted: 2, wanted: 4 }, heir.clock.now());
         assert_eq!(heir.look(1), Step::Add(1), "one more than was started is needed");
+    }
+
+    /// That it failed may not have been heard.
+    #[test]
+    fn who_asks_again_knows_best_what_it_started() {
+        let mut busy = Busy::new();
+        busy.look(1);
+        busy.tracker.granted(5, node("a"), Plan { counted: 2, wanted: 5 }, busy.clock.now());
+        busy.tracker.granted(6, node("b"), Plan { counted: 2, wanted: 3 }, busy.clock.now());
+        let mut objects = |by: &str, counted| busy.tracker.objects(&node(by), Plan { counted, wanted: 7 });
+        assert_eq!(objects("a", 6), None, "it counts on all");
+        assert_eq!(objects("a", 5), None, "one of its own has failed");
+        assert_eq!(objects("b", 3), Some(5), "it knows of its own one at most");
+        assert_eq!(objects("a", 2), None, "nothing is left");
+        assert_eq!(busy.look(1), Step::Add(3));
     }
 
     #[test]
     fn what_was_never_begun_is_not_counted_on() {
         let mut busy = Busy::new();
         assert_eq!(busy.look(1), Step::Add(3));
-        busy.tracker.granted(7, Plan { counted: 2, wanted: 5 }, busy.clock.now());
-        busy.tracker.seen(7, busy.clock.now());
+        busy.tracker.granted(7, node("a"), Plan { counted: 2, wanted: 5 }, busy.clock.now());
+        busy.tracker.seen((7, Some(node("a"))), busy.clock.now());
         assert_eq!(busy.look(1), Step::Stay);
-        busy.tracker.undone(6);
+        busy.tracker.undone(&(7, Some(node("b"))));
         assert_eq!(busy.look(1), Step::Stay, "another decision");
-        busy.tracker.undone(7);
+        busy.tracker.undone(&(7, Some(node("a"))));
         assert_eq!(busy.look(1), Step::Add(3), "at once");
     }
 
@@ -413,7 +431,7 @@ mod tests {
         let mut busy = Busy::new();
         busy.look(1);
         busy.tracker.acts(7, Step::Add(3), busy.clock.now());
-        busy.tracker.failed(7, busy.clock.now());
+        busy.tracker.failed(&(7, None), busy.clock.now());
         assert_eq!(busy.look(9), Step::Stay);
         assert_eq!(busy.look(1), Step::Add(3));
         assert_eq!(busy.tracker.take_news(), [], "that it failed was told");
@@ -445,6 +463,7 @@ mod tests {
         busy.total = 5;
         busy.look(1);
         assert_eq!(busy.tracker.take_news()[0].1, News::Come);
+        busy.look(10);
         busy.total = 2;
         let step = busy.look(1);
         busy.tracker.acts(2_000, step, busy.clock.now());
@@ -501,7 +520,7 @@ mod tests {
             let scale = scale(ScaleTarget::InFlight(20.0));
             let (mut tracker, clock) = (Tracker::default(), Clock::simulated(Wall(0)));
             let mut boots = boots.iter().cycle();
-            let mut present = present(2);
+            let mut present = present(2).present;
             // When each was started, and when it comes.
             let mut started: Vec<(u64, Option<u64>)> = Vec::new();
             for second in 0..loads.len() as u64 * 25 {
@@ -511,7 +530,8 @@ mod tests {
                 let total = present.len() as u32;
                 let in_flight = loads[(second / 25) as usize];
                 let sample = Sample { in_flight, ready: total, total, ..Sample::default() };
-                let verdict = tracker.look(&scale, sample, present.clone(), clock.now());
+                let brought = Brought { present: present.clone(), ..Brought::default() };
+                let verdict = tracker.look(&scale, sample, brought, clock.now());
                 match verdict.step {
                     Step::Stay => {}
                     Step::Add(more) => {

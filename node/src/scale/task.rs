@@ -24,6 +24,7 @@ use super::core::{Answers, Core, Effect, End, Look, Nodes, Question, ScaleState,
 use super::doing::{Doing, retire};
 use super::jobs::Jobs;
 use super::place::Spot;
+use super::store::{self, Kept};
 use super::wire::{self, MESSAGE_MAX_BYTES, Message, Plan};
 use crate::backend::Snapshot;
 use crate::config::model::ScaleVia;
@@ -42,6 +43,8 @@ pub(crate) struct ScaleConfig {
     pub(crate) me: NodeName,
     pub(crate) region: RegionName,
     pub(crate) zone: Option<ZoneName>,
+    /// Where it is remembered what was started.
+    pub(crate) data: PathBuf,
     /// The programs that this node may run.
     pub(crate) programs: Vec<PathBuf>,
     pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
@@ -92,9 +95,16 @@ impl Scaling {
 pub(crate) fn start(config: ScaleConfig) -> (Scaling, JoinHandle<()>) {
     let (states, states_of) = watch::channel(Arc::default());
     let home = Spot { region: config.region.clone(), zone: config.zone.clone(), rack: None };
+    let mut core = Core::new(config.me.clone(), home, config.clock.now());
+    match store::load(&config.data) {
+        Ok(kept) => core.remembers(kept, config.clock.wall(), config.clock.now()),
+        Err(why) => tracing::warn!(why, "what scaling had started before is not known"),
+    }
     let driver = Driver {
         inbound: config.mesh.listen(CHANNEL),
-        core: Core::new(config.me.clone(), home, config.clock.now()),
+        core,
+        written: Vec::new(),
+        writing: Jobs::new(),
         config,
         states,
         asking: Jobs::new(),
@@ -111,6 +121,9 @@ struct Driver {
     states: watch::Sender<Arc<Vec<ScaleState>>>,
     asking: Jobs<Question, Answers>,
     acts: Jobs<Arc<Decision>, End>,
+    /// What the file of [`store`] holds, once it is written; and its writer, one at a time.
+    written: Vec<Kept>,
+    writing: Jobs<(), Result<(), String>>,
     /// How acts are told that what they drain is needed again. No more than one a pool.
     recalls: BTreeMap<PoolName, oneshot::Sender<()>>,
 }
@@ -125,10 +138,37 @@ impl Driver {
                 Some(inbound) = self.inbound.recv() => self.receive(inbound),
                 Some((question, answers)) = self.asking.next() => self.asked(question, answers),
                 Some((decision, end)) = self.acts.next() => self.ended(&decision, end).await,
+                Some(((), written)) = self.writing.next() => self.wrote(written),
             }
             for effect in self.core.take_effects() {
                 self.follow(effect);
             }
+            self.keep();
+        }
+    }
+
+    /// Writes down what was started and has not appeared, when that has changed.
+    fn keep(&mut self) {
+        if !self.writing.is_empty() {
+            return;
+        }
+        let kept = self.core.kept(self.config.clock.wall(), self.config.clock.now());
+        let what = |of: &Kept| (of.pool.clone(), of.number, of.missing);
+        if kept.iter().map(what).eq(self.written.iter().map(what)) {
+            return;
+        }
+        self.written.clone_from(&kept);
+        let data = self.config.data.clone();
+        self.writing.spawn((), async move {
+            let written = tokio::task::spawn_blocking(move || store::write(&data, &kept)).await;
+            written.unwrap_or_else(|error| Err(error.to_string()))
+        });
+    }
+
+    fn wrote(&self, written: Result<Result<(), String>, JoinError>) {
+        // The next change tries again.
+        if let Err(why) = written.unwrap_or_else(|error| Err(error.to_string())) {
+            tracing::warn!(why, "what scaling starts is not remembered over a restart");
         }
     }
 
@@ -268,7 +308,7 @@ impl Driver {
         };
         match (wire::decode(&bytes), reply) {
             (Some(Message::Ask(pool, number, plan)), Some(reply)) => {
-                if let Some(bytes) = wire::encode(&self.core.asked(&pool, number, plan, now)) {
+                if let Some(bytes) = wire::encode(&self.core.asked(&from.name, &pool, number, plan, now)) {
                     reply.send(bytes);
                 }
             }

@@ -6,8 +6,8 @@
 //!                       die                                  ──▶ it is gone: nothing to drain
 //! ```
 //!
-//! Events only say when to look; what is said is always a whole list. The events begin before the first list, so nothing
-//! falls between the two. A node without an engine says nothing at all: that is not a failure. Labels of a container:
+//! Events say when to look; what is said is always a whole list, less those that died, which an engine lists for a moment
+//! more. The events begin before the first list, so nothing falls between the two. A node without an engine says nothing at all: that is not a failure. Labels of a container:
 //! `meridian.port`, `.weight`, `.region`, `.zone`, `.rack`, and `.drain` for how long it keeps its sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +50,8 @@ struct Known {
     last: BTreeMap<String, Found>,
     /// Told to stop, and when.
     leaving: BTreeMap<String, Instant>,
+    /// Has died and not started since, and when: whatever a list says that was made just after.
+    died: BTreeMap<String, Instant>,
     /// Gone, and when.
     gone: BTreeMap<SocketAddr, (Found, Instant)>,
     /// Containers with the label that cannot be used, and why: each is told once.
@@ -65,6 +67,8 @@ impl Docker {
     async fn with(&mut self, path: &Path, reporter: &Reporter) -> Result<(), String> {
         let engine = Engine::at(path).await?;
         let mut events = engine.events(&self.spec.label, self.here.clock.wall());
+        // Whatever started while nobody listened.
+        self.known.died.clear();
         loop {
             let began = self.here.clock.now();
             let containers = engine.list(&self.spec.label).await?;
@@ -112,7 +116,12 @@ impl Source for Docker {
 impl Known {
     fn happened(&mut self, what: Happened, now: Instant) {
         match what {
+            Happened::Started(id) => {
+                self.leaving.remove(&id);
+                self.died.remove(&id);
+            }
             Happened::Stopping(id) => drop(self.leaving.insert(id, now)),
+            Happened::Died(id) => drop(self.died.insert(id, now)),
             Happened::Other => {}
         }
     }
@@ -126,8 +135,10 @@ impl Known {
         now: Instant,
     ) -> Vec<Found> {
         let recent = |since: &Instant| now.saturating_duration_since(*since) < TELL_FOR;
+        self.died.retain(|_, since| recent(since));
         let mut present = BTreeMap::new();
-        for container in containers.into_iter().take(FOUND_MAX) {
+        let run = containers.into_iter().filter(|container| !self.died.contains_key(&container.id));
+        for container in run.take(FOUND_MAX) {
             match backend(here, spec, &container) {
                 Ok(mut found) => {
                     if self.leaving.get(&container.id).is_some_and(recent) {
@@ -374,5 +385,27 @@ mod tests {
         assert_eq!(standings(&mut known, b()), [Serving, Gone]);
         here.clock.advance(TELL_FOR);
         assert_eq!(standings(&mut known, b()), [Serving]);
+    }
+
+    /// An engine tells of a death before its list shows it, and nothing comes after.
+    #[test]
+    fn what_has_died_is_gone_though_it_is_listed_a_moment_more() {
+        let (here, spec) = (here(), spec());
+        let mut known = Known::default();
+        let standing = |known: &mut Known| {
+            let all = known.all(&here, &spec, vec![container("a", "172.17.0.2")], here.clock.now());
+            all.into_iter().map(|found| found.standing).collect::<Vec<_>>()
+        };
+        let happened = |known: &mut Known, what| known.happened(what, here.clock.now());
+        assert_eq!(standing(&mut known), [Standing::Serving]);
+        happened(&mut known, Happened::Stopping("a".into()));
+        happened(&mut known, Happened::Died("a".into()));
+        assert_eq!(standing(&mut known), [Standing::Gone]);
+        // One whose engine restarts it serves as before.
+        happened(&mut known, Happened::Started("a".into()));
+        assert_eq!(standing(&mut known), [Standing::Serving]);
+        happened(&mut known, Happened::Died("a".into()));
+        here.clock.advance(TELL_FOR);
+        assert_eq!(standing(&mut known), [Standing::Serving], "the list is believed in the end");
     }
 }

@@ -176,7 +176,8 @@ impl World {
                             if !self.lives[to].alive || self.is_lost() {
                                 continue;
                             }
-                            match self.lives[to].core.asked(&pool, number, plan, now) {
+                            let from = self.lives[at].name.clone();
+                            match self.lives[to].core.asked(&from, &pool, number, plan, now) {
                                 _ if self.is_lost() => {}
                                 Message::Granted => answers.yes += 1,
                                 Message::Refused(known, coming) => {
@@ -219,11 +220,13 @@ impl World {
         }
     }
 
-    /// It forgets all it knew.
+    /// It forgets all it knew, but for what its file keeps.
     fn restart(&mut self, at: usize) {
-        let life = &mut self.lives[at];
+        let (life, wall, now) = (&mut self.lives[at], self.clock.wall(), self.clock.now());
         let home = Spot { region: region("eu"), zone: None, rack: None };
-        life.core = Core::new(life.name.clone(), home, self.clock.now());
+        let kept = life.core.kept(wall, now);
+        life.core = Core::new(life.name.clone(), home, now);
+        life.core.remembers(kept, wall, now);
     }
 
     fn majority_lives(&self) -> bool {
@@ -260,19 +263,24 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Backends that need up to a minute to appear, nodes that die in the act or start what never appears: those that are
-    /// there and those that may still come are never more than the pool's most, and one node that can act is enough.
+    /// Backends that need up to a minute to appear, nodes that die in the act, restart or start what never appears: those that
+    /// are there and those that may still come are never more than the pool's most, and one node that can act is enough.
     #[test]
     fn slow_backends_are_waited_for(
         hands in prop::collection::vec(prop_oneof![3 => hand(), 1 => Just(Hand::Vain)], 5),
         boot in 0..55_u32,
         loses in prop_oneof![Just(0_u64), 4..20_u64],
         seed in any::<u64>(),
+        restarts in prop::collection::vec((0..120_u32, prop::option::of(0..5_usize)), 0..4),
     ) {
         let mut world = World::new(&hands, boot, loses, seed);
-        for _ in 0..1_200 {
+        for second in 0..1_200 {
+            // One of them, or all at once.
+            for (_, who) in restarts.iter().filter(|(at, _)| *at == second) {
+                who.map_or(0..5, |who| who..who + 1).for_each(|node| world.restart(node));
+            }
             world.second();
             prop_assert!(world.started.len() <= LEAST as usize, "{:?}", world.notes);
         }

@@ -1,0 +1,79 @@
+//! What was started and has not appeared, kept over a restart: a node that forgot it would start as many again. A file that is
+//! lost or damaged costs only that.
+
+use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
+
+use gossip::clock::Wall;
+use gossip::id::PoolName;
+use serde::{Deserialize, Serialize};
+
+use super::coming::By;
+
+const NAME: &str = "scale.started";
+/// The longest file: some starts of each of some thousand pools.
+const FILE_MAX_BYTES: u64 = 1 << 20;
+
+/// What one decision started, as far as it has not appeared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) pool: PoolName,
+    /// Of the decision.
+    pub(super) number: u64,
+    /// Whose it was; this node's own when there is nobody.
+    pub(super) by: By,
+    /// So many have not been seen.
+    pub(super) missing: u32,
+    /// Until when they are counted on.
+    pub(super) until: Wall,
+}
+
+/// Reads the file. Nothing when there is none.
+///
+/// # Errors
+/// Why it cannot be read; it stays where it is until the next write.
+pub(super) fn load(data: &Path) -> Result<Vec<Kept>, String> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        std::fs::File::open(data.join(NAME))?.take(FILE_MAX_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    match read() {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Replaces the file. Blocks.
+///
+/// # Errors
+/// Why it cannot be written; the old one is as it was.
+pub(super) fn write(data: &Path, kept: &[Kept]) -> Result<(), String> {
+    let written = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(data)?;
+        file.write_all(&serde_json::to_vec(kept)?)?;
+        file.persist(data.join(NAME)).map_err(|error| error.error)?;
+        Ok(())
+    };
+    written().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(load(folder.path()), Ok(Vec::new()));
+        let kept =
+            vec![Kept { pool: "web".parse().unwrap(), number: 7, by: None, missing: 3, until: Wall(5_000) }];
+        write(folder.path(), &kept).unwrap();
+        assert_eq!(load(folder.path()), Ok(kept));
+        for damaged in ["[{", r#"[{"pool":"../etc","number":1,"missing":1,"until":1}]"#] {
+            std::fs::write(folder.path().join(NAME), damaged).unwrap();
+            assert!(load(folder.path()).is_err(), "{damaged}");
+        }
+    }
+}
