@@ -33,14 +33,16 @@ struct Compose {
 }
 
 impl Compose {
-    /// Builds both images: `meridian`, and the same with another program to begin with.
+    /// Builds both images: `meridian`, and the same with another program to begin with. `MERIDIAN_IN_IMAGE` names the program
+    /// that goes into them, as the static one that `deploy/image.sh` makes; else it is the one under test.
     async fn build(stage: &Stage) -> Result<Self> {
         let project = format!("meridian-test-{}", std::process::id());
         let image = format!("{project}:node");
         let backend = format!("{project}:backend");
         let script = top().join("deploy/image.sh");
         let mut build = tokio::process::Command::new(script);
-        build.arg(&image).env("MERIDIAN_BINARY", stage.program());
+        let program = std::env::var_os("MERIDIAN_IN_IMAGE").unwrap_or_else(|| stage.program().into());
+        build.arg(&image).env("MERIDIAN_BINARY", program);
         build.env("MERIDIAN_MORE", env!("CARGO_BIN_EXE_origin")).stdin(Stdio::null()).kill_on_drop(true);
         let built = build.output().await?;
         ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
