@@ -16,6 +16,7 @@ mod cautions;
 mod cli;
 pub mod config;
 mod dashboard;
+mod data_file;
 mod discovery;
 pub mod distance;
 mod docker;

@@ -1,11 +1,11 @@
 //! What is known of all sources, kept over a restart: a node that starts while its sources cannot be asked goes on with
 //! their last answers. A file that is lost or damaged costs only that.
 
-use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use super::claims::{Claim, ClaimKey};
 use super::wire::{self, Message};
+use crate::data_file;
 
 const NAME: &str = "backends.claims";
 /// The longest file: as many claims and backends as are kept, with the longest names.
@@ -16,11 +16,8 @@ const FILE_MAX_BYTES: usize = 64 << 20;
 /// # Errors
 /// Why it cannot be read; it stays where it is until the next write.
 pub(crate) fn load(data: &Path) -> Result<Vec<(ClaimKey, Claim)>, String> {
-    let bytes = match std::fs::read(data.join(NAME)) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error.to_string()),
-    };
+    let read = data_file::read(data, NAME, FILE_MAX_BYTES).map_err(|error| error.to_string())?;
+    let Some(bytes) = read else { return Ok(Vec::new()) };
     match wire::decode_within(&bytes, FILE_MAX_BYTES) {
         Some(Message::Tell(claims)) => Ok(claims),
         _ => Err("it is no list of claims of this version".into()),
@@ -34,13 +31,7 @@ pub(crate) fn load(data: &Path) -> Result<Vec<(ClaimKey, Claim)>, String> {
 pub(crate) fn write(data: &Path, claims: Vec<(ClaimKey, Claim)>) -> Result<(), String> {
     let bytes = wire::encode_within(&Message::Tell(claims), FILE_MAX_BYTES)
         .ok_or("there is more than the file may hold")?;
-    let written = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(data)?;
-        file.write_all(&bytes)?;
-        file.persist(data.join(NAME)).map_err(|error| error.error)?;
-        Ok(())
-    };
-    written().map_err(|error| error.to_string())
+    data_file::replace(data, NAME, &bytes).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -190,6 +190,8 @@ impl Coming {
                 return after < YOUNG && !brought.leaving.contains(backend);
             }
             gone += 1;
+            // Another may have its address.
+            self.seen.remove(backend);
             if young.own {
                 let told = told.entry(young.number).or_insert(Started { count: 0, missing: 0, after });
                 (told.count, told.missing) = (told.count + 1, told.missing + 1);
@@ -452,5 +454,23 @@ mod tests {
         at(&mut coming, 1, &[0, 1, 2, 4], &[4]);
         assert_eq!(at(&mut coming, 1, &[0, 1, 2], &[]), []);
         assert_eq!(coming.count(), 0);
+    }
+    #[test]
+    fn what_comes_in_the_place_of_the_fallen_is_seen() {
+        let clock = Clock::simulated(Wall(0));
+        let mut coming = Coming::default();
+        let at = |coming: &mut Coming, ids: &[u64]| {
+            clock.advance(SECOND);
+            let present = ids.iter().map(|id| BackendId(*id)).collect();
+            let news = coming.look(Brought { present, ..Brought::default() }, clock.now());
+            news.into_iter().map(|(_, news, _)| news).collect::<Vec<_>>()
+        };
+        at(&mut coming, &[0]);
+        coming.acts(1, 2, clock.now());
+        coming.acted(1, clock.now());
+        assert_eq!(at(&mut coming, &[0, 1]), []);
+        assert_eq!(at(&mut coming, &[0]), [News::Fallen]);
+        assert_eq!(at(&mut coming, &[0, 1]), [News::Come], "the other one has its address");
+        assert_eq!(coming.count(), 1, "the pause");
     }
 }

@@ -1,7 +1,6 @@
 //! What was started and has not appeared, kept over a restart: a node that forgot it would start as many again. A file that is
 //! lost or damaged costs only that.
 
-use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 use gossip::clock::Wall;
@@ -9,10 +8,11 @@ use gossip::id::PoolName;
 use serde::{Deserialize, Serialize};
 
 use super::coming::By;
+use crate::data_file;
 
 const NAME: &str = "scale.started";
 /// The longest file: some starts of each of some thousand pools.
-const FILE_MAX_BYTES: u64 = 1 << 20;
+const FILE_MAX_BYTES: usize = 1 << 20;
 
 /// What one decision started, as far as it has not appeared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,15 +33,9 @@ pub(super) struct Kept {
 /// # Errors
 /// Why it cannot be read; it stays where it is until the next write.
 pub(super) fn load(data: &Path) -> Result<Vec<Kept>, String> {
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        std::fs::File::open(data.join(NAME))?.take(FILE_MAX_BYTES).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    match read() {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error.to_string()),
+    match data_file::read(data, NAME, FILE_MAX_BYTES).map_err(|error| error.to_string())? {
+        Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
+        None => Ok(Vec::new()),
     }
 }
 
@@ -50,13 +44,8 @@ pub(super) fn load(data: &Path) -> Result<Vec<Kept>, String> {
 /// # Errors
 /// Why it cannot be written; the old one is as it was.
 pub(super) fn write(data: &Path, kept: &[Kept]) -> Result<(), String> {
-    let written = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(data)?;
-        file.write_all(&serde_json::to_vec(kept)?)?;
-        file.persist(data.join(NAME)).map_err(|error| error.error)?;
-        Ok(())
-    };
-    written().map_err(|error| error.to_string())
+    let bytes = serde_json::to_vec(kept).map_err(|error| error.to_string())?;
+    data_file::replace(data, NAME, &bytes).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
