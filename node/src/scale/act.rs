@@ -25,7 +25,9 @@ use crate::discovery::{Here, docker_address};
 use crate::docker::{Container, Ended, Engine, Start};
 
 /// How long a program, a webhook or the engine may take.
-const TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long what has ended is cleared away after an act.
+const TIDY: Duration = Duration::from_secs(3);
 /// How long a webhook's host may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 /// What is kept of a program's words when it fails.
@@ -34,7 +36,7 @@ const WORDS_MAX_BYTES: u64 = 4096;
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// What scaling started: the pool and the number of the decision.
 const SCALE_LABEL: &str = "meridian.scale";
-/// So many containers of a pool that ended by themselves are kept for their logs.
+/// So many containers of a pool that have ended are kept for their logs.
 const ENDED_KEPT: usize = 5;
 /// So many containers are started at a time: an engine needs most of a second for each, and does several at once.
 const TOGETHER: usize = 4;
@@ -266,8 +268,9 @@ async fn docker(
         let place = decision.place.iter().enumerate();
         let orders =
             place.map(|(at, spot)| container(pool, template, &spec.label, decision.number, at, spot));
-        tidy(&engine, pool).await;
-        return start(&engine, orders.collect()).await;
+        let end = start(&engine, orders.collect()).await;
+        let _ = tokio::time::timeout(TIDY, tidy(&engine, pool)).await;
+        return end;
     }
     let mut begun = false;
     let failure = |begun: bool| move |why: String| Failure { why, unbegun: !begun };
@@ -288,8 +291,8 @@ async fn docker(
     Ok(())
 }
 
-/// Removes the containers that scaling started for a pool and that ended by themselves, but for the last ones, whose logs
-/// tell why. Whether that succeeds changes nothing for what is to be started.
+/// Removes the containers that scaling started for a pool and that have ended, but for the last ones, whose logs tell why. What it
+/// does not get done is done the next time.
 async fn tidy(engine: &Engine, pool: &Pool) {
     match engine.ended(SCALE_LABEL).await {
         Ok(ended) => {

@@ -1,8 +1,7 @@
 //! Backends that were started and have not been seen yet: they count in the size of the pool. Pure.
 //!
 //! ```text
-//!   started ──▶ on their way ──▶ seen in the pool: done ──▶ gone again at once: none in their place for a while,
-//!                    │                                      twice as long each time
+//!   started ──▶ on their way ──▶ seen in the pool: done, if they stay ([`super::nursery`])
 //!                    └──▶ not within the patience: given up, and the next ones are waited for twice as long
 //! ```
 
@@ -12,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use gossip::id::{BackendId, NodeName};
 
+use super::nursery::Nursery;
+
 /// How long started backends are counted on, from the end of the act on: a virtual machine needs most of it to boot. Twice as
 /// long each time that not all of them have come.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,10 +20,12 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) const PATIENCE_MAX: Duration = Duration::from_secs(300);
 /// How long the backends of an act that failed are counted on: it may have begun some of them, and most probably none.
 pub(super) const DOUBT: Duration = Duration::from_secs(10);
-/// What is gone again so soon after it appeared was no use: most probably it ends as soon as it begins.
-pub(super) const YOUNG: Duration = Duration::from_secs(10);
-/// Nothing is started in the place of such ones for so long. Twice as long each time in a row, and at most the patience's bound.
-const PAUSE: Duration = Duration::from_secs(10);
+/// So long an act takes at most.
+const ACT_MAX: Duration = super::act::TIMEOUT;
+/// After a restart what the sources find for so long was most probably there before.
+const SETTLE: Duration = Duration::from_secs(5);
+/// What others count on, whoever decided it: no decision has that number.
+const HEARSAY: (u64, By) = (u64::MAX, None);
 /// The most backends that are remembered as seen while others are waited for.
 const SEEN_MAX: usize = 16_384;
 
@@ -38,30 +41,10 @@ pub(super) struct Coming {
     seen: BTreeSet<BackendId>,
     /// Starts in a row of which not all came.
     vain: u32,
-    /// Those that came just now, by which decision.
-    young: BTreeMap<BackendId, Young>,
-    /// Those that did not stay.
-    fallen: Option<Fallen>,
-    /// How often in a row some did not stay.
-    falls: u32,
-    /// Until the first look after a restart.
-    is_new_life: bool,
-}
-
-#[derive(Debug)]
-struct Young {
-    number: u64,
-    /// This node started it.
-    own: bool,
-    came: Instant,
-}
-
-/// Backends that were gone again at once.
-#[derive(Debug, Clone, Copy)]
-struct Fallen {
-    count: u32,
-    /// Until then none are started in their place.
-    until: Instant,
+    /// Those that came just now.
+    nursery: Nursery,
+    /// Until then, after a restart, what is seen was there.
+    settles: Option<Instant>,
 }
 
 /// Whose word a start is.
@@ -90,6 +73,8 @@ struct Start {
     late: Option<Instant>,
     /// It failed, and may have begun nothing.
     doubted: bool,
+    /// Whoever was granted it has said that it acts.
+    decided: bool,
 }
 
 /// The backends of a pool that an act may have brought.
@@ -140,18 +125,23 @@ pub(super) enum News {
 impl Coming {
     /// Looks at the backends of the pool, and says what has become of this node's own decisions.
     pub(super) fn look(&mut self, brought: Brought, now: Instant) -> Vec<(u64, News, Started)> {
-        let mut told = self.mourn(&brought, now);
+        let looked = self.nursery.look(&brought, now);
+        let fallen = looked.fallen.into_iter().map(|(number, started)| (number, News::Fallen, started));
+        let mut told: Vec<_> = fallen.collect();
+        looked.forgotten.iter().for_each(|backend| _ = self.seen.remove(backend));
         let present = brought.present;
-        if std::mem::take(&mut self.is_new_life) {
-            self.seen.clone_from(&present);
+        if self.settles.is_some() {
+            self.seen.extend(present.iter().copied());
         }
+        self.settles.take_if(|settles| now >= *settles);
         let mut arrived = present.difference(&self.seen).copied();
         // Nobody says which start brought it: the first one did.
         for ((number, _), start) in &mut self.starts {
             let came = arrived.by_ref().take(start.missing as usize).collect::<Vec<_>>();
             start.missing -= came.len() as u32;
-            let young = || Young { number: *number, own: start.is_own(), came: now };
-            self.young.extend(came.into_iter().map(|backend| (backend, young())));
+            for backend in came {
+                self.nursery.takes(backend, *number, start.is_own(), now);
+            }
         }
         drop(arrived);
         if self.starts.is_empty() || self.seen.len() > SEEN_MAX {
@@ -178,41 +168,9 @@ impl Coming {
         told
     }
 
-    /// Looks which of those that came just now are gone. What stays ends the pauses.
-    fn mourn(&mut self, brought: &Brought, now: Instant) -> Vec<(u64, News, Started)> {
-        let mut told: BTreeMap<u64, Started> = BTreeMap::new();
-        let (mut gone, mut stayed) = (0, false);
-        self.young.retain(|backend, young| {
-            let after = now.saturating_duration_since(young.came);
-            if brought.present.contains(backend) {
-                stayed |= after >= YOUNG;
-                // What is told to go does not fall.
-                return after < YOUNG && !brought.leaving.contains(backend);
-            }
-            gone += 1;
-            // Another may have its address.
-            self.seen.remove(backend);
-            if young.own {
-                let told = told.entry(young.number).or_insert(Started { count: 0, missing: 0, after });
-                (told.count, told.missing) = (told.count + 1, told.missing + 1);
-            }
-            false
-        });
-        self.fallen.take_if(|fallen| now >= fallen.until);
-        if gone > 0 {
-            let pause = PAUSE.saturating_mul(1 << self.falls.min(8)).min(PATIENCE_MAX);
-            let count = self.fallen.map_or(0, |fallen| fallen.count) + gone;
-            self.fallen = Some(Fallen { count, until: now + pause });
-            self.falls = self.falls.saturating_add(1);
-        } else if stayed {
-            self.falls = 0;
-        }
-        told.into_iter().map(|(number, started)| (number, News::Fallen, started)).collect()
-    }
-
     /// Those that were gone at once, and for how long nothing is started in their place.
     pub(super) fn pause(&self, now: Instant) -> Option<(u32, Duration)> {
-        self.fallen.map(|fallen| (fallen.count, fallen.until.saturating_duration_since(now)))
+        self.nursery.pause(now)
     }
 
     /// How many are on their way, or are not to be replaced yet.
@@ -226,11 +184,8 @@ impl Coming {
     }
 
     fn count_of(&self, counts: impl Fn(&Start) -> bool) -> u32 {
-        let fallen = self.fallen.map_or(0, |fallen| fallen.count);
-        self.starts
-            .values()
-            .filter(|start| counts(start))
-            .fold(fallen, |sum, start| sum.saturating_add(start.missing))
+        let starts = self.starts.values().filter(|start| counts(start));
+        starts.fold(self.nursery.count(), |sum, start| sum.saturating_add(start.missing))
     }
 
     /// Those that are on their way, together.
@@ -252,26 +207,25 @@ impl Coming {
 
     /// This node starts so many.
     pub(super) fn acts(&mut self, number: u64, count: u32, now: Instant) {
-        self.insert((number, None), Word::Acting, count, self.patience(), now);
+        self.insert((number, None), Word::Acting, count, ACT_MAX + self.patience(), now);
     }
 
     /// What is on its way as this node knows at first hand: by which decision, how many, and for how long they are counted on.
     pub(super) fn starts(&self, now: Instant) -> impl Iterator<Item = ((u64, By), u32, Duration)> {
         let known = self.starts.iter().filter(|(_, start)| start.word != Word::Heard && start.missing > 0);
         known.map(move |(decision, start)| {
-            let left = match start.word {
-                Word::Acting => self.patience(),
-                _ => start.until.saturating_duration_since(now),
-            };
-            (decision.clone(), start.missing, left)
+            (decision.clone(), start.missing, start.until.saturating_duration_since(now))
         })
     }
 
-    /// In its life before, this node knew of so many that were started. Nobody says which of those that are there now have come
-    /// since, so none of them counts as one.
+    /// In its life before, this node knew of so many that were started. Nobody says which of those that are there now, or are
+    /// found in the next seconds, have come since, so none of them counts as one.
     pub(super) fn remembers(&mut self, decision: (u64, By), missing: u32, left: Duration, now: Instant) {
-        self.insert(decision, Word::Granted, missing, left, now);
-        self.is_new_life = true;
+        self.settles = Some(now + SETTLE);
+        self.insert(decision.clone(), Word::Granted, missing, left, now);
+        if let Some(start) = self.starts.get_mut(&decision) {
+            (start.decided, start.doubted) = (true, true);
+        }
     }
 
     /// Another node may start so many: this one has granted it that.
@@ -279,27 +233,22 @@ impl Coming {
         self.insert((number, Some(by)), Word::Granted, count, self.patience(), now);
     }
 
-    /// Somebody counts on so many more. Whoever knows of them at first hand says so again as long as it is so.
-    pub(super) fn heard(&mut self, number: u64, count: u32, now: Instant) {
-        match self.starts.get_mut(&(number, None)) {
-            Some(start) => {
-                start.count = start.count.saturating_add(count);
-                start.missing = start.missing.saturating_add(count);
-            }
-            None => self.insert((number, None), Word::Heard, count, DOUBT, now),
+    /// The node that this one has granted a decision acts on it.
+    pub(super) fn decided(&mut self, decision: &(u64, By)) {
+        if let Some(start) = self.starts.get_mut(decision) {
+            start.decided = true;
         }
     }
 
-    /// That node does not count on so many of those that it has asked for; it knows best. How many they were at most.
-    pub(super) fn forgives(&mut self, by: &NodeName, excess: u32) -> u32 {
-        let mut left = excess;
-        for ((_, of), start) in &mut self.starts {
-            if of.as_ref() == Some(by) {
-                let phantoms = left.min(start.missing);
-                (start.missing, left) = (start.missing - phantoms, left - phantoms);
-            }
-        }
-        excess - left
+    /// That node asks for this number, so it is done with asking for any before: of those it never said that it acts.
+    pub(super) fn forgives(&mut self, by: &NodeName, number: u64) {
+        self.starts.retain(|(of, whose), start| start.decided || *of >= number || whose.as_ref() != Some(by));
+    }
+
+    /// Somebody counts on so many more. Whoever knows of them at first hand says so again as long as it is so.
+    pub(super) fn heard(&mut self, count: u32, now: Instant) {
+        let before = self.starts.get(&HEARSAY).map_or(0, |start| start.missing);
+        self.insert(HEARSAY, Word::Heard, before.saturating_add(count), DOUBT, now);
     }
 
     fn insert(&mut self, decision: (u64, By), word: Word, count: u32, patience: Duration, now: Instant) {
@@ -307,8 +256,9 @@ impl Coming {
             return;
         }
         let (until, late) = (now + patience, Some(now + patience / 2));
-        let start =
-            Start { word, count, missing: count, begun: now, until, late, doubted: word == Word::Heard };
+        let doubted = word == Word::Heard;
+        let (begun, missing, decided) = (now, count, false);
+        let start = Start { word, count, missing, begun, until, late, doubted, decided };
         self.starts.insert(decision, start);
     }
 
@@ -411,7 +361,7 @@ mod tests {
         let mut before = Coming::default();
         before.acts(4, 3, clock.now());
         before.acted(4, clock.now());
-        before.heard(9, 7, clock.now());
+        before.heard(7, clock.now());
         clock.advance(SECOND * 20);
         let kept: Vec<_> = before.starts(clock.now()).collect();
         assert_eq!(kept, [((4, None), 3, SECOND * 40)], "not hearsay");
@@ -423,38 +373,14 @@ mod tests {
             coming.count()
         };
         assert_eq!(look(&mut after, 0..5), 3, "those that are there were there");
-        assert_eq!(look(&mut after, 0..7), 1);
+        assert_eq!(look(&mut after, 0..6), 3, "as was what is found at once");
+        clock.advance(SETTLE);
+        assert_eq!(look(&mut after, 0..6), 3);
+        assert_eq!(look(&mut after, 0..7), 2);
         clock.advance(SECOND * 40);
         assert_eq!(look(&mut after, 0..7), 0);
     }
 
-    #[test]
-    fn what_stays_ends_the_pauses_and_what_is_taken_out_makes_none() {
-        let clock = Clock::simulated(Wall(0));
-        let mut coming = Coming::default();
-        let set = |ids: &[u64]| ids.iter().map(|id| BackendId(*id)).collect::<BTreeSet<_>>();
-        let at = |coming: &mut Coming, after: u32, ids: &[u64], leaving: &[u64]| {
-            clock.advance(SECOND * after);
-            let news = coming.look(Brought { present: set(ids), leaving: set(leaving) }, clock.now());
-            news.into_iter().map(|(_, news, started)| (news, started.missing)).collect::<Vec<_>>()
-        };
-        let starts = |coming: &mut Coming, number: u64, count: u32| {
-            coming.acts(number, count, clock.now());
-            coming.acted(number, clock.now());
-        };
-        at(&mut coming, 1, &[0], &[]);
-        starts(&mut coming, 1, 3);
-        assert_eq!(at(&mut coming, 1, &[0, 1, 2, 3], &[]), [(News::Come, 0)]);
-        assert_eq!(at(&mut coming, 2, &[0, 1, 2], &[]), [(News::Fallen, 1)], "one of three");
-        assert_eq!((coming.count(), coming.pause(clock.now())), (1, Some((1, PAUSE))));
-        assert_eq!(at(&mut coming, 10, &[0, 1, 2], &[]), []);
-        assert_eq!((coming.pause(clock.now()), coming.falls), (None, 0), "two have stayed");
-        starts(&mut coming, 2, 1);
-        at(&mut coming, 1, &[0, 1, 2, 4], &[]);
-        at(&mut coming, 1, &[0, 1, 2, 4], &[4]);
-        assert_eq!(at(&mut coming, 1, &[0, 1, 2], &[]), []);
-        assert_eq!(coming.count(), 0);
-    }
     #[test]
     fn what_comes_in_the_place_of_the_fallen_is_seen() {
         let clock = Clock::simulated(Wall(0));
@@ -470,7 +396,10 @@ mod tests {
         coming.acted(1, clock.now());
         assert_eq!(at(&mut coming, &[0, 1]), []);
         assert_eq!(at(&mut coming, &[0]), [News::Fallen]);
+        assert_eq!((at(&mut coming, &[0, 1]), coming.count()), (vec![], 1), "it is back, and one is missing");
+        assert_eq!((at(&mut coming, &[0]), coming.count()), (vec![News::Fallen], 2));
+        clock.advance(SECOND * 20);
+        assert_eq!((at(&mut coming, &[0]), coming.count()), (vec![], 1), "the pause is over");
         assert_eq!(at(&mut coming, &[0, 1]), [News::Come], "the other one has its address");
-        assert_eq!(coming.count(), 1, "the pause");
     }
 }

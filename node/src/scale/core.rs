@@ -176,6 +176,9 @@ impl Core {
             // A clock that was set back makes it no longer.
             let left = until.since(wall).min(PATIENCE_MAX);
             self.grants.catch_up(&pool, number);
+            if left.is_zero() {
+                continue;
+            }
             self.trackers.entry(pool).or_default().remembers((number, by), missing, left, now);
         }
     }
@@ -340,7 +343,7 @@ impl Core {
         if yes < needed {
             if let Some((tracker, coming)) = self.trackers.get_mut(&pool).zip(coming) {
                 // Somebody has started some of whom this node has not heard.
-                tracker.heard(greatest, coming, now);
+                tracker.heard(coming, now);
             }
             self.effects.push(Effect::Tell(nothing_of(pool.clone(), number)));
             let waits = format!("{yes} of {known} nodes agree, and {needed} have to");
@@ -422,7 +425,7 @@ impl Core {
         now: Instant,
     ) -> Message {
         let Some(tracker) = self.trackers.get_mut(pool) else { return Message::Refused(0, None) };
-        if let Some(coming) = tracker.objects(from, plan) {
+        if let Some(coming) = tracker.objects(from, number, plan) {
             return Message::Refused(self.grants.known(pool), Some(coming));
         }
         match self.grants.ask(pool, number, now) {

@@ -17,6 +17,7 @@ mod coming;
 mod core;
 mod doing;
 mod jobs;
+mod nursery;
 mod place;
 mod pulse;
 mod store;

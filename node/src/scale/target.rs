@@ -175,14 +175,15 @@ impl Tracker {
     }
 
     /// Somebody counts on so many backends, those among them that are on their way.
-    pub(super) fn heard(&mut self, number: u64, counted: u32, now: Instant) {
+    pub(super) fn heard(&mut self, counted: u32, now: Instant) {
         let Some(last) = self.samples.back() else { return };
         let own = last.total.saturating_add(self.coming.count());
-        self.coming.heard(number, counted.saturating_sub(own), now);
+        self.coming.heard(counted.saturating_sub(own), now);
     }
 
     /// Somebody did something, as others say.
     pub(super) fn seen(&mut self, decision: (u64, By), now: Instant) {
+        self.coming.decided(&decision);
         self.remember(decision);
         self.acted = Some(now);
     }
@@ -201,19 +202,26 @@ impl Tracker {
     }
 
     fn remember(&mut self, decision: (u64, By)) {
-        if self.before.as_ref().is_none_or(|(before, _)| before.0 < decision.0) {
+        // Of two that asked for one number the last to be heard of has it.
+        if self.before.as_ref().is_none_or(|(before, _)| *before != decision && before.0 <= decision.0) {
             self.before = Some((decision, self.acted));
         }
     }
 
     /// How many backends this node counts on, when somebody who counts on fewer asks to start more though some are on their
-    /// way. Of those that the asking node was granted before it knows better than this one what came.
-    pub(super) fn objects(&mut self, by: &NodeName, plan: Plan) -> Option<u32> {
-        let coming = self.coming.count_first_hand();
-        let counted = self.samples.back()?.total.saturating_add(coming);
-        let excess = counted.saturating_sub(plan.counted);
-        let doubles = coming > 0 && plan.wanted > plan.counted && excess > 0;
-        (doubles && self.coming.forgives(by, excess) < excess).then_some(counted)
+    /// way.
+    pub(super) fn objects(&mut self, by: &NodeName, number: u64, plan: Plan) -> Option<u32> {
+        let total = self.samples.back()?.total;
+        if plan.wanted <= plan.counted {
+            return None;
+        }
+        let unknown_to_it = |coming: &Coming| {
+            let counted = total.saturating_add(coming.count_first_hand());
+            (counted > total && counted > plan.counted).then_some(counted)
+        };
+        unknown_to_it(&self.coming)?;
+        self.coming.forgives(by, number);
+        unknown_to_it(&self.coming)
     }
 
     fn shrink(&self, scale: &Scale, sample: Sample, since: Instant, now: Instant) -> Step {
@@ -388,29 +396,38 @@ mod tests {
         assert_eq!((heir.look(1), stranger.look(1)), (Step::Add(3), Step::Add(3)));
         heir.tracker.granted(5, node("a"), Plan { counted: 2, wanted: 5 }, heir.clock.now());
         assert_eq!((heir.look(59), stranger.look(59)), (Step::Stay, Step::Add(3)));
-        assert_eq!(heir.tracker.objects(&node("b"), Plan { counted: 2, wanted: 5 }), Some(5));
-        assert_eq!(heir.tracker.objects(&node("b"), Plan { counted: 5, wanted: 6 }), None, "that one knows");
-        stranger.tracker.heard(5, 5, stranger.clock.now());
+        assert_eq!(heir.tracker.objects(&node("b"), 9, Plan { counted: 2, wanted: 5 }), Some(5));
+        assert_eq!(
+            heir.tracker.objects(&node("b"), 9, Plan { counted: 5, wanted: 6 }),
+            None,
+            "that one knows"
+        );
+        stranger.tracker.heard(5, stranger.clock.now());
         assert_eq!(stranger.look(1), Step::Stay);
-        assert_eq!(stranger.tracker.objects(&node("b"), Plan { counted: 2, wanted: 5 }), None, "hearsay");
+        assert_eq!(stranger.tracker.objects(&node("b"), 9, Plan { counted: 2, wanted: 5 }), None, "hearsay");
         assert_eq!(heir.look(1), Step::Add(3), "they never came");
         heir.tracker.granted(6, node("a"), Plan { counted: 2, wanted: 4 }, heir.clock.now());
         assert_eq!(heir.look(1), Step::Add(1), "one more than was started is needed");
     }
 
-    /// That it failed may not have been heard.
+    /// That nothing came of its question may not have been heard.
     #[test]
-    fn who_asks_again_knows_best_what_it_started() {
+    fn who_asks_again_has_not_begun_what_it_never_said_it_would() {
         let mut busy = Busy::new();
         busy.look(1);
-        busy.tracker.granted(5, node("a"), Plan { counted: 2, wanted: 5 }, busy.clock.now());
-        busy.tracker.granted(6, node("b"), Plan { counted: 2, wanted: 3 }, busy.clock.now());
-        let mut objects = |by: &str, counted| busy.tracker.objects(&node(by), Plan { counted, wanted: 7 });
-        assert_eq!(objects("a", 6), None, "it counts on all");
-        assert_eq!(objects("a", 5), None, "one of its own has failed");
-        assert_eq!(objects("b", 3), Some(5), "it knows of its own one at most");
-        assert_eq!(objects("a", 2), None, "nothing is left");
-        assert_eq!(busy.look(1), Step::Add(3));
+        let now = busy.clock.now();
+        busy.tracker.granted(5, node("a"), Plan { counted: 2, wanted: 4 }, now);
+        busy.tracker.granted(6, node("a"), Plan { counted: 2, wanted: 5 }, now);
+        busy.tracker.granted(7, node("b"), Plan { counted: 2, wanted: 3 }, now);
+        busy.tracker.seen((5, Some(node("a"))), now);
+        let mut objects =
+            |by: &str, number, counted| busy.tracker.objects(&node(by), number, Plan { counted, wanted: 9 });
+        assert_eq!(objects("a", 6, 8), None, "it counts on all");
+        assert_eq!(objects("c", 8, 2), Some(8), "another");
+        assert_eq!(objects("a", 6, 2), Some(8), "not after it");
+        assert_eq!(objects("a", 8, 2), Some(5), "what it has begun counts, whatever it has forgotten");
+        assert_eq!(objects("a", 8, 5), None);
+        assert_eq!(busy.tracker.coming().count(), 3);
     }
 
     #[test]

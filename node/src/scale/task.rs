@@ -96,14 +96,15 @@ pub(crate) fn start(config: ScaleConfig) -> (Scaling, JoinHandle<()>) {
     let (states, states_of) = watch::channel(Arc::default());
     let home = Spot { region: config.region.clone(), zone: config.zone.clone(), rack: None };
     let mut core = Core::new(config.me.clone(), home, config.clock.now());
-    match store::load(&config.data) {
-        Ok(kept) => core.remembers(kept, config.clock.wall(), config.clock.now()),
-        Err(why) => tracing::warn!(why, "what scaling had started before is not known"),
-    }
+    let written = store::load(&config.data).unwrap_or_else(|why| {
+        tracing::warn!(why, "what scaling had started before is not known");
+        Vec::new()
+    });
+    core.remembers(written.clone(), config.clock.wall(), config.clock.now());
     let driver = Driver {
         inbound: config.mesh.listen(CHANNEL),
         core,
-        written: Vec::new(),
+        written,
         writing: Jobs::new(),
         config,
         states,
@@ -153,8 +154,7 @@ impl Driver {
             return;
         }
         let kept = self.core.kept(self.config.clock.wall(), self.config.clock.now());
-        let what = |of: &Kept| (of.pool.clone(), of.number, of.missing);
-        if kept.iter().map(what).eq(self.written.iter().map(what)) {
+        if kept.len() == self.written.len() && kept.iter().zip(&self.written).all(|(a, b)| a.is_like(b)) {
             return;
         }
         self.written.clone_from(&kept);

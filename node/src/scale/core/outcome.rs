@@ -7,9 +7,13 @@ use gossip::id::PoolName;
 use super::{Core, Effect, End, Look};
 use crate::config::model::ScaleVia;
 use crate::scale::act::Failure;
-use crate::scale::coming::{News, Started, YOUNG};
+use crate::scale::coming::{News, Started};
+use crate::scale::nursery::YOUNG;
 use crate::scale::target::Step;
 use crate::scale::wire::Message;
+
+/// What concerns no decision's count.
+const NO_DECISION: u64 = 0;
 
 impl Core {
     /// An act is over. That nothing came of it is everybody's business: another node takes the turn, at once if nothing was
@@ -46,13 +50,15 @@ impl Core {
                 self.note(pool, format!("decision {number} is done: {started}"));
             }
             News::Late => self.note(pool, format!("decision {number}: {missed}")),
-            News::GivenUp | News::Fallen => {
-                let why = match news {
-                    News::Fallen => gone_at_once(started, &self.where_to_look(look)),
-                    _ => missed,
-                };
-                let text = self.fails(pool, number, &why, now);
+            News::GivenUp => {
+                let text = self.fails(pool, number, &missed, now);
                 self.tell_failure(pool, number, text, false);
+            }
+            News::Fallen => {
+                let why = gone_at_once(started, &self.where_to_look(look));
+                let text = self.fails(pool, number, &why, now);
+                // The others see it themselves, and count on the rest of the decision as before.
+                self.tell_failure(pool, NO_DECISION, text, true);
             }
         }
     }
