@@ -131,23 +131,25 @@ fn who_drains_is_told_when_the_last_session_has_gone() {
         ensure!(met > 5, "only {met} sessions are on {}", drained.id());
 
         let cli = mesh.node("eu-2").cli();
-        let order = ["drain", "backend", &address, "--wait"];
-        let waiting = cli.run(&order);
-        let ending = async {
-            mesh.each_sees("the backend drains", SPREADS, |status| {
-                let backend = status.backend(drained.address())?;
-                ensure!(backend.state == "draining" && backend.sessions == met as u64, "{backend:?}");
-                Ok(())
-            })
-            .await?;
-            mesh.node("eu-1").cli().end_sessions(&["--backend", &address]).await
-        };
-        let (ran, ended) = futures_util::future::join(waiting, ending).await;
-        let (ran, ended) = (ran?, ended?);
+        let order = cli.command(&["drain", "backend", &address, "--wait"]);
+        let mut waiting = Process::spawn("drain", order, &stage.folder().join("wait.log"))?;
+        eventually("it says what is left", SPREADS, async || {
+            waiting.must_run()?;
+            ensure!(waiting.log().contains(&format!("sessions left: {met}")), "{}", waiting.log());
+            Ok(())
+        })
+        .await?;
+        mesh.each_sees("the backend drains", SPREADS, |status| {
+            let backend = status.backend(drained.address())?;
+            ensure!(backend.state == "draining" && backend.sessions == met as u64, "{backend:?}");
+            Ok(())
+        })
+        .await?;
+        let ended = mesh.node("eu-1").cli().end_sessions(&["--backend", &address]).await?;
         ensure!(ended.sessions == met as u64, "{ended:?}");
-        ensure!(ran.code == code::OK, "{}: {}", ran.code, ran.said());
-        ran.must_say(&format!("sessions left: {met}"))?;
-        ran.must_say("no session is left there")?;
+        let ran = waiting.exit(SPREADS).await?;
+        ensure!(ran.code() == Some(code::OK), "it ends with {ran}:\n{}", waiting.log());
+        ensure!(waiting.log().contains("no session is left there"), "{}", waiting.log());
         // Those users are served elsewhere now, as new ones.
         let again = all_visit(&mut users, mesh.node("eu-1").http(), 8).await?;
         ensure!(again.iter().all(|seen| seen.backend != drained.id()), "a draining backend got a session");
