@@ -144,11 +144,16 @@ impl Status {
 
     /// An error that tells what is amiss unless all backends are in this state.
     pub fn all_backends_are(&self, state: &str) -> Result<()> {
+        self.all_backends_are_of(&[state])
+    }
+
+    /// The same unless each is in one of these states.
+    pub fn all_backends_are_of(&self, states: &[&str]) -> Result<()> {
         ensure!(!self.pools.is_empty(), "{} has no pools", self.node);
         for backend in self.pools.iter().flat_map(|pool| &pool.backends) {
             let (address, is) = (&backend.address, &backend.state);
             let why = backend.reason.as_deref().unwrap_or("no reason given");
-            ensure!(is == state, "{} sees {address} as {is}: {why}", self.node);
+            ensure!(states.contains(&is.as_str()), "{} sees {address} as {is}: {why}", self.node);
         }
         Ok(())
     }

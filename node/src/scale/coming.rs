@@ -134,7 +134,8 @@ impl Coming {
             self.seen.extend(present.iter().copied());
         }
         self.settles.take_if(|settles| now >= *settles);
-        let mut arrived = present.difference(&self.seen).copied();
+        let new = present.difference(&self.seen).filter(|backend| !self.nursery.knows(backend));
+        let mut arrived = new.copied().collect::<Vec<_>>().into_iter();
         // Nobody says which start brought it: the first one did.
         for ((number, _), start) in &mut self.starts {
             let came = arrived.by_ref().take(start.missing as usize).collect::<Vec<_>>();
@@ -143,7 +144,6 @@ impl Coming {
                 self.nursery.takes(backend, *number, start.is_own(), now);
             }
         }
-        drop(arrived);
         if self.starts.is_empty() || self.seen.len() > SEEN_MAX {
             self.seen = present;
         } else {
@@ -401,5 +401,11 @@ mod tests {
         clock.advance(SECOND * 20);
         assert_eq!((at(&mut coming, &[0]), coming.count()), (vec![], 1), "the pause is over");
         assert_eq!(at(&mut coming, &[0, 1]), [News::Come], "the other one has its address");
+        // One falls and is back while another decision waits for its own.
+        assert_eq!(at(&mut coming, &[0]), [News::Fallen]);
+        coming.acts(2, 1, clock.now());
+        coming.acted(2, clock.now());
+        assert_eq!((at(&mut coming, &[0, 1]), coming.count()), (vec![], 1), "that is not the new one");
+        assert_eq!((at(&mut coming, &[0, 1, 2]), coming.count()), (vec![News::Come], 0));
     }
 }

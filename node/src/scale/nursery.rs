@@ -55,6 +55,11 @@ impl Nursery {
         self.young.insert(backend, Young { number, own, came: now });
     }
 
+    /// Whether it has come before: one that is back is no other.
+    pub(super) fn knows(&self, backend: &BackendId) -> bool {
+        self.young.contains_key(backend)
+    }
+
     /// How many are not to be replaced yet.
     pub(super) fn count(&self) -> u32 {
         self.fallen.len() as u32

@@ -10,13 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gossip::clock::Clock;
+use gossip::clock::{Clock, ticks};
 use gossip::id::{NodeName, PoolName, RegionName, ZoneName};
 use gossip::mesh::{Channel, Inbound, Mesh};
 use gossip::state::{ClusterView, MemberState};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::MissedTickBehavior;
 
 use super::act::{Decision, Failure, lacks};
 use super::agree::ASK;
@@ -131,8 +130,7 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self) {
-        let mut beats = tokio::time::interval(BEAT);
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = ticks(BEAT);
         loop {
             tokio::select! {
                 _ = beats.tick() => self.beat(),
