@@ -271,32 +271,46 @@ function showEvents() {
     make("span", {}, event.kind), make("span", {}, event.subject || "–"), make("span", {}, event.text))));
 }
 
-// Which text stands below the history: none but the one in force, until another is asked for.
+// Which text stands below the history: the one in force, until another is asked for. What was asked for last stays, whichever answer
+// comes last.
 let pinned = null;
+let turns = 0;
+async function showRevision(pin, lines) {
+  const turn = ++turns;
+  pinned = pin;
+  try {
+    const shown = await lines();
+    if (turn === turns) morph($("revision"), ...shown.map(([look, text]) => make("span", { class: look }, text)));
+  } catch (error) {
+    // The one in force comes back with the next look.
+    if (turn === turns) pinned = null;
+    throw error;
+  }
+}
+
 async function showRevisions() {
   const { revisions } = await json("/v1/revisions");
   const id = (of) => `${of.epoch}:${of.hash}`;
   const text = async (of) => (of ? (await ask(`/v1/revisions/${id(of)}`)).text() : "");
-  const current = revisions.find((of) => of.state === "current");
-  const show = async (of, lines) => {
-    pinned = of === current && !lines ? null : id(of);
-    const shown = lines ?? [[" ", await text(of)]];
-    morph($("revision"), ...shown.map(([sign, line]) =>
-      make("span", { class: { "+": "plus", "-": "minus" }[sign] ?? "" }, lines ? `${sign} ${line}\n` : line)));
+  const whole = (of) => async () => [["", await text(of)]];
+  const change = (of) => async () => {
+    const parent = revisions.find((other) => other.hash === of.parent);
+    const look = (sign) => ({ "+": "plus", "-": "minus" })[sign] ?? "";
+    return diff(await text(parent), await text(of)).map(([sign, line]) => [look(sign), `${sign} ${line}\n`]);
   };
+  const current = revisions.find((of) => of.state === "current");
   if (!pinned) {
-    if (current) await show(current);
+    if (current) await showRevision(null, whole(current));
     else $("revision").textContent = "no configuration was applied yet";
   }
   await atRest();
+  const button = (word, of, pin, lines, words) =>
+    make("button", { "data-key": `${word}/${id(of)}`, onclick: () => showRevision(pin, lines).catch(lost) }, words);
   fill("revisions", revisions.map((of) => [
     String(of.epoch), sign(REVISIONS, of.state), of.author, of.time, `${of.nodes_on.length}`,
     make("span", {},
-      make("button", { "data-key": `show/${id(of)}`, onclick: () => show(of).catch(lost) }, "Show"), " ",
-      make("button", { "data-key": `diff/${id(of)}`, onclick: async () => {
-        const parent = revisions.find((other) => other.hash === of.parent);
-        await show(of, diff(await text(parent), await text(of))).catch(lost);
-      } }, "What changed")),
+      button("show", of, of === current ? null : id(of), whole(of), "Show"), " ",
+      button("diff", of, id(of), change(of), "What changed")),
   ]));
 }
 

@@ -49,6 +49,27 @@ async fn click(window: &Window, selector: &str) -> Result<()> {
     .await
 }
 
+/// Waits until the page has asked the node how things are since the timings were cleared.
+async fn asked_anew(window: &Window) -> Result<()> {
+    eventually("the page has asked the node anew", secs(20), async || {
+        let asked =
+            "return performance.getEntriesByType('resource').some((of) => of.name.endsWith('/v1/traffic'))";
+        ensure!(window.run(asked).await? == true, "it has not");
+        Ok(())
+    })
+    .await
+}
+
+/// Makes the page wait for the next revision's text that it asks for, until `release` is called.
+const HOLD_A_REVISION: &str = "\
+  const fetch = window.fetch;\
+  window.release = null;\
+  window.fetch = async (path, options) => {\
+    const held = window.release === null && /[/]revisions[/]/.test(path);\
+    if (held) await new Promise((resolve) => { window.release = resolve; });\
+    return fetch(path, options);\
+  };";
+
 /// Presses the button, holds it until the page has asked the node anew, and lets it go. The page knows it as `pressed` then.
 async fn press_while_it_is_asked_anew(window: &Window, selector: &str) -> Result<()> {
     let element = window.page.find(Locator::Css(selector)).await?;
@@ -60,13 +81,7 @@ async fn press_while_it_is_asked_anew(window: &Window, selector: &str) -> Result
         .page
         .perform_actions(mouse().then(onto).then(PointerAction::Down { button: MOUSE_BUTTON_LEFT }))
         .await?;
-    eventually("the page has asked the node anew", secs(20), async || {
-        let asked =
-            "return performance.getEntriesByType('resource').some((of) => of.name.endsWith('/v1/traffic'))";
-        ensure!(window.run(asked).await? == true, "it has not");
-        Ok(())
-    })
-    .await?;
+    asked_anew(window).await?;
     window.page.perform_actions(mouse().then(PointerAction::Up { button: MOUSE_BUTTON_LEFT })).await?;
     Ok(())
 }
@@ -195,7 +210,17 @@ fn a_person_sees_a_rescue_and_what_changed_and_refuses_a_network() {
         mesh.apply("us-1", &more).await?;
         click(&window, "#tab-revisions").await?;
         shows(&window, "#revisions", "us-1").await?;
+        // What was asked for before comes after it, and is not shown in its place.
+        window.run(HOLD_A_REVISION).await?;
+        eventually("the page asks for the revision in force", secs(20), async || {
+            ensure!(window.run("return window.release !== null").await? == true, "it has not");
+            Ok(())
+        })
+        .await?;
         click(&window, "[data-key^=\"diff/\"]").await?;
+        shows(&window, "#revision", "+ [pool.web-v2]").await?;
+        window.run("performance.clearResourceTimings(); window.release()").await?;
+        asked_anew(&window).await?;
         shows(&window, "#revision", "+ [pool.web-v2]").await?;
         window.shoot("diff").await?;
         window.no_complaint(&[]).await?;
