@@ -13,11 +13,12 @@
 //! ahead of everything the node has seen. Its wall part is corrected by the offset that the mesh agrees on.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tokio::time::MissedTickBehavior;
 
 /// How far ahead of this node's wall clock a peer's timestamp may be before it is refused.
 ///
@@ -239,9 +240,48 @@ fn runtime_now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// Ticks at once, and then whenever the time since this process first asked is a multiple of `period`; those that were missed are left
+/// out. What a node does every second is so done in one waking. Needs a tokio runtime.
+///
+/// # Panics
+/// When `period` is zero.
+#[expect(clippy::disallowed_methods, reason = "the one place that tells timers when to begin")]
+pub fn ticks(period: Duration) -> tokio::time::Interval {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    let now = tokio::time::Instant::now();
+    let since = now.into_std().saturating_duration_since(*ORIGIN.get_or_init(|| now.into_std()));
+    let past = Duration::from_nanos((since.as_nanos() % period.as_nanos()) as u64);
+    let mut ticks = tokio::time::interval_at(now.checked_sub(past).unwrap_or(now), period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
+}
+
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn ticks_of_different_tasks_fall_together() {
+        let period = Duration::from_millis(100);
+        let mut early = ticks(period);
+        early.tick().await;
+        tokio::time::sleep(period / 4).await;
+        let mut late = ticks(period);
+        late.tick().now_or_never().expect("the first is at once");
+        let first = early.tick().await;
+        // Also those that are held up, by this test or by the machine.
+        for held_up in [Duration::ZERO, period * 3 + period / 3] {
+            tokio::time::sleep(held_up).await;
+            for ticks in [&mut early, &mut late] {
+                for _ in 0..2 {
+                    let since = ticks.tick().await.duration_since(first);
+                    assert_eq!(since.as_nanos() % period.as_nanos(), 0, "{since:?}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn timestamps_never_repeat_or_run_backwards() {

@@ -30,6 +30,7 @@ mod peers;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 pub mod state;
+mod thread;
 
 pub use agent::{Gauges, Gossip, GossipConfig, StartError};
 #[cfg(feature = "other-versions")]

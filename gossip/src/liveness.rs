@@ -79,7 +79,7 @@ pub(crate) enum Event<'a> {
     Accused { by: &'a NodeName, who: &'a [(NodeName, Wall)] },
     /// The life that began at `started` said goodbye.
     Left { name: &'a NodeName, started: Wall },
-    /// [`TICK`] has passed.
+    /// About [`TICK`] has passed, at least half and at most one and a half of it.
     Tick,
 }
 

@@ -33,9 +33,9 @@ use crate::id::NodeName;
 use crate::mesh::{Channel, Inbound, Mesh};
 use crate::state::VALUE_MAX_BYTES;
 use crate::state::key::{self, NodeState};
-use pace::Pace;
 #[cfg(feature = "simulated")]
 pub(crate) use pace::interval;
+use pace::{Call, Pace};
 
 /// What changes all the time and is no news is told once in the time that a mesh of so many nodes makes of this, a node.
 const GRADUAL_A_NODE: Duration = Duration::from_millis(50);
@@ -71,7 +71,7 @@ pub(crate) struct Known {
     pub(crate) state: Option<Arc<NodeState>>,
 }
 
-/// This node's membership of the mesh.
+/// This node's membership of the mesh. Whoever holds it lets it [call](Membership::call) several times a second.
 pub(crate) struct Membership {
     life: Life,
     link: MeshLink,
@@ -98,7 +98,8 @@ impl Membership {
         let inbound = Arc::new(Mutex::new(mesh.listen(CHANNEL)));
         let pace = Arc::new(StdMutex::new(Pace::new(nodes_expected)));
         let (mesh, clock) = (mesh.clone(), clock.clone());
-        let link = MeshLink { mesh, inbound, words, advertise: life.advertise, pace, clock };
+        let calls = Arc::default();
+        let link = MeshLink { mesh, inbound, words, advertise: life.advertise, pace, calls, clock };
         let handle = spawn(&life, &link, &own).await?;
         let decoded = HashMap::new();
         let nodes = nodes_expected;
@@ -195,6 +196,14 @@ impl Membership {
         }
     }
 
+    /// Makes the calls of the rounds that are due. Together with the heartbeats, so that peers wake once for both.
+    pub(crate) fn call(&self) {
+        let due = std::mem::take(&mut *self.link.calls());
+        for (to, framed) in due {
+            self.link.post(to, &framed);
+        }
+    }
+
     /// Everything chitchat knows of the others (and of earlier lives of this node).
     pub(crate) async fn known(&mut self) -> Vec<Known> {
         let chitchat = self.handle.chitchat();
@@ -269,10 +278,23 @@ struct MeshLink {
     words: mpsc::Sender<NodeName>,
     advertise: SocketAddr,
     pace: Arc<StdMutex<Pace>>,
+    /// Calls that wait for [`Membership::call`].
+    calls: Arc<StdMutex<BTreeMap<SocketAddr, Vec<u8>>>>,
     clock: Clock,
 }
 
 impl MeshLink {
+    fn calls(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Vec<u8>>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Never blocks: what finds the queue to the peer full, or the peer away, is lost, as chitchat expects of UDP.
+    fn post(&self, to: SocketAddr, framed: &[u8]) {
+        if let Err(error) = self.mesh.message_to_addr(to, CHANNEL, framed) {
+            tracing::trace!(%to, %error, "a gossip message was not sent");
+        }
+    }
+
     fn pace(&self) -> MutexGuard<'_, Pace> {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -287,17 +309,26 @@ impl Transport for MeshLink {
 
 #[async_trait]
 impl Socket for MeshLink {
-    /// Never blocks: what finds the queue to the peer full, or the peer away, is lost, as chitchat expects of UDP.
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> Result<(), anyhow::Error> {
         #[cfg(feature = "simulated")]
         self.mesh.awake().await;
-        let is_call = matches!(message, ChitchatMessage::Syn { .. });
-        if is_call && !self.pace().calls(to, self.clock.now()) {
-            return Ok(());
-        }
-        let bytes = frame(self.advertise, &message.serialize_to_vec());
-        if let Err(error) = self.mesh.message_to_addr(to, CHANNEL, &bytes) {
-            tracing::trace!(%to, %error, "a gossip message was not sent");
+        let call = match message {
+            ChitchatMessage::Syn { .. } => self.pace().call(to, self.clock.now()),
+            _ => {
+                self.post(to, &frame(self.advertise, &message.serialize_to_vec()));
+                return Ok(());
+            }
+        };
+        let framed = || frame(self.advertise, &message.serialize_to_vec());
+        match call {
+            Call::Not => {}
+            // No more than were due since the last time: a few.
+            Call::Soon => drop(self.calls().insert(to, framed())),
+            Call::AtOnce => {
+                // It knew less.
+                self.calls().remove(&to);
+                self.post(to, &framed());
+            }
         }
         Ok(())
     }

@@ -283,6 +283,10 @@ impl Inner {
         !outcome.full
     }
 
+    fn has_unwritten(&self) -> bool {
+        self.unwritten.load(Ordering::Relaxed)
+    }
+
     /// Writes the plain file when it is not what is in force. Blocks.
     fn write_file(&self) {
         if self.unwritten.swap(false, Ordering::Relaxed) {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval};
 
+use super::LAST_WORDS;
 use super::clocks::Clocks;
 use super::control::{self, Control};
 use super::distances;
@@ -23,7 +23,7 @@ use super::wishes::Wishes;
 use crate::clock::{Clock, Wall};
 use crate::fastlane::{self, LaneReceiver, LaneSender, LoadReport};
 use crate::id::{NodeName, Tag};
-use crate::liveness::{self, Effect, Event, Liveness};
+use crate::liveness::{Effect, Event, Liveness};
 use crate::membership::{Known, Life, Membership};
 use crate::mesh::tls::Identity;
 use crate::mesh::tunnel::Tunnels;
@@ -140,8 +140,8 @@ impl Driver {
     }
 
     pub(super) async fn run(mut self) {
-        let mut tick = interval(liveness::TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let tick = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(tick);
         let mut look_at: Option<Instant> = None;
         let mut tell_at: Option<Instant> = None;
         loop {
@@ -162,7 +162,10 @@ impl Driver {
                     tell_at = None;
                     self.tell().await;
                 }
-                _ = tick.tick() => self.tick().await,
+                () = &mut tick => {
+                    tick.as_mut().reset(self.next_tick().into());
+                    self.tick().await;
+                }
                 () = look => {
                     look_at = None;
                     self.look().await;
@@ -186,6 +189,7 @@ impl Driver {
         }
         self.look().await;
         self.believe(Event::Tick, now).await;
+        self.membership.call();
         self.beat(now);
         // Without room the loads expire later: an empty report is told only once.
         if self.parts.reports.capacity() > self.roster.names().count() {
@@ -461,17 +465,16 @@ impl Driver {
             // A peer that cannot be told learns it from the others.
             let _ = self.parts.mesh.message(name, control::CHANNEL, goodbye.clone());
         }
-        self.parts.mesh.flush(Duration::from_millis(300)).await;
+        self.parts.mesh.flush(LAST_WORDS).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         self.membership.stop();
         self.parts.mesh.stop();
-        let patience = Duration::from_millis(300);
         if let Some(tunnels) = &self.parts.tunnels {
             tunnels.stop();
-            self.parts.mesh.stopped(patience).await;
-            tunnels.stopped(patience).await;
+            self.parts.mesh.stopped(LAST_WORDS).await;
+            tunnels.stopped(LAST_WORDS).await;
         } else {
-            self.parts.mesh.stopped(patience).await;
+            self.parts.mesh.stopped(LAST_WORDS).await;
         }
     }
 

@@ -41,11 +41,14 @@ use crate::mesh::tls::{Identity, IdentityError};
 use crate::mesh::tunnel::{TunnelAccept, Tunnels};
 use crate::peers::{Peers, PeersFile};
 use crate::state::{ClusterView, Failure, MeshEvent, NodeRecord, PoolSummary, StateError, Verdict};
+use crate::thread::Thread;
 pub use gauges::Gauges;
 use wishes::Wishes;
 
 /// Events that a slow reader may lag behind before it loses the oldest.
 const EVENTS: usize = 1024;
+/// How long what is queued, and then the goodbye, may take to be sent.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How long tunnel streams that are open may last once further ones are turned away: peers wait for the next process by then.
 const LAST_STREAMS: Duration = Duration::from_secs(1);
 /// Load reports that may wait; beyond it they are dropped, the next comes in 100 ms.
@@ -78,7 +81,7 @@ pub struct GossipConfig {
     pub clock: Clock,
 }
 
-/// Why a node cannot take part. Nothing stays bound or running after it.
+/// Why a node cannot take part. Nothing goes on after it; what was bound is free a moment later.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The mesh or tunnel port cannot be bound.
@@ -130,11 +133,12 @@ struct Handle {
     accepts: Mutex<Option<mpsc::Receiver<TunnelAccept>>>,
     reports: Mutex<Option<mpsc::Receiver<LoadReport>>>,
     driver: tokio::task::JoinHandle<()>,
+    thread: Thread,
 }
 
 impl Gossip {
     /// Binds, asks the seeds whether the name is free (for at most about a second), and joins. Joining goes on in the
-    /// background, for ever if no seed answers. Must be called inside a tokio runtime, which then runs it.
+    /// background, for ever if no seed answers. Must be called inside a tokio runtime; the mesh runs on a thread of its own.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -162,12 +166,16 @@ impl Gossip {
         // Before the name is asked for, which takes a moment: in an upgrade peers dial already.
         let started = Tunnels::start(identity.clone(), tunnel_socket);
         let (tunnels, accepts) = started.map_err(|error| failed("the tunnel thread")(error.to_string()))?;
-        let start = Mesh::start(config.name.clone(), identity.clone(), config.clock.clone(), mesh_socket);
-        let mesh = start.map_err(|error| failed("the mesh endpoint")(error.to_string()))?;
+        let thread = Thread::start("mesh").map_err(|error| failed("the mesh thread")(error.to_string()))?;
+        let mesh = {
+            let _entered = thread.enter();
+            Mesh::start(config.name.clone(), identity.clone(), config.clock.clone(), mesh_socket)
+        };
+        let mesh = mesh.map_err(|error| failed("the mesh endpoint")(error.to_string()))?;
         let seeds = join::Seeds::new(config.seeds.clone());
         if let Err((name, by)) = seeds.ask_for_name(&mesh, &life, &peers).await {
             mesh.stop();
-            mesh.stopped(Duration::from_millis(300)).await;
+            mesh.stopped(LAST_WORDS).await;
             return Err(StartError::NameTaken { name, by });
         }
         let wishes = Arc::new(Wishes::new(NodeRecord {
@@ -200,8 +208,9 @@ impl Gossip {
             peers_file: PeersFile::new(peers_path),
             seeds,
         };
-        let (driver, view) = driver::Driver::start(parts).await.map_err(failed("membership"))?;
-        let driver = tokio::spawn(driver.run());
+        let started = thread.run(driver::Driver::start(parts)).await;
+        let (driver, view) = started.map_err(failed("membership"))?;
+        let driver = thread.runtime().spawn(driver.run());
         tracing::info!(node = %config.name, region = %config.region, %listen, %advertise, "the mesh endpoint is up");
         Ok(Self(Arc::new(Handle {
             mesh,
@@ -215,6 +224,7 @@ impl Gossip {
             accepts: Mutex::new(Some(accepts)),
             reports: Mutex::new(Some(reports)),
             driver,
+            thread,
         })))
     }
 
@@ -286,9 +296,15 @@ impl Gossip {
         self.0.wishes.summaries(summaries);
     }
 
-    /// Replaces the load that the fast lane tells the region ten times a second.
-    pub fn publish_load(&self, loads: Vec<(BackendId, u32)>) {
-        self.0.wishes.set_loads(loads);
+    /// Has the fast lane ask this for what is in flight, ten times a second on the mesh's thread, and tell it to the region. It must
+    /// not block.
+    pub fn tell_load_of(&self, source: impl Fn() -> Vec<(BackendId, u32)> + Send + Sync + 'static) {
+        self.0.wishes.tell_load_of(source);
+    }
+
+    /// What the mesh runs on, for whoever watches over that.
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        self.0.thread.runtime()
     }
 
     /// The load that the other nodes of the region report, each ten times a second while it has any; a slow reader misses
@@ -341,9 +357,9 @@ impl Gossip {
             let bytes = Control::HandsOver.encode();
             let _ = self.0.mesh.message(&peer.record.name, control::CHANNEL, bytes);
         }
-        self.0.mesh.flush(Duration::from_millis(300)).await;
+        self.0.mesh.flush(LAST_WORDS).await;
         self.0.mesh.stop();
-        self.0.mesh.stopped(Duration::from_millis(300)).await;
+        self.0.mesh.stopped(LAST_WORDS).await;
         self.0.mesh.release()?;
         self.0.tunnels.release()
     }
@@ -359,7 +375,11 @@ impl Gossip {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.driver.abort();
-        self.mesh.stop();
+        let mesh = self.mesh.clone();
+        self.thread.end_after(async move {
+            mesh.stop();
+            mesh.stopped(LAST_WORDS).await;
+        });
         self.tunnels.stop();
     }
 }

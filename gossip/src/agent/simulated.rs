@@ -140,9 +140,9 @@ impl Node {
         self.wishes.summaries(summaries);
     }
 
-    /// As [`crate::Gossip::publish_load`].
+    /// Replaces the load that the fast lane tells.
     pub fn publish_load(&self, loads: Vec<(BackendId, u32)>) {
-        self.wishes.set_loads(loads);
+        self.wishes.tell_load_of(move || loads.clone());
     }
 
     /// The load reports of its region that came since the last call.

@@ -225,7 +225,7 @@ async fn six_nodes_meet_through_one_seed_and_tell_each_other_everything() {
 
     // The load of one node reaches its region, and is dropped when it says goodbye.
     let mut reports = nodes[1].take_load_reports().unwrap();
-    nodes[0].publish_load(vec![(backend, 9), (BackendId(1), 0)]);
+    nodes[0].tell_load_of(move || vec![(backend, 9), (BackendId(1), 0)]);
     let report = timeout(PATIENCE, reports.recv()).await.unwrap().unwrap();
     assert_eq!(report, LoadReport { from: "eu-1".parse().unwrap(), loads: vec![(backend, 9)] });
     nodes[0].publish_verdicts(BTreeMap::new()).unwrap();

@@ -1,6 +1,7 @@
 //! What the node wants the mesh to know of it: written by handles from any thread, read by the driver.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,10 +16,25 @@ use crate::state::{Failure, NodeRecord, PoolSummary, StateError, Verdict};
 #[derive(Debug)]
 pub(super) struct Wishes {
     state: Mutex<OwnState>,
-    loads: ArcSwap<Vec<(BackendId, u32)>>,
+    loads: ArcSwap<LoadSource>,
     /// What all of it weighed when it was last told.
     bytes: AtomicUsize,
     changed: Notify,
+}
+
+/// Tells what this node has in flight.
+struct LoadSource(Box<dyn Fn() -> Vec<(BackendId, u32)> + Send + Sync>);
+
+impl Default for LoadSource {
+    fn default() -> Self {
+        Self(Box::new(Vec::new))
+    }
+}
+
+impl fmt::Debug for LoadSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadSource").finish_non_exhaustive()
+    }
 }
 
 /// What this node says of itself.
@@ -86,12 +102,12 @@ impl Wishes {
         self.changed.notify_one();
     }
 
-    pub(super) fn set_loads(&self, loads: Vec<(BackendId, u32)>) {
-        self.loads.store(Arc::new(loads));
+    pub(super) fn tell_load_of(&self, source: impl Fn() -> Vec<(BackendId, u32)> + Send + Sync + 'static) {
+        self.loads.store(Arc::new(LoadSource(Box::new(source))));
     }
 
-    pub(super) fn loads(&self) -> Arc<Vec<(BackendId, u32)>> {
-        self.loads.load_full()
+    pub(super) fn loads(&self) -> Vec<(BackendId, u32)> {
+        (self.loads.load().0)()
     }
 
     pub(super) fn own(&self) -> OwnState {

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Connection, ConnectionError, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
-    IdleTimeout, ServerConfig, TransportConfig, VarInt,
+    AckFrequencyConfig, ClientConfig, Connection, ConnectionError, ConnectionId, ConnectionIdGenerator,
+    Endpoint, EndpointConfig, IdleTimeout, Runtime, ServerConfig, TransportConfig, VarInt,
 };
 
+use super::runtime::Quiet;
 use super::tls::{Identity, IdentityError, certified_name};
 use super::version;
 use crate::id::NodeName;
@@ -32,9 +33,13 @@ pub(crate) enum Purpose {
 impl Purpose {
     fn transport(self) -> Arc<TransportConfig> {
         let mut transport = TransportConfig::default();
+        // Acknowledged while both are awake: a node that waits 25 ms with it wakes once more to send it, and its peer to hear it.
+        let mut at_once = AckFrequencyConfig::default();
+        at_once.ack_eliciting_threshold(VarInt::from_u32(0));
         let idle = |seconds| IdleTimeout::try_from(Duration::from_secs(seconds)).ok();
         match self {
             Self::Mesh => transport
+                .ack_frequency_config(Some(at_once))
                 .keep_alive_interval(Some(Duration::from_secs(3)))
                 .max_idle_timeout(idle(10))
                 .max_concurrent_uni_streams(VarInt::from_u32(128))
@@ -83,7 +88,11 @@ impl Purpose {
         let mut config = ServerConfig::with_crypto(Arc::new(quic));
         config.transport_config(self.transport());
         config.max_incoming(1024).incoming_buffer_size(16 << 10).incoming_buffer_size_total(4 << 20);
-        Endpoint::new(self.resettable(identity), Some(config), socket, Arc::new(quinn::TokioRuntime))
+        let runtime: Arc<dyn Runtime> = match self {
+            Self::Mesh => Arc::new(Quiet),
+            Self::Tunnel => Arc::new(quinn::TokioRuntime),
+        };
+        Endpoint::new(self.resettable(identity), Some(config), socket, runtime)
     }
 
     /// A node that was killed and started again can tell its peers that their old connections are gone: it makes the

@@ -19,6 +19,7 @@ mod handle;
 mod inbound;
 pub(crate) mod link;
 mod quic;
+mod runtime;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 mod strangers;

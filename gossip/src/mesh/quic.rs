@@ -302,6 +302,7 @@ impl Shared {
     }
 
     pub(super) fn release(&self) -> std::io::Result<()> {
+        let _entered = self.runtime.enter();
         leave_port(&self.endpoint)
     }
 
@@ -311,6 +312,7 @@ impl Shared {
         let void = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::DGRAM, None).expect("a socket");
         void.set_only_v6(true).expect("it takes IPv6 alone");
         void.bind(&SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0)).into()).expect("a port is free");
+        let _entered = self.runtime.enter();
         self.endpoint.rebind(void.into()).expect("the endpoint takes the socket");
         self.stop();
     }

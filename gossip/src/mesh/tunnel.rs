@@ -28,10 +28,13 @@ use super::endpoint::{Purpose, explain, leave_port, peer_name};
 use super::tls::Identity;
 use super::wire::{GOODBYE, MOVED, REFUSED, REPLACED};
 use crate::id::NodeName;
+use crate::thread::Thread;
 
 const DIAL_PATIENCE: Duration = Duration::from_secs(3);
 /// How often it is looked whether peers' streams have ended.
 const LOOK: Duration = Duration::from_millis(10);
+/// How long the closing of connections may take.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Streams that wait for the reader. Beyond it new ones are reset at once.
 const ACCEPT_QUEUE: usize = 1024;
 
@@ -42,14 +45,11 @@ pub struct Tunnels(Arc<Shared>);
 struct Shared {
     endpoint: Endpoint,
     identity: Arc<Identity>,
-    runtime: tokio::runtime::Handle,
     links: RwLock<HashMap<NodeName, Link>>,
     inbound: Arc<Inbound>,
     /// How far this process is in handing over.
     phase: watch::Sender<Phase>,
-    /// Ends the thread when set or dropped.
-    stop: watch::Sender<bool>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    thread: Thread,
 }
 
 /// The connection to one peer; the lock makes those that need it together dial it once.
@@ -161,38 +161,17 @@ impl Tunnels {
         identity: Arc<Identity>,
         socket: std::net::UdpSocket,
     ) -> io::Result<(Self, mpsc::Receiver<TunnelAccept>)> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = Thread::start("tunnel")?;
         let endpoint = {
-            let _entered = runtime.enter();
+            let _entered = thread.enter();
             Purpose::Tunnel.endpoint(&identity, socket)?
         };
-        let (stop, mut stopped) = watch::channel(false);
         let (accepted, streams) = mpsc::channel(ACCEPT_QUEUE);
-        let handle = runtime.handle().clone();
         let inbound = Arc::new(Inbound::default());
         let (phase, phases) = watch::channel(Phase::Serving);
         let receiver = Receiver { identity: identity.clone(), accepted, counts: inbound.clone(), phases };
-        let acceptor = endpoint.clone();
-        let thread = std::thread::Builder::new().name("tunnel".into()).spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    () = accept(acceptor.clone(), receiver) => {}
-                    _ = stopped.wait_for(|stop| *stop) => {}
-                }
-                acceptor.close(GOODBYE, b"");
-                let _ = tokio::time::timeout(Duration::from_millis(500), acceptor.wait_idle()).await;
-            });
-        })?;
-        let shared = Shared {
-            endpoint,
-            identity,
-            runtime: handle,
-            links: RwLock::default(),
-            inbound,
-            phase,
-            stop,
-            thread: Mutex::new(Some(thread)),
-        };
+        thread.runtime().spawn(accept(endpoint.clone(), receiver));
+        let shared = Shared { endpoint, identity, links: RwLock::default(), inbound, phase, thread };
         Ok((Self(Arc::new(shared)), streams))
     }
 
@@ -262,21 +241,18 @@ impl Tunnels {
     /// Gives the UDP port to another process: streams that were opened here move to another port and go on (RFC 9000 §9),
     /// those that peers opened end.
     pub(crate) fn release(&self) -> io::Result<()> {
-        let _entered = self.0.runtime.enter();
+        let _entered = self.0.thread.enter();
         leave_port(&self.0.endpoint)
     }
 
     /// Closes the endpoint and lets its thread end.
     pub(crate) fn stop(&self) {
-        self.0.stop.send_replace(true);
+        self.0.stop();
     }
 
     /// After [`Tunnels::stop`]: waits for the thread, at most `patience`.
     pub(crate) async fn stopped(&self, patience: Duration) {
-        let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            let _ = tokio::time::timeout(patience, tokio::task::spawn_blocking(|| thread.join())).await;
-        }
+        self.0.thread.ended(patience).await;
     }
 
     fn link(&self, to: &NodeName, addr: SocketAddr) -> Link {
@@ -306,7 +282,7 @@ impl Tunnels {
         let config = Purpose::Tunnel.client(&self.0.identity, Some(to.clone())).map_err(io::Error::other)?;
         let (endpoint, addr) = (self.0.endpoint.clone(), link.addr);
         // The connection's driver runs where it is dialled: on the tunnels' own thread.
-        let dialled = self.0.runtime.spawn(async move {
+        let dialled = self.0.thread.runtime().spawn(async move {
             let connecting = endpoint.connect_with(config, addr, "meridian").map_err(io::Error::other)?;
             match tokio::time::timeout(DIAL_PATIENCE, connecting).await {
                 Ok(Ok(connection)) => Ok(connection),
@@ -319,6 +295,22 @@ impl Tunnels {
         *slot = Some(dialled.clone());
         *link.present.write().unwrap_or_else(PoisonError::into_inner) = Some(dialled.clone());
         Ok(dialled)
+    }
+}
+
+impl Shared {
+    fn stop(&self) {
+        let endpoint = self.endpoint.clone();
+        self.thread.end_after(async move {
+            endpoint.close(GOODBYE, b"");
+            let _ = tokio::time::timeout(LAST_WORDS, endpoint.wait_idle()).await;
+        });
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -450,11 +442,5 @@ impl Drop for TunnelStream {
             // Fails only when the connection is gone, which ends the stream as well.
             let _ = self.send.reset(REFUSED);
         }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.stop.send_replace(true);
     }
 }

@@ -75,7 +75,8 @@ impl ControlPlane {
         tasks.adopt("registry", Need::Vital, registry_task);
         let served = tasks::tell_served(gossip.clone(), storage.revisions(), registry.changes());
         tasks.spawn("served revision", Need::Vital, served);
-        tasks.spawn("load", Need::Vital, tasks::publish_load(gossip.clone(), registry.clone()));
+        let told = registry.clone();
+        gossip.tell_load_of(move || told.loads());
         let failures = health::tally::follow(registry.snapshot(), evidence.clone(), clock.clone());
         tasks.spawn("failures of requests", Need::Useful, failures);
         let own_drain = tasks::follow_own_drain(gossip.clone(), config.name.clone(), orders.clone());

@@ -112,6 +112,7 @@ impl App {
         let Ground { folder, files, watchdog, keyring, made, token, admin } =
             Ground::take(&config, services.as_deref(), inheritance, &clock).await?;
         let mut base = Base::join(config, keyring, clock, met.as_deref()).await?;
+        watchdog.watch("mesh", "peers take this node for silent", base.gossip.runtime());
         let made = made.keep();
         let told = |error| match made.clone() {
             Some(path) => StartError::KeyStays { path, error: Box::new(error) },

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use gossip::Gossip;
 use gossip::clock::Clock;
@@ -24,9 +23,6 @@ use crate::config::services;
 use crate::discovery::{self, Discovery, DiscoveryConfig};
 use crate::registry::{Current, Orders, Registry};
 use crate::scale::{self, ScaleConfig, Scaling};
-
-/// How often the fast lane's load is refreshed.
-const LOAD_EVERY: Duration = Duration::from_millis(100);
 
 /// Pools that grow and shrink with their load.
 pub(super) fn scale(
@@ -214,15 +210,6 @@ pub(super) async fn caution_of_transfers(mut changes: watch::Receiver<Arc<Snapsh
         if changes.changed().await.is_err() {
             return;
         }
-    }
-}
-
-/// Tells the region what this node has in flight.
-pub(super) async fn publish_load(gossip: Gossip, registry: Registry) {
-    let mut ticks = tokio::time::interval(LOAD_EVERY);
-    loop {
-        ticks.tick().await;
-        gossip.publish_load(registry.loads());
     }
 }
 

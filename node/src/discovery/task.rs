@@ -11,14 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use gossip::clock::Clock;
+use gossip::clock::{Clock, ticks};
 use gossip::id::{NodeName, PoolName, RegionName, ZoneName};
 use gossip::mesh::{Channel, Inbound, Mesh};
 use gossip::state::ClusterView;
 use rand::seq::IteratorRandom;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
-use tokio::time::MissedTickBehavior;
 
 use super::claims::{Claim, ClaimKey, Room};
 use super::core::{Core, Moment, Note, OrderError, SourceState};
@@ -172,10 +171,8 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self) {
-        let mut compare = tokio::time::interval(COMPARE_EVERY);
-        compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut write = tokio::time::interval(WRITE_EVERY);
-        write.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut compare = ticks(COMPARE_EVERY);
+        let mut write = ticks(WRITE_EVERY);
         loop {
             let due = self.due();
             let wake = async {

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use gossip::clock::Clock;
+use gossip::clock::{Clock, ticks};
 use gossip::id::{BackendId, PoolName};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
 
 use super::outliers::Outliers;
 use crate::backend::{Evidence, Snapshot};
@@ -25,11 +24,10 @@ pub async fn follow(
     evidence: mpsc::Sender<(BackendId, Evidence)>,
     clock: Clock,
 ) {
-    let mut ticks = tokio::time::interval(LOOK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = ticks(LOOK);
     let mut pools: HashMap<PoolName, Outliers> = HashMap::new();
     loop {
-        ticks.tick().await;
+        looks.tick().await;
         let snapshot = snapshot.load_full();
         let judged =
             |name: &PoolName| snapshot.pools.get(name).filter(|pool| pool.config.ejection.rate.is_judged());

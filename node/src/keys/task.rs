@@ -13,13 +13,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use gossip::clock::Wall;
+use gossip::clock::{Wall, ticks};
 use gossip::id::NodeName;
 use gossip::keyring::{Keyring, KeyringError};
 use gossip::mesh::{Channel, Inbound};
 use storage::intents::{Order as Given, Target};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
 
 use super::file::KeyFile;
 use super::plan::Removal;
@@ -55,8 +54,7 @@ pub(super) async fn run(config: KeysConfig, mut waiting: mpsc::Receiver<Order>, 
     let ring = config.ring.clone();
     let mut keeper = Keeper { config, file, ring, since, shown, trouble: None, unsaved: false, turn: 0 };
     keeper.certify();
-    let mut look = tokio::time::interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = ticks(LOOK);
     loop {
         tokio::select! {
             Some(order) = waiting.recv() => {

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use gossip::clock::Clock;
+use gossip::clock::{Clock, ticks};
 use gossip::fastlane::LoadReport;
 use gossip::id::{BackendId, NodeName, PoolName, RegionName};
 use gossip::state::{ClusterView, PoolSummary};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, Sleep};
+use tokio::time::Sleep;
 
 use super::loads::Loads;
 use super::overlay::Overlay;
@@ -125,8 +125,7 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self) {
-        let mut summary_due = tokio::time::interval(SUMMARY_EVERY);
-        summary_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut summary_due = ticks(SUMMARY_EVERY);
         let (mut follows_health, mut follows_orders, mut hears_loads) = (true, true, true);
         // Set while changes are being collected.
         let mut rebuild_due: Option<Pin<Box<Sleep>>> = None;

@@ -48,7 +48,7 @@ pub(super) async fn run(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
                 }
             }
             _ = due.tick() => {
-                if writes.is_empty() {
+                if writes.is_empty() && inner.has_unwritten() {
                     let inner = inner.clone();
                     writes.spawn_blocking(move || inner.write_file());
                 }

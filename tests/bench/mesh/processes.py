@@ -94,6 +94,12 @@ class Node:
         fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def wakings(self):
+        """How often its threads have gone to sleep so far."""
+        tasks = pathlib.Path(f"/proc/{self.process.pid}/task").glob("*/status")
+        lines = (line for task in tasks for line in task.read_text().splitlines())
+        return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
     def resident(self):
         """Resident memory in MB."""
         lines = pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
@@ -171,8 +177,9 @@ def idle(arguments):
             wait_until("the node serves", mesh.nodes[0].serves)
             time.sleep(10)
             node, seconds = mesh.nodes[-1], 30
-            before = node.ticks()
+            before, awoken = node.ticks(), node.wakings()
             time.sleep(seconds)
+            say(f"wakings of an idle node {what}", (node.wakings() - awoken) / seconds, "a second")
             say(f"CPU of an idle node {what}", 100 * (node.ticks() - before) / seconds, "% of a core", 1)
             say(f"memory of an idle node {what}", node.resident(), "MB", 40)
 

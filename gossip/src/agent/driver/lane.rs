@@ -1,14 +1,30 @@
-//! The driver's part in the fast lane: its own datagrams, and those of its region.
+//! The driver's part in the fast lane: when it beats, its own datagrams, and those of its region.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Driver;
+use crate::clock::Wall;
 use crate::fastlane;
-use crate::liveness::Event;
+use crate::id::Tag;
+use crate::liveness::{Event, TICK};
 use crate::membership::Known;
 use crate::mesh::Inbound;
 
+/// With more peers than this nodes beat each at a time of its own.
+const TOGETHER: usize = 32;
+
 impl Driver {
+    /// When the next tick is due, and so the next beat: nodes whose clocks agree beat together, so that what all have to say wakes each of
+    /// them once. With too many peers all at once would be more than a socket holds, and each has a moment of its own.
+    pub(super) fn next_tick(&self) -> Instant {
+        let phase = match self.roster.names().count() {
+            0..=TOGETHER => 0,
+            _ => Tag::of(self.parts.life.name.as_str()).0.into(),
+        };
+        let clock = &self.parts.clock;
+        clock.now() + until_next(clock.mesh_wall(), phase)
+    }
+
     /// Sends this node's datagrams to its region.
     pub(super) fn beat(&mut self, now: Instant) {
         let region = self.parts.wishes.own().record.region;
@@ -37,5 +53,33 @@ impl Driver {
         }
         self.believe(Event::Silent { by: &from.name, about: &heard.silent }, now).await;
         self.word(&from.name).await;
+    }
+}
+
+/// How long until the mesh's time is a multiple of [`TICK`], and so many milliseconds more. Never less than half of it nor more than one and
+/// a half, however the clock steps.
+fn until_next(wall: Wall, phase_millis: u64) -> Duration {
+    let tick = TICK.as_millis() as u64;
+    let left = tick - (wall.0 + tick - phase_millis % tick) % tick;
+    Duration::from_millis(if left < tick / 2 { left + tick } else { left })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn nodes_whose_clocks_agree_tick_together(at in 0..1_u64 << 44, apart in 0..50_u64, phase: u32) {
+            let phase = phase.into();
+            let ticks_at = |wall: u64| wall + until_next(Wall(wall), phase).as_millis() as u64;
+            let (one, other) = (ticks_at(at), ticks_at(at + apart));
+            prop_assert_eq!((one + 100 - phase % 100) % 100, 0);
+            prop_assert!((50..=150).contains(&(one - at)));
+            // Who has just ticked a little late waits for the same next one, or for the one after it.
+            prop_assert!(other == one || other == one + 100, "{one} and {other}");
+        }
     }
 }

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use gossip::clock::Clock;
+use gossip::clock::{Clock, ticks};
 use gossip::id::NodeName;
 use gossip::mesh::{Inbound, Mesh};
 use gossip::state::{ClusterView, MemberState};
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 
 use super::EventLog;
 use super::wire::{self, CHANNEL};
@@ -86,8 +85,7 @@ impl Spread {
     }
 
     async fn run(self) {
-        let mut beats = tokio::time::interval(BEAT);
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = ticks(BEAT);
         let (mut rested, mut asked) = (0, 0);
         let mut unwritten = false;
         loop {
