@@ -74,7 +74,7 @@ pub(crate) fn wants_signatures(dnssec_ok: bool, kind: Kind) -> bool {
     dnssec_ok || matches!(kind, Kind::RRSIG | Kind::NSEC | Kind::DNSKEY | Kind::CDS | Kind::CDNSKEY)
 }
 
-/// Answers a question. `signer` is there when signatures are wanted.
+/// Answers a question, and says in `outcome` what led to it. `signer` is there when signatures are wanted.
 pub(crate) fn answer<'a>(
     scene: &'a Scene,
     question: &Question<'_>,
@@ -82,33 +82,33 @@ pub(crate) fn answer<'a>(
     signer: Option<Signer<'_>>,
     rng: &mut impl Rng,
     reply: &mut Reply<'_, '_>,
-) -> Outcome<'a> {
-    let refused = |rcode| Outcome { rcode, ..Outcome::default() };
+    outcome: &mut Outcome<'a>,
+) {
+    let mut refuse = |rcode| outcome.rcode = rcode;
     match question.kind {
         // RFC 9824 §3.5 for the second.
-        Kind::OPT | Kind::NXNAME => return refused(Rcode::FORMERR),
-        Kind::TKEY | Kind::TSIG => return refused(Rcode::NOTIMP),
+        Kind::OPT | Kind::NXNAME => return refuse(Rcode::FORMERR),
+        Kind::TKEY | Kind::TSIG => return refuse(Rcode::NOTIMP),
         // Who may transfer does so over TCP, and does not come here.
-        Kind::AXFR | Kind::IXFR => return refused(Rcode::REFUSED),
+        Kind::AXFR | Kind::IXFR => return refuse(Rcode::REFUSED),
         _ => {}
     }
     let name = Folded::new(question.name);
     let zone = scene.table.zone_of(name.as_slice(), question.kind).filter(|_| question.is_internet());
-    let Some(zone) = zone else { return refused(Rcode::REFUSED) };
+    let Some(zone) = zone else { return refuse(Rcode::REFUSED) };
     let pen = match (signer, &zone.keys) {
         // Without the zone's keys an answer would be taken for forged; another server may have them.
-        (Some(_), Some(keys)) if !keys.can_sign() => return refused(Rcode::SERVFAIL),
+        (Some(_), Some(keys)) if !keys.can_sign() => return refuse(Rcode::SERVFAIL),
         (Some(signer), Some(keys)) => Some(Pen::new(signer, keys)),
         _ => None,
     };
     reply.answer_from(zone.origin.wire().len());
-    let outcome = Outcome { zone: Some(zone), ..Outcome::default() };
+    outcome.zone = Some(zone);
     let mut walk = Walk { scene, zone, asker, pen, reply, outcome };
     match walk.pen {
         Some(_) => walk.run(name.as_slice(), question.kind, &mut few(rng, asker.now.unix, name.as_slice())),
         None => walk.run(name.as_slice(), question.kind, rng),
     }
-    walk.outcome
 }
 
 struct Walk<'a, 'r, 'o, 'm, 'p> {
@@ -118,7 +118,7 @@ struct Walk<'a, 'r, 'o, 'm, 'p> {
     /// In a signed zone, for who wants signatures.
     pen: Option<Pen<'p>>,
     reply: &'r mut Reply<'o, 'm>,
-    outcome: Outcome<'a>,
+    outcome: &'r mut Outcome<'a>,
 }
 
 /// A name as it is written and as it is looked up and signed: folded.
@@ -230,7 +230,6 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
     ) {
         let (client, now) = (self.asker.client, self.asker.now.monotonic);
         let decision = decide(self.scene, steer, family, client, now, rng);
-        let addresses = decision.deck(self.scene).addresses(&decision.drawn);
         if decision.choice.step == Step::NoFamily {
             // Wherever the client is, so the scope stays 0.
             self.deny_data(node, spot, family.kind());
@@ -239,9 +238,10 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
             self.outcome.rcode = Rcode::SERVFAIL;
         } else {
             self.outcome.scope = decision.place.scope;
-            let start = self.reply.length();
-            if self.reply.addresses(spot.owner, family, decision.ttl, addresses) {
-                self.sign_written(spot, start, family.kind(), (decision.ttl, steer.ttl));
+            let addresses = decision.deck(self.scene).addresses(&decision.drawn);
+            let (start, ttl) = (self.reply.length(), decision.ttl);
+            if self.reply.addresses(spot.owner, family, ttl, addresses) {
+                self.sign_written(spot, start, family.kind(), (ttl, steer.ttl));
             } else {
                 self.reply.truncate();
             }

@@ -165,11 +165,10 @@ pub(crate) struct Folded {
 impl Folded {
     /// Takes a whole name in wire form, uncompressed; what is longer than a name can be is cut.
     pub(crate) fn new(wire: &[u8]) -> Self {
-        let mut bytes = [0; MAX_NAME_BYTES];
-        let length = wire.len().min(MAX_NAME_BYTES);
-        bytes[..length].copy_from_slice(&wire[..length]);
-        bytes[..length].make_ascii_lowercase();
-        Self { bytes, length: length as u8 }
+        let length = wire.len().min(MAX_NAME_BYTES) as u8;
+        let mut folded = Self { bytes: [0; MAX_NAME_BYTES], length };
+        folded.bytes.iter_mut().zip(wire).for_each(|(to, from)| *to = from.to_ascii_lowercase());
+        folded
     }
 
     /// The bytes, with the final zero.

@@ -177,7 +177,7 @@ impl Responder {
         let (scene, mut out) = (self.scene.load(), Vec::new());
         let now = Moment { monotonic: now, unix: 0 };
         let outcome = decode(&query).map(|request| {
-            let visit = Visit::new(&scene, &request, client.addr(), now);
+            let visit = Visit { scene: &scene, request: &request, from: client.addr(), now, cookie: None };
             visit.answer(u16::MAX, Transport::Tcp, None, &mut rng, &mut out)
         });
         Ok(Explanation::of(name, kind, client, &scene, &outcome.unwrap_or_default(), &out))
@@ -235,12 +235,15 @@ impl Clerk {
     ) -> Verdict {
         out.clear();
         self.tally.query(transport);
-        let Some(request) = decode(query) else {
+        // Large values stay where they were made: each is looked at by reference.
+        let request = decode(query);
+        let Some(request) = &request else {
             self.tally.ignore();
             return Verdict::Drop;
         };
         let scene = self.scene.load();
-        let visit = Visit::new(scene, &request, from.ip(), now);
+        let cookie = cookie_for(scene, request, from.ip(), now);
+        let visit = Visit { scene, request, from: from.ip(), now, cookie: cookie.as_ref() };
         let limit = match (transport, &request.edns) {
             (Transport::Tcp, _) => u16::MAX,
             (Transport::Udp, None) => 512,
@@ -302,17 +305,16 @@ struct Visit<'s, 'v, 'm> {
     request: &'v Request<'m>,
     from: IpAddr,
     now: Moment,
-    cookie: Option<Cookie>,
+    cookie: Option<&'v Cookie>,
+}
+
+/// The cookie for who asks, when it knows cookies and there is a secret to make them with.
+fn cookie_for(scene: &Scene, request: &Request<'_>, from: IpAddr, now: Moment) -> Option<Cookie> {
+    let option = request.edns.as_ref()?.cookie?;
+    Cookie::answer(&scene.terms.cookie_secrets, option, from, now.unix)
 }
 
 impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
-    fn new(scene: &'s Scene, request: &'v Request<'m>, from: IpAddr, now: Moment) -> Self {
-        let option = request.edns.as_ref().and_then(|edns| edns.cookie);
-        let cookie =
-            option.and_then(|option| Cookie::answer(&scene.terms.cookie_secrets, option, from, now.unix));
-        Self { scene, request, from, now, cookie }
-    }
-
     /// True when the sender is certainly where it says it is.
     fn is_known(&self) -> bool {
         self.cookie.is_some_and(|cookie| cookie.valid)
@@ -326,7 +328,7 @@ impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
     }
 
     fn begin<'o>(&'o self, limit: u16, out: &'o mut Vec<u8>) -> Reply<'o, 'm> {
-        let cookie = self.cookie.map(|cookie| cookie.told);
+        let cookie = self.cookie.map(|cookie| &cookie.told);
         Reply::begin(self.request, Extras { cookie, nsid: self.scene.terms.nsid() }, limit, out)
     }
 
@@ -348,7 +350,8 @@ impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
         out: &mut Vec<u8>,
     ) -> Outcome<'s> {
         let mut reply = self.begin(limit, out);
-        let mut outcome = match (&self.request.question, self.request.fault) {
+        let mut outcome = Outcome::default();
+        match (&self.request.question, self.request.fault) {
             (Some(question), None) => {
                 let edns = self.request.edns.as_ref();
                 let asker = Asker {
@@ -357,19 +360,16 @@ impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
                     dnssec_ok: edns.is_some_and(|edns| edns.dnssec_ok),
                     compact_ok: edns.is_some_and(|edns| edns.compact_ok),
                 };
-                let outcome = answer(self.scene, question, asker, signer, rng, &mut reply);
+                answer(self.scene, question, asker, signer, rng, &mut reply, &mut outcome);
                 if let Some(why) = transfer::refusal(self.scene, question, self.from, transport) {
                     reply.say_why(why);
                 }
-                outcome
             }
             // A query for a cookie alone, or about one (RFC 7873 §5.4).
-            (None, None) => {
-                let rcode = if self.shows_a_wrong_cookie() { Rcode::BADCOOKIE } else { Rcode::NOERROR };
-                Outcome { rcode, ..Outcome::default() }
-            }
-            (_, Some(rcode)) => Outcome { rcode, ..Outcome::default() },
-        };
+            (None, None) if self.shows_a_wrong_cookie() => outcome.rcode = Rcode::BADCOOKIE,
+            (None, None) => {}
+            (_, Some(rcode)) => outcome.rcode = rcode,
+        }
         if outcome.put_off {
             reply = self.begin(limit, out);
             (outcome.rcode, outcome.scope) = match transport {

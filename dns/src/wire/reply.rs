@@ -77,7 +77,7 @@ impl Written {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Extras<'o> {
     /// The client's and the server's cookie.
-    pub(crate) cookie: Option<[u8; COOKIE_BYTES]>,
+    pub(crate) cookie: Option<&'o [u8; COOKIE_BYTES]>,
     /// Who answers; empty: not told.
     pub(crate) nsid: &'o [u8],
 }
@@ -365,7 +365,7 @@ impl<'o, 'm> Reply<'o, 'm> {
             self.out.extend_from_slice(&[subnet.source, scope]);
             push_address(self.out, subnet.address, bytes);
         }
-        if let Some(cookie) = &self.extras.cookie {
+        if let Some(cookie) = self.extras.cookie {
             push_option(self.out, OPTION_COOKIE, COOKIE_BYTES);
             self.out.extend_from_slice(cookie);
         }
