@@ -41,6 +41,15 @@ impl Driver {
         }
     }
 
+    /// Says whose load nobody has told for too long. Without room that waits: an empty report is told only once.
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.parts.reports.capacity() > self.roster.names().count() {
+            for report in self.lanes.expire(now) {
+                let _ = self.parts.reports.try_send(report);
+            }
+        }
+    }
+
     pub(super) async fn lane(&mut self, inbound: Inbound) {
         let Inbound::Datagram { from, bytes } = inbound else { return };
         if self.roster.get(&from.name).is_none() {
