@@ -398,6 +398,8 @@ pub(crate) fn unframe(bytes: &[u8]) -> Option<(SocketAddr, ChitchatMessage)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keyring::Keyring;
+    use crate::mesh::{endpoint::bind_pair, tls::Identity};
     use proptest::prelude::*;
 
     #[test]
@@ -412,40 +414,65 @@ mod tests {
         assert_eq!(unframe(&frame(six, &message.serialize_to_vec())).unwrap().0, six);
     }
 
+    fn own() -> BTreeMap<String, String> {
+        [("format", "1"), ("region", "eu")].map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+    }
+
+    async fn member(name: &str, ring: &Keyring) -> Membership {
+        let (name, clock): (NodeName, _) = (name.parse().unwrap(), Clock::system());
+        let identity = Identity::new(name.clone(), ring.clone(), clock.clone()).unwrap();
+        let [socket, _] = bind_pair("127.0.0.1:0".parse().unwrap()).unwrap();
+        let advertise = socket.local_addr().unwrap();
+        let mesh = Mesh::start(name.clone(), identity, clock.clone(), socket).unwrap();
+        let life = Life { name, generation: 1, advertise };
+        let (words, _) = mpsc::channel(1);
+        Membership::start(life, 1, &mesh, &clock, words, own()).await.unwrap()
+    }
+
+    async fn soon<T>(what: &str, it: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(10), it).await.expect(what)
+    }
+
     #[tokio::test]
-    async fn a_task_that_ended_is_started_again_with_the_same_state() {
-        use crate::keyring::Keyring;
-        use crate::mesh::{endpoint::bind_pair, tls::Identity};
+    async fn calls_of_the_rounds_wait_for_the_next_beat() {
         let ring = Keyring::generate();
-        let node = |name: &str| {
-            let name: NodeName = name.parse().unwrap();
-            let identity = Identity::new(name.clone(), ring.clone(), Clock::system()).unwrap();
-            let [socket, _] = bind_pair("127.0.0.1:0".parse().unwrap()).unwrap();
-            let advertise = socket.local_addr().unwrap();
-            let mesh = Mesh::start(name.clone(), identity, Clock::system(), socket).unwrap();
-            (mesh, Life { name, generation: 1, advertise })
-        };
-        let own =
-            BTreeMap::from([("format".to_owned(), "1".to_owned()), ("region".to_owned(), "eu".to_owned())]);
-        let ((mesh_a, life_a), (mesh_b, life_b)) = (node("a"), node("b"));
-        let (words, _unread) = mpsc::channel(1);
-        let mut a = Membership::start(life_a, 1, &mesh_a, &Clock::system(), words.clone(), own.clone())
-            .await
-            .unwrap();
-        let mut b = Membership::start(life_b.clone(), 1, &mesh_b, &Clock::system(), words, BTreeMap::new())
-            .await
-            .unwrap();
-        a.handle.abort();
-        assert!(!a.ended().await.is_empty());
-        a.restart(0, own).await.unwrap();
-        assert_eq!(a.life().generation, 2);
-        let meets = async {
-            while !b.known().await.iter().any(|known| known.generation == 2) {
-                a.gossip_with([life_b.advertise]);
+        let (a, mut b) = (member("a", &ring).await, member("b", &ring).await);
+        let (of_a, of_b) = (a.life.advertise, b.life.advertise);
+        soon("b hears of a", async {
+            while b.known().await.is_empty() {
+                a.gossip_with([of_b]);
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-        };
-        tokio::time::timeout(Duration::from_secs(10), meets).await.expect("b meets a's second life");
+        })
+        .await;
+        soon("a round of b's comes", async {
+            while b.link.calls().is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        let waiting = b.link.calls().clone();
+        let framed = waiting.get(&of_a).expect("there is nobody else to call");
+        assert!(matches!(unframe(framed), Some((from, ChitchatMessage::Syn { .. })) if from == of_b));
+        b.call();
+        assert!(b.link.calls().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ended_is_started_again_with_the_same_state() {
+        let ring = Keyring::generate();
+        let (mut a, mut b) = (member("a", &ring).await, member("b", &ring).await);
+        a.handle.abort();
+        assert!(!a.ended().await.is_empty());
+        a.restart(0, own()).await.unwrap();
+        assert_eq!(a.life().generation, 2);
+        soon("b meets a's second life", async {
+            while !b.known().await.iter().any(|known| known.generation == 2) {
+                a.gossip_with([b.life.advertise]);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
     }
 
     proptest! {

@@ -21,11 +21,11 @@ use crate::mesh::Channel;
 const PACKET_PAYLOAD: usize = 1_150;
 /// What a packet adds: IP and UDP (28), QUIC's header with a connection id of 8 and its tag (27), a frame's head (5).
 const PACKET_ADDS: u64 = 60;
-/// An acknowledgement by itself; one answers two packets.
+/// An acknowledgement by itself; each packet has its own, as nodes acknowledge at once.
 const ACK_BYTES: u64 = 65;
 /// A message that was not delivered in so long is given up: its connection is.
 const GIVEN_UP: Duration = Duration::from_secs(10);
-/// What a peer may wait before it acknowledges.
+/// What a sender allows its peer before it acknowledges.
 const ACK_DELAY: Duration = Duration::from_millis(25);
 
 /// How payloads fare from one node to another, at this moment.
@@ -320,7 +320,7 @@ impl State {
         sender.sent.packets += packets as u64;
         let resent = packets as u64 * PACKET_PAYLOAD as u64;
         sender.sent.wire_bytes += packets as u64 * PACKET_ADDS + bytes.min(resent);
-        sender.received.wire_bytes += packets as u64 * ACK_BYTES / 2;
+        sender.received.wire_bytes += packets as u64 * ACK_BYTES;
 
         let way = (self.weather)(from, to);
         let is_lost = |rng: &mut StdRng| !way.open || (way.loss > 0.0 && rng.random_bool(way.loss));
@@ -347,7 +347,7 @@ impl State {
         receiver.received.packets += packets;
         receiver.received.payload_bytes += bytes;
         receiver.received.wire_bytes += bytes + packets * PACKET_ADDS;
-        receiver.sent.wire_bytes += packets * ACK_BYTES / 2;
+        receiver.sent.wire_bytes += packets * ACK_BYTES;
         *receiver.received.by_channel.entry(channel.id).or_default() += bytes;
         receiver.port.clone().take(name, from, channel, parcel);
     }
