@@ -1,5 +1,8 @@
 //! Which records answer a question (RFC 1034 §4.3.2): the walk through the zone, and what stands beside an answer. In a
 //! signed zone every set is signed as soon as it is written, for who wants signatures.
+//!
+//! What few answers need is never inlined: it would stand between what all of them run through, on lines of a cache that the kernel
+//! has emptied since the last query.
 
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
@@ -14,7 +17,7 @@ use crate::moment::Moment;
 use crate::name::{Folded, Name};
 use crate::sign::{CanonicalSet, Deny, Pen, Signer, Stopped, few};
 use crate::steer::{Decision, Family, Scene, Steer, Step, decide};
-use crate::wire::{Owner, Question, Rcode, Reply, Section, Written};
+use crate::wire::{Owner, Question, Rcode, Reply, Request, Section, Written};
 use crate::zone::{Found, Kind, Node, Set, Zone};
 
 /// What answers ANY (RFC 8482 §4.2), for so long.
@@ -57,16 +60,33 @@ impl Outcome<'_> {
     }
 }
 
-/// Who asks, and how.
+/// Who asks, and how. Looked up where it is needed, for most answers need little of it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asker {
-    /// Where the user is taken to be.
-    pub(crate) client: IpAddr,
-    pub(crate) now: Moment,
+pub(crate) struct Asker<'q, 'm> {
+    pub(crate) request: &'q Request<'m>,
+    /// Whose message it was; an IPv4 address comes as one, not mapped into IPv6.
+    pub(crate) from: &'q IpAddr,
+    pub(crate) now: &'q Moment,
+}
+
+impl Asker<'_, '_> {
+    /// Where the user is taken to be: the subnet the resolver tells, else the resolver itself.
+    fn client(&self) -> IpAddr {
+        match self.request.edns.as_ref().and_then(|edns| edns.subnet.as_ref()) {
+            Some(subnet) if subnet.source > 0 => subnet.address.to_canonical(),
+            _ => *self.from,
+        }
+    }
+
     /// Wants signatures (RFC 3225).
-    pub(crate) dnssec_ok: bool,
+    fn dnssec_ok(&self) -> bool {
+        self.request.edns.as_ref().is_some_and(|edns| edns.dnssec_ok)
+    }
+
     /// Wants NXDOMAIN beside a signed denial (RFC 9824 §5.1).
-    pub(crate) compact_ok: bool,
+    fn compact_ok(&self) -> bool {
+        self.request.edns.as_ref().is_some_and(|edns| edns.compact_ok)
+    }
 }
 
 /// True when an answer of a signed zone says something of its signatures.
@@ -75,13 +95,13 @@ pub(crate) fn wants_signatures(dnssec_ok: bool, kind: Kind) -> bool {
 }
 
 /// Answers a question, and says in `outcome` what led to it. `signer` is there when signatures are wanted.
-pub(crate) fn answer<'a>(
+pub(crate) fn answer<'a, 'm>(
     scene: &'a Scene,
     question: &Question<'_>,
-    asker: Asker,
+    asker: Asker<'_, 'm>,
     signer: Option<Signer<'_>>,
     rng: &mut impl Rng,
-    reply: &mut Reply<'_, '_>,
+    reply: &mut Reply<'_, 'm>,
     outcome: &mut Outcome<'a>,
 ) {
     let mut refuse = |rcode| outcome.rcode = rcode;
@@ -93,30 +113,34 @@ pub(crate) fn answer<'a>(
         Kind::AXFR | Kind::IXFR => return refuse(Rcode::REFUSED),
         _ => {}
     }
-    let name = Folded::new(question.name);
+    let mut name = Folded::empty();
+    name.take(question.name);
     let zone = scene.table.zone_of(name.as_slice(), question.kind).filter(|_| question.is_internet());
     let Some(zone) = zone else { return refuse(Rcode::REFUSED) };
-    let pen = match (signer, &zone.keys) {
-        // Without the zone's keys an answer would be taken for forged; another server may have them.
-        (Some(_), Some(keys)) if !keys.can_sign() => return refuse(Rcode::SERVFAIL),
-        (Some(signer), Some(keys)) => Some(Pen::new(signer, keys)),
-        _ => None,
-    };
+    // Without the zone's keys an answer would be taken for forged; another server may have them.
+    let keys = zone.keys.as_ref().filter(|_| signer.is_some());
+    if keys.is_some_and(|keys| !keys.can_sign()) {
+        return refuse(Rcode::SERVFAIL);
+    }
     reply.answer_from(zone.origin.wire().len());
     outcome.zone = Some(zone);
-    let mut walk = Walk { scene, zone, asker, pen, reply, outcome };
-    match walk.pen {
-        Some(_) => walk.run(name.as_slice(), question.kind, &mut few(rng, asker.now.unix, name.as_slice())),
-        None => walk.run(name.as_slice(), question.kind, rng),
+    let (name, kind) = (name.as_slice(), question.kind);
+    match signer.zip(keys) {
+        None => Walk { scene, zone, asker, pen: None, reply, outcome }.run(name, kind, rng),
+        Some((signer, keys)) => {
+            let pen = Some(&mut Pen::new(signer, keys));
+            let rng = &mut few(rng, asker.now.unix, name);
+            Walk { scene, zone, asker, pen, reply, outcome }.run(name, kind, rng);
+        }
     }
 }
 
-struct Walk<'a, 'r, 'o, 'm, 'p> {
+struct Walk<'a, 'q, 'r, 'o, 'm, 'p> {
     scene: &'a Scene,
     zone: &'a Zone,
-    asker: Asker,
+    asker: Asker<'q, 'm>,
     /// In a signed zone, for who wants signatures.
-    pen: Option<Pen<'p>>,
+    pen: Option<&'r mut Pen<'p>>,
     reply: &'r mut Reply<'o, 'm>,
     outcome: &'r mut Outcome<'a>,
 }
@@ -128,27 +152,49 @@ struct Spot<'n> {
     name: &'n [u8],
 }
 
-impl<'a> Walk<'a, '_, '_, '_, '_> {
+impl<'a> Walk<'a, '_, '_, '_, '_, '_> {
     fn run<'n>(&mut self, name: &'n [u8], kind: Kind, rng: &mut impl Rng)
     where
         'a: 'n,
     {
-        let mut spot = Spot { owner: Owner::Question, name };
+        let spot = Spot { owner: Owner::Question, name };
+        let Some(node) = self.find(spot, kind, true) else { return };
+        match node.alias() {
+            None => self.at(node, spot, kind, rng),
+            Some(target) => self.follow((node, target), spot, kind, rng),
+        }
+    }
+
+    /// The name, when it is there; else that is said. `at_once`: it is the one that was asked for.
+    fn find(&mut self, spot: Spot<'_>, kind: Kind, at_once: bool) -> Option<&'a Node> {
+        match self.zone.find(spot.name, kind) {
+            Found::Here(node) => return Some(node),
+            Found::Delegated(cut) => self.refer(cut, spot.name, at_once),
+            Found::Missing => {
+                let compact = self.pen.is_some() && self.asker.dnssec_ok() && !self.asker.compact_ok();
+                self.outcome.rcode = if compact { Rcode::NOERROR } else { Rcode::NXDOMAIN };
+                self.deny(spot, Deny::Name, self.zone.denial_ttl);
+            }
+        }
+        None
+    }
+
+    /// The name is an alias, of one that may be an alias too.
+    #[inline(never)]
+    fn follow<'n>(
+        &mut self,
+        (mut node, mut target): (&'a Node, &'a [u8]),
+        mut spot: Spot<'n>,
+        kind: Kind,
+        rng: &mut impl Rng,
+    ) where
+        'a: 'n,
+    {
+        // What proves an alias stands beside it, and is asked for at it (RFC 4035 §2.5).
+        let beside = matches!(kind, Kind::CNAME | Kind::RRSIG | Kind::NSEC);
         let mut passed: [&[u8]; MAX_CHAIN + 1] = [&[]; MAX_CHAIN + 1];
         for step in 0..=MAX_CHAIN {
-            let node = match self.zone.find(spot.name, kind) {
-                Found::Here(node) => node,
-                Found::Delegated(cut) => return self.refer(cut, spot.name, step == 0),
-                Found::Missing => {
-                    let compact = self.pen.is_some() && self.asker.dnssec_ok && !self.asker.compact_ok;
-                    self.outcome.rcode = if compact { Rcode::NOERROR } else { Rcode::NXDOMAIN };
-                    return self.deny(spot, Deny::Name, self.zone.denial_ttl);
-                }
-            };
-            // What proves an alias stands beside it, and is asked for at it (RFC 4035 §2.5).
-            let beside = matches!(kind, Kind::CNAME | Kind::RRSIG | Kind::NSEC);
-            let alias = node.alias.as_deref().filter(|_| !beside);
-            let Some((target, set)) = alias.zip(node.set(Kind::CNAME)) else {
+            let Some(set) = node.set(Kind::CNAME).filter(|_| !beside) else {
                 return self.at(node, spot, kind, rng);
             };
             // The alias alone answers ANY; a target elsewhere is for the resolver to ask.
@@ -165,6 +211,9 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
             // The alias's data is the name that the next records belong to; behind 16 KiB it is written once more.
             let labels = &target[..target.len() - self.zone.origin.wire().len()];
             spot = Spot { owner: written.target().unwrap_or(Owner::Below(labels)), name: target };
+            let Some(next) = self.find(spot, kind, false) else { return };
+            let Some(further) = next.alias() else { return self.at(next, spot, kind, rng) };
+            (node, target) = (next, further);
         }
     }
 
@@ -175,11 +224,11 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
             Kind::AAAA => Some(Family::V6),
             _ => None,
         };
-        if let Some((steer, family)) = node.steer.as_ref().zip(family) {
+        if let Some((steer, family)) = node.steer.as_deref().zip(family) {
             return self.steer(node, steer, spot, family, rng);
         }
         let set = node.set(kind);
-        if let Some((steer, hinted)) = node.steer.as_ref().zip(set.and_then(|set| set.hinted.as_ref())) {
+        if let Some((steer, hinted)) = node.steer.as_deref().zip(set.and_then(|set| set.hinted.as_ref())) {
             return self.hint(steer, hinted, spot, rng);
         }
         if let Some(set) = set {
@@ -198,13 +247,14 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
     }
 
     /// The name is there without such data.
+    #[inline(never)]
     fn deny_data(&mut self, node: &Node, spot: Spot<'_>, kind: Kind) {
         let ttl = self.denial_ttl(node);
         if !node.is_authoritative() {
             // At a delegation, what lies below it is not denied.
-            return self.deny(spot, Deny::Delegation(&node.types), ttl);
+            return self.deny(spot, Deny::Delegation(node.types()), ttl);
         }
-        self.deny(spot, Deny::Data { asked: kind, absent: self.absent(node), there: &node.types }, ttl);
+        self.deny(spot, Deny::Data { asked: kind, absent: self.absent(node), there: node.types() }, ttl);
     }
 
     /// What a steered name does not have for the moment: the addresses of a family that no node of the mesh has.
@@ -228,8 +278,8 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
         family: Family,
         rng: &mut impl Rng,
     ) {
-        let (client, now) = (self.asker.client, self.asker.now.monotonic);
-        let decision = decide(self.scene, steer, family, client, now, rng);
+        let (client, now) = (self.asker.client(), self.asker.now.monotonic);
+        let decision = self.outcome.decision.insert(decide(self.scene, steer, family, client, now, rng));
         if decision.choice.step == Step::NoFamily {
             // Wherever the client is, so the scope stays 0.
             self.deny_data(node, spot, family.kind());
@@ -246,12 +296,12 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
                 self.reply.truncate();
             }
         }
-        self.outcome.decision = Some(decision);
     }
 
     /// The records of the name, with its steered addresses as hints.
+    #[inline(never)]
     fn hint(&mut self, steer: &'a Steer, set: &Hinted, spot: Spot<'_>, rng: &mut impl Rng) {
-        let (client, now) = (self.asker.client, self.asker.now.monotonic);
+        let (client, now) = (self.asker.client(), self.asker.now.monotonic);
         let absent = self.scene.board.absent();
         let family = if absent == Some(Family::V4) { Family::V6 } else { Family::V4 };
         let decision = decide(self.scene, steer, family, client, now, rng);
@@ -274,10 +324,11 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
     }
 
     /// What is said of a name in a signed zone, when just that is asked for. Of the signatures one is enough (RFC 8482 §4.1).
+    #[inline(never)]
     fn prove(&mut self, node: &Node, spot: Spot<'_>, kind: Kind) {
         let ttls = (self.denial_ttl(node), self.zone.denial_ttl);
         // All types, for none is denied.
-        let there = Deny::Data { asked: Kind::ANY, absent: self.absent(node), there: &node.types };
+        let there = Deny::Data { asked: Kind::ANY, absent: self.absent(node), there: node.types() };
         let Some(pen) = &mut self.pen else { return };
         let place = (Section::Answer, spot.owner, spot.name);
         let written = match kind {
@@ -285,7 +336,7 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
             _ => pen.write_denial(self.reply, place, ttls.0, there),
         };
         let signed = match kind {
-            Kind::NSEC if !self.asker.dnssec_ok => written,
+            Kind::NSEC if !self.asker.dnssec_ok() => written,
             _ => written.and_then(|()| pen.sign_denial(self.reply, place, ttls, there)),
         };
         self.settle(signed);
@@ -306,7 +357,7 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
     }
 
     fn put_denial(&mut self, spot: Spot<'_>, deny: Deny<'_>, ttl: u32) {
-        if let Some(pen) = self.pen.as_mut().filter(|_| self.asker.dnssec_ok) {
+        if let Some(pen) = self.pen.as_mut().filter(|_| self.asker.dnssec_ok()) {
             let place = (Section::Authority, spot.owner, spot.name);
             let signed = pen.deny(self.reply, place, (ttl, self.zone.denial_ttl), deny);
             self.settle(signed);
@@ -314,6 +365,7 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
     }
 
     /// The name lies in a zone of others. `name` is one at or below it.
+    #[inline(never)]
     fn refer(&mut self, cut: &'a Node, name: &[u8], at_once: bool) {
         let Some(set) = cut.set(Kind::NS) else { return };
         if at_once {
@@ -325,10 +377,10 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
         if self.write(Section::Authority, spot, &set.fragment, 0, None).is_none() {
             return;
         }
-        if self.pen.is_some() && self.asker.dnssec_ok {
+        if self.pen.is_some() && self.asker.dnssec_ok() {
             match cut.set(Kind::DS) {
                 Some(signers) => drop(self.put(Section::Authority, spot, signers)),
-                None => self.put_denial(spot, Deny::Delegation(&cut.types), self.zone.denial_ttl),
+                None => self.put_denial(spot, Deny::Delegation(cut.types()), self.zone.denial_ttl),
             }
         }
         // A referral is useless without its glue (RFC 9471).
@@ -383,7 +435,7 @@ impl<'a> Walk<'a, '_, '_, '_, '_> {
             return None;
         };
         if let Some((pen, canonical)) = self.pen.as_mut().zip(canonical)
-            && self.asker.dnssec_ok
+            && self.asker.dnssec_ok()
         {
             let signed = pen.sign_set(self.reply, (section, spot.owner, spot.name), ttl, canonical);
             if !self.settle(signed) {

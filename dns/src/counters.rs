@@ -15,10 +15,12 @@ pub struct Counters {
 /// What one thread counts, on cache lines of its own. No other one writes it, so counting needs no locked instruction; any may
 /// read it.
 #[derive(Debug, Default)]
-#[repr(align(128))]
+#[repr(C, align(128))]
 pub(crate) struct Tally {
+    // First what nearly every query counts, on one cache line.
     queries_udp: AtomicU64,
     queries_tcp: AtomicU64,
+    rcodes: [AtomicU64; 24],
     queries_tls: AtomicU64,
     tls_failed: AtomicU64,
     dropped: AtomicU64,
@@ -35,7 +37,6 @@ pub(crate) struct Tally {
     signed: AtomicU64,
     unsigned: AtomicU64,
     panics: AtomicU64,
-    rcodes: [AtomicU64; 24],
 }
 
 /// The counters at one moment.

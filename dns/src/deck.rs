@@ -67,6 +67,19 @@ impl Deck {
     /// Draws up to `count` nodes, each by its share of the weight that is left, and one address of each. Those of weight
     /// zero come when no other is left. Costs one look at each node a draw.
     pub(crate) fn draw(&self, count: usize, rng: &mut impl Rng) -> Drawn {
+        match self.cards.as_slice() {
+            // Who is alone is drawn.
+            [Card { first, count: 1, .. }] if count > 0 => {
+                let mut drawn = Drawn { count: 1, ..Drawn::default() };
+                drawn.picks[0] = Pick { card: 0, address: *first };
+                drawn
+            }
+            _ => self.draw_some(count, rng),
+        }
+    }
+
+    #[inline(never)]
+    fn draw_some(&self, count: usize, rng: &mut impl Rng) -> Drawn {
         let mut drawn = Drawn::default();
         let mut left = self.weight;
         for _ in 0..count.min(MAX_ANSWERS).min(self.cards.len()) {

@@ -38,6 +38,7 @@ mod fixtures;
 mod fragment;
 pub mod geo;
 mod hinted;
+mod index;
 mod limit;
 mod mmsg;
 mod moment;

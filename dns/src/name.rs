@@ -158,17 +158,36 @@ pub(crate) fn suffixes(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// The wire form of a name in lower case, on the stack: what questions are looked up by.
 #[derive(Clone)]
 pub(crate) struct Folded {
-    bytes: [u8; MAX_NAME_BYTES],
+    bytes: [u8; FOLDED_BYTES],
     length: u8,
 }
+
+/// The longest name, in whole blocks of those that are folded at a time.
+const FOLDED_BYTES: usize = MAX_NAME_BYTES.next_multiple_of(FOLDED_AT_ONCE);
+const FOLDED_AT_ONCE: usize = 16;
 
 impl Folded {
     /// Takes a whole name in wire form, uncompressed; what is longer than a name can be is cut.
     pub(crate) fn new(wire: &[u8]) -> Self {
-        let length = wire.len().min(MAX_NAME_BYTES) as u8;
-        let mut folded = Self { bytes: [0; MAX_NAME_BYTES], length };
-        folded.bytes.iter_mut().zip(wire).for_each(|(to, from)| *to = from.to_ascii_lowercase());
+        let mut folded = Self::empty();
+        folded.take(wire);
         folded
+    }
+
+    /// No name, to be taken where it is.
+    pub(crate) fn empty() -> Self {
+        Self { bytes: [0; FOLDED_BYTES], length: 0 }
+    }
+
+    /// See [`Folded::new`].
+    pub(crate) fn take(&mut self, wire: &[u8]) {
+        let wire = &wire[..wire.len().min(MAX_NAME_BYTES)];
+        self.length = wire.len() as u8;
+        self.bytes[..wire.len()].copy_from_slice(wire);
+        // Whole blocks, for the processor folds each at once; a name has few.
+        let (blocks, _) = self.bytes.as_chunks_mut::<FOLDED_AT_ONCE>();
+        let used = blocks.iter_mut().take(wire.len().div_ceil(FOLDED_AT_ONCE));
+        used.for_each(|block| block.make_ascii_lowercase());
     }
 
     /// The bytes, with the final zero.
@@ -311,6 +330,15 @@ mod tests {
         let long = ["x".repeat(63), "x".repeat(63), "x".repeat(63), "x".repeat(61)].join(".");
         assert_eq!(name(&long).wire().len(), MAX_NAME_BYTES);
         assert_eq!(Name::parse(&(long + "x"), &origin), Err(NameError::TooLong));
+    }
+
+    #[test]
+    fn names_of_every_length_fold_whole() {
+        for length in 0..=MAX_NAME_BYTES + 1 {
+            let wire: Vec<u8> = (0..length).map(|at| (at * 7) as u8).collect();
+            let kept = &wire[..length.min(MAX_NAME_BYTES)];
+            assert_eq!(Folded::new(&wire).as_slice(), kept.to_ascii_lowercase());
+        }
     }
 
     #[test]

@@ -176,11 +176,13 @@ impl Responder {
         let mut rng = self.clerk_at(Arc::default(), Hand::Own(Box::default())).rng;
         let (scene, mut out) = (self.scene.load(), Vec::new());
         let now = Moment { monotonic: now, unix: 0 };
-        let outcome = decode(&query).map(|request| {
-            let visit = Visit { scene: &scene, request: &request, from: client.addr(), now, cookie: None };
-            visit.answer(u16::MAX, Transport::Tcp, None, &mut rng, &mut out)
-        });
-        Ok(Explanation::of(name, kind, client, &scene, &outcome.unwrap_or_default(), &out))
+        let mut outcome = Outcome::default();
+        if let Some(request) = decode(&query) {
+            let from = client.addr().to_canonical();
+            let visit = Visit { scene: &scene, request: &request, from: &from, now: &now, cookie: None };
+            visit.answer(u16::MAX, Transport::Tcp, None, &mut rng, &mut out, &mut outcome);
+        }
+        Ok(Explanation::of(name, kind, client, &scene, &outcome, &out))
     }
 }
 
@@ -236,14 +238,14 @@ impl Clerk {
         out.clear();
         self.tally.query(transport);
         // Large values stay where they were made: each is looked at by reference.
-        let request = decode(query);
-        let Some(request) = &request else {
+        let mut request = Request::default();
+        if !request.read(query) {
             self.tally.ignore();
             return Verdict::Drop;
-        };
-        let scene = self.scene.load();
-        let cookie = cookie_for(scene, request, from.ip(), now);
-        let visit = Visit { scene, request, from: from.ip(), now, cookie: cookie.as_ref() };
+        }
+        let (request, scene, from) = (&request, self.scene.load(), from.ip().to_canonical());
+        let cookie = cookie_for(scene, request, from, now);
+        let visit = Visit { scene, request, from: &from, now: &now, cookie: cookie.as_ref() };
         let limit = match (transport, &request.edns) {
             (Transport::Tcp, _) => u16::MAX,
             (Transport::Udp, None) => 512,
@@ -259,16 +261,17 @@ impl Clerk {
         };
         let signer = desk.map(|desk| Signer {
             desk,
-            from: from.ip(),
+            from,
             limiter: scene.signatures.as_deref(),
             now,
             tally: &self.tally,
         });
-        let mut outcome = visit.answer(limit, transport, signer, &mut self.rng, out);
+        let mut outcome = Outcome::default();
+        visit.answer(limit, transport, signer, &mut self.rng, out, &mut outcome);
         drop(shared);
         let limiter = scene.limiter.as_deref().filter(|_| transport == Transport::Udp && !visit.is_known());
         if let Some(limiter) = limiter
-            && !limiter.admits(from.ip(), outcome.rcode, outcome.empty, now.monotonic)
+            && !limiter.admits(from, outcome.rcode, outcome.empty, now.monotonic)
         {
             self.tally.limit();
             let slips = limiter.slip() > 0 && self.rng.random_range(0..limiter.slip()) == 0;
@@ -303,8 +306,9 @@ impl Clerk {
 struct Visit<'s, 'v, 'm> {
     scene: &'s Scene,
     request: &'v Request<'m>,
-    from: IpAddr,
-    now: Moment,
+    /// An IPv4 address comes as one, not mapped into IPv6.
+    from: &'v IpAddr,
+    now: &'v Moment,
     cookie: Option<&'v Cookie>,
 }
 
@@ -340,7 +344,7 @@ impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
             && question.is_some_and(|question| wants_signatures(dnssec_ok, question.kind))
     }
 
-    /// Answers what can be read of the message.
+    /// Answers what can be read of the message, and says in `outcome` what led to it.
     fn answer(
         &self,
         limit: u16,
@@ -348,20 +352,14 @@ impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
         signer: Option<Signer<'_>>,
         rng: &mut SmallRng,
         out: &mut Vec<u8>,
-    ) -> Outcome<'s> {
+        outcome: &mut Outcome<'s>,
+    ) {
         let mut reply = self.begin(limit, out);
-        let mut outcome = Outcome::default();
         match (&self.request.question, self.request.fault) {
             (Some(question), None) => {
-                let edns = self.request.edns.as_ref();
-                let asker = Asker {
-                    client: client_of(self.request, self.from),
-                    now: self.now,
-                    dnssec_ok: edns.is_some_and(|edns| edns.dnssec_ok),
-                    compact_ok: edns.is_some_and(|edns| edns.compact_ok),
-                };
-                answer(self.scene, question, asker, signer, rng, &mut reply, &mut outcome);
-                if let Some(why) = transfer::refusal(self.scene, question, self.from, transport) {
+                let asker = Asker { request: self.request, from: self.from, now: self.now };
+                answer(self.scene, question, asker, signer, rng, &mut reply, outcome);
+                if let Some(why) = transfer::refusal(self.scene, question, *self.from, transport) {
                     reply.say_why(why);
                 }
             }
@@ -384,7 +382,6 @@ impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
         outcome.truncated = reply.is_truncated();
         outcome.empty = reply.is_empty();
         reply.finish(outcome.rcode, outcome.scope);
-        outcome
     }
 
     /// Says nothing but how to come back: with the cookie, if it knows cookies, else over TCP.
@@ -397,12 +394,6 @@ impl<'s, 'v, 'm> Visit<'s, 'v, 'm> {
         reply.finish(rcode, 0);
         Outcome { rcode, truncated: self.cookie.is_none(), empty: true, ..Outcome::default() }
     }
-}
-
-/// Where the user is taken to be: the subnet the resolver tells, else the resolver itself.
-fn client_of(request: &Request<'_>, from: IpAddr) -> IpAddr {
-    let told = request.edns.as_ref().and_then(|edns| edns.subnet).filter(|subnet| subnet.source > 0);
-    told.map_or(from, |subnet| subnet.address).to_canonical()
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ pub struct SteerSpec {
 }
 
 /// From which load on a region passes a growing share of its users on to the next one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shed {
     /// Up to this load none are passed on, in thousandths of the capacity.
     pub low_permille: u16,

@@ -77,7 +77,7 @@ pub(crate) struct Scene {
 }
 
 /// A name whose addresses are those of nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Steer {
     /// Whose health decides.
     pub(crate) service: ServiceId,
@@ -92,7 +92,7 @@ pub(crate) struct Steer {
 }
 
 /// In which order regions are tried: a [`Policy`](crate::Policy) in numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Order {
     Nearest,
     Latency,
@@ -160,7 +160,7 @@ pub(crate) struct Decision<'a> {
     pub(crate) ttl: u32,
 }
 
-/// Decides for one client.
+/// Decides for one client; an IPv4 address comes as one, not mapped into IPv6.
 pub(crate) fn decide<'a>(
     scene: &Scene,
     steer: &'a Steer,
@@ -169,7 +169,7 @@ pub(crate) fn decide<'a>(
     now: Instant,
     rng: &mut impl Rng,
 ) -> Decision<'a> {
-    let place = locate(scene, client.to_canonical());
+    let place = locate(scene, client);
     let choice = choose(scene, steer, family, &place, rng);
     let ttl = scene.board.ttl(steer.service, steer.ttl, now);
     let mut decision = Decision { steer, family, place, choice, drawn: Drawn::default(), ttl };
@@ -211,6 +211,24 @@ pub(crate) fn locate(scene: &Scene, client: IpAddr) -> Place {
 }
 
 fn choose(scene: &Scene, steer: &Steer, family: Family, place: &Place, rng: &mut impl Rng) -> Choice {
+    // Most users' own region can take them; all the rest is for the others.
+    let stays = steer.order == Order::Nearest && place.source != Source::GeoIp && steer.shed.is_none();
+    match place.home {
+        Some(home) if stays && scene.board.standing(steer.service, home, family) == Standing::Ready => {
+            Choice { step: Step::Healthy, region: Some(home) }
+        }
+        _ => choose_among_all(scene, steer, family, place, rng),
+    }
+}
+
+#[inline(never)]
+fn choose_among_all(
+    scene: &Scene,
+    steer: &Steer,
+    family: Family,
+    place: &Place,
+    rng: &mut impl Rng,
+) -> Choice {
     if scene.board.absent() == Some(family) {
         return Choice { step: Step::NoFamily, region: None };
     }

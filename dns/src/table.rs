@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use crate::build;
 use crate::geo::{Location, Point};
+use crate::index::NameIndex;
 use crate::name::suffixes;
 use crate::prefixes::PrefixMap;
 use crate::spec::{Place, RegionSpec, SpecError, TableSpec};
@@ -25,10 +26,9 @@ pub struct Table {
     pub(crate) nearest: Vec<Box<[RegionId]>>,
     pub(crate) prefixes: PrefixMap,
     numbers: Numbers,
-    /// By folded apex.
-    zones: FxHashMap<Box<[u8]>, Zone>,
-    /// The bytes of the longest apex.
-    longest: usize,
+    zones: Vec<Zone>,
+    /// Their places by folded apex.
+    apexes: NameIndex,
 }
 
 /// A declared region.
@@ -74,8 +74,8 @@ impl Table {
             nearest: Vec::new(),
             prefixes: PrefixMap::new(&[]),
             numbers: Numbers::default(),
-            zones: FxHashMap::default(),
-            longest: 0,
+            zones: Vec::new(),
+            apexes: NameIndex::default(),
         }
     }
 
@@ -87,34 +87,32 @@ impl Table {
         let mut errors = Vec::new();
         let mut numbers = Numbers::default();
         let (regions, prefixes) = build_regions(&spec.regions, &mut numbers, &mut errors);
-        let mut zones = FxHashMap::default();
+        let (mut zones, mut apexes) = (Vec::new(), HashSet::new());
         for zone_spec in &spec.zones {
             let Some(zone) = build::zone(zone_spec, spec.serial, &mut numbers, &mut errors) else { continue };
-            let key = zone.origin.folded().into_boxed_slice();
-            if zones.insert(key, zone).is_some() {
+            if !apexes.insert(zone.origin.folded()) {
                 let place = Place::Zone { zone: zone_spec.name.clone(), key: "" };
                 errors.push(SpecError { place, message: "is declared twice".to_owned() });
             }
+            zones.push(zone);
         }
         if !errors.is_empty() {
             return Err(errors);
         }
-        let longest = zones.keys().map(|apex| apex.len()).max().unwrap_or(0);
         Ok(Self {
             nearest: neighbours(&regions),
             prefixes: PrefixMap::new(&prefixes),
             regions,
             numbers,
+            apexes: apexes_of(&zones),
             zones,
-            longest,
         })
     }
 
     /// The zone that answers for a folded name: the longest that holds it; for DS of an apex, the parent's (RFC 4035
     /// §3.1.4.1), if it is served here.
     pub(crate) fn zone_of(&self, folded: &[u8], kind: Kind) -> Option<&Zone> {
-        let candidates = suffixes(folded).filter(|suffix| suffix.len() <= self.longest);
-        let mut holders = candidates.filter_map(|suffix| self.zones.get(suffix));
+        let mut holders = suffixes(folded).filter_map(|suffix| self.zone_at(suffix));
         let nearest = holders.next()?;
         if kind == Kind::DS && nearest.origin.wire().len() == folded.len() {
             holders.next().or(Some(nearest))
@@ -123,18 +121,21 @@ impl Table {
         }
     }
 
+    fn zone_at(&self, apex: &[u8]) -> Option<&Zone> {
+        self.zones.get(self.apexes.find(apex)? as usize)
+    }
+
     /// With a zone that nobody has checked.
     #[cfg(test)]
     pub(crate) fn with_unchecked(mut self, zone: Zone) -> Self {
-        let key = zone.origin.folded().into_boxed_slice();
-        self.longest = self.longest.max(key.len());
-        self.zones.insert(key, zone);
+        self.zones.push(zone);
+        self.apexes = apexes_of(&self.zones);
         self
     }
 
     /// True when any zone is signed.
     pub(crate) fn signs(&self) -> bool {
-        self.zones.values().any(|zone| zone.keys.is_some())
+        self.zones.iter().any(|zone| zone.keys.is_some())
     }
 
     /// The number of a service that is steered to.
@@ -182,9 +183,14 @@ impl Default for Table {
 
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let zones: Vec<String> = self.zones.values().map(|zone| zone.origin.to_string()).collect();
+        let zones: Vec<String> = self.zones.iter().map(|zone| zone.origin.to_string()).collect();
         f.debug_struct("Table").field("zones", &zones).field("regions", &self.numbers.region_names).finish()
     }
+}
+
+fn apexes_of(zones: &[Zone]) -> NameIndex {
+    let apexes: Vec<Vec<u8>> = zones.iter().map(|zone| zone.origin.folded()).collect();
+    NameIndex::new(apexes.iter().map(Vec::as_slice))
 }
 
 /// The prefixes of the regions, each once.

@@ -71,7 +71,7 @@ impl Transfer {
         Some(Self {
             scene: Arc::clone(scene),
             query,
-            client,
+            client: client.to_canonical(),
             now,
             rng,
             node: 0,
@@ -134,7 +134,7 @@ impl Transfer {
                 || reply.set(Section::Answer, owner, &set.fragment).is_some();
         }
         let family = FAMILIES.get(self.part - node.sets.len());
-        let Some((steer, family)) = node.steer.as_ref().zip(family) else { return true };
+        let Some((steer, family)) = node.steer.as_deref().zip(family) else { return true };
         let decision = decide(scene, steer, *family, self.client, self.now.monotonic, &mut self.rng);
         let addresses = decision.deck(scene).addresses(&decision.drawn);
         reply.addresses(owner, *family, decision.ttl, addresses)
@@ -149,9 +149,20 @@ pub(crate) fn refusal(
     client: IpAddr,
     transport: Transport,
 ) -> Option<ExtendedError> {
-    if !matches!(question.kind, Kind::AXFR | Kind::IXFR) {
-        return None;
+    if matches!(question.kind, Kind::AXFR | Kind::IXFR) {
+        why_refused(scene, question, client, transport)
+    } else {
+        None
     }
+}
+
+#[inline(never)]
+fn why_refused(
+    scene: &Scene,
+    question: &Question<'_>,
+    client: IpAddr,
+    transport: Transport,
+) -> Option<ExtendedError> {
     let name = Folded::new(question.name);
     let zone = scene.table.zone_of(name.as_slice(), question.kind);
     let zone = zone.filter(|zone| zone.origin.wire().len() == question.name.len());

@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::FxHashSet;
 
 use crate::fragment::{Fragment, within};
 use crate::hinted::Hinted;
+use crate::index::NameIndex;
 use crate::name::{Folded, MAX_NAME_BYTES, Name, suffixes};
 use crate::sign::{CanonicalSet, MAX_SIGNED_TTL, ZoneKeys, types_at};
 use crate::steer::Steer;
@@ -104,29 +105,36 @@ pub(crate) struct Zone {
     /// What signs it; `None`: it is not signed.
     pub(crate) keys: Option<ZoneKeys>,
     nodes: Vec<Node>,
-    /// By folded name, with every empty non-terminal.
-    index: FxHashMap<Box<[u8]>, u32>,
-    /// The bytes of the longest name: a longer one need not be looked for.
-    longest: usize,
+    /// By the folded labels before the apex, with every empty non-terminal.
+    index: NameIndex,
 }
 
 /// What stands at one name. A name that only has names below it (an empty non-terminal) has nothing.
+///
+/// Of thousands of names each is asked seldom, so what a steered answer looks at takes one line of the processor's cache.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Node {
-    /// The labels before the origin.
-    pub(crate) labels: Box<[u8]>,
-    /// Static records, one set a type.
-    pub(crate) sets: Box<[Set]>,
-    /// How its addresses are steered.
-    pub(crate) steer: Option<Steer>,
-    /// When it is an alias: the folded name it stands for.
-    pub(crate) alias: Option<Box<[u8]>>,
-    /// In a signed zone: the types that are there, in order.
-    pub(crate) types: Box<[Kind]>,
+    /// How its addresses are steered; names that are steered alike share it.
+    pub(crate) steer: Option<Arc<Steer>>,
     /// The highest delegation at or above it.
     cut: Option<u32>,
     /// The wildcard right below it.
     wildcard: Option<u32>,
+    /// Static records, one set a type.
+    pub(crate) sets: Box<[Set]>,
+    /// The labels before the origin.
+    pub(crate) labels: Box<[u8]>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What most names do not have.
+#[derive(Debug, Default)]
+struct Rare {
+    /// See [`Node::alias`].
+    alias: Option<Box<[u8]>>,
+    /// See [`Node::types`].
+    types: Box<[Kind]>,
 }
 
 /// Static records of one type.
@@ -195,13 +203,13 @@ impl Zone {
         let mut drafts: Vec<(Box<[u8]>, Draft)> = drafts.into_iter().collect();
         // Ancestors first, and equal specifications make equal zones.
         drafts.sort_unstable_by(|(left, _), (right, _)| (left.len(), left).cmp(&(right.len(), right)));
-        let longest = drafts.last().map_or(0, |(key, _)| key.len());
-        let index: FxHashMap<Box<[u8]>, u32> =
-            (0..).zip(&drafts).map(|(at, (key, _))| (key.clone(), at)).collect();
+        let apex_bytes = origin.wire().len();
+        let index = NameIndex::new(drafts.iter().map(|(key, _)| &key[..key.len() - apex_bytes]));
         let mut nodes: Vec<Node> = Vec::with_capacity(drafts.len());
+        let mut steers = FxHashSet::default();
         for (at, (key, draft)) in (0..).zip(&drafts) {
-            let parent = suffixes(key).nth(1).and_then(|parent| index.get(parent)).copied();
-            let parent = parent.filter(|_| key.len() > origin.wire().len());
+            let parent = suffixes(&key[..key.len() - apex_bytes]).nth(1).unwrap_or_default();
+            let parent = if key.len() > apex_bytes { index.find(parent) } else { None };
             let cut = match parent.and_then(|parent| nodes.get_mut(parent as usize)) {
                 None => None,
                 Some(parent) => {
@@ -222,40 +230,44 @@ impl Zone {
                 .collect();
             let kinds = sets.iter().map(|set| set.fragment.kind());
             let types = signed.then(|| types_at(kinds, draft.steer.is_some(), cut == Some(at)));
-            nodes.push(Node {
-                labels: within(draft.name.wire(), &origin).unwrap_or_default().into(),
+            let target = draft.set(Kind::CNAME).and_then(|set| set.data.first());
+            let rare = Rare {
+                alias: target.map(|target| target.to_ascii_lowercase().into()),
                 types: types.unwrap_or_default(),
-                sets,
-                steer: draft.steer.clone().map(|steer| Steer { ttl: steer.ttl.min(at_most), ..steer }),
-                alias: draft
-                    .set(Kind::CNAME)
-                    .and_then(|set| set.data.first())
-                    .map(|target| target.to_ascii_lowercase().into()),
+            };
+            let steer = draft.steer.clone().map(|steer| Steer { ttl: steer.ttl.min(at_most), ..steer });
+            nodes.push(Node {
+                steer: steer.map(|steer| shared(&mut steers, steer)),
                 cut,
                 wildcard: None,
+                sets,
+                labels: within(draft.name.wire(), &origin).unwrap_or_default().into(),
+                rare: (rare.alias.is_some() || !rare.types.is_empty()).then(|| Box::new(rare)),
             });
         }
         let denial = Fragment::new(Kind::SOA, negative_ttl, &[soa], &origin);
-        Self { origin, denial, denial_ttl: negative_ttl, keys, nodes, index, longest }
+        Self { origin, denial, denial_ttl: negative_ttl, keys, nodes, index }
     }
 
     /// Looks up a folded name at or below the apex. `kind` matters at a delegation only, where DS belongs to the parent.
     pub(crate) fn find(&self, folded: &[u8], kind: Kind) -> Found<'_> {
-        let apex_bytes = self.origin.wire().len();
-        let known = suffixes(folded)
-            .take_while(|suffix| suffix.len() >= apex_bytes)
-            .filter(|suffix| suffix.len() <= self.longest)
-            .find_map(|suffix| Some((suffix, *self.index.get(suffix)?)));
-        let Some((suffix, at)) = known else { return Found::Missing };
+        let labels = &folded[..folded.len().saturating_sub(self.origin.wire().len())];
+        let exact = self.index.find(labels);
+        let Some(at) = exact.or_else(|| self.encloser(labels)) else { return Found::Missing };
         let Some(node) = self.node(at) else { return Found::Missing };
-        let exact = suffix.len() == folded.len();
-        match node.cut {
-            Some(cut) if !(exact && cut == at && kind == Kind::DS) => {
+        match (node.cut, exact) {
+            (Some(cut), _) if !(exact == Some(cut) && kind == Kind::DS) => {
                 self.node(cut).map_or(Found::Missing, Found::Delegated)
             }
-            _ if exact => Found::Here(node),
+            (_, Some(_)) => Found::Here(node),
             _ => node.wildcard.and_then(|wildcard| self.node(wildcard)).map_or(Found::Missing, Found::Here),
         }
+    }
+
+    /// The closest name above one that is not there, by the labels before the apex (RFC 4592 §3.3.1).
+    fn encloser(&self, labels: &[u8]) -> Option<u32> {
+        let above = suffixes(labels).skip(1).find_map(|labels| self.index.find(labels));
+        above.or_else(|| self.index.find(&[]))
     }
 
     /// The names that hold the addresses of name servers, as far as this zone has them.
@@ -288,17 +300,36 @@ impl Node {
         self.sets.iter().find(|set| set.fragment.kind() == kind)
     }
 
+    /// When it is an alias: the folded name it stands for.
+    pub(crate) fn alias(&self) -> Option<&[u8]> {
+        self.rare.as_ref()?.alias.as_deref()
+    }
+
+    /// In a signed zone: the types that are there, in order.
+    pub(crate) fn types(&self) -> &[Kind] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.types)
+    }
+
     /// True when it lies in this zone, not in one that is delegated.
     pub(crate) fn is_authoritative(&self) -> bool {
         self.cut.is_none()
     }
 }
 
-fn prepare(set: &DraftSet, steered: bool, origin: &Name, index: &FxHashMap<Box<[u8]>, u32>) -> Set {
+fn shared(steers: &mut FxHashSet<Arc<Steer>>, steer: Steer) -> Arc<Steer> {
+    if let Some(alike) = steers.get(&steer) {
+        return Arc::clone(alike);
+    }
+    let steer = Arc::new(steer);
+    steers.insert(Arc::clone(&steer));
+    steer
+}
+
+fn prepare(set: &DraftSet, steered: bool, origin: &Name, index: &NameIndex) -> Set {
     let servers: Vec<u32> = match set.kind {
         Kind::NS => {
-            let servers = set.data.iter();
-            servers.filter_map(|name| index.get(name.to_ascii_lowercase().as_slice()).copied()).collect()
+            let servers = set.data.iter().map(|name| name.to_ascii_lowercase());
+            servers.filter_map(|name| index.find(within(&name, origin)?)).collect()
         }
         _ => Vec::new(),
     };

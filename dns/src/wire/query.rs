@@ -10,7 +10,7 @@ pub(crate) const HEADER_BYTES: usize = 12;
 const OPCODE_QUERY: u8 = 0;
 
 /// A message that can be answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Request<'m> {
     /// Copied to the answer.
     pub(crate) id: u16,
@@ -95,40 +95,43 @@ impl Question<'_> {
 
 /// Reads a message. `None`: it must not be answered, since it is no message or an answer itself.
 pub(crate) fn decode(message: &[u8]) -> Option<Request<'_>> {
-    let header = message.first_chunk::<HEADER_BYTES>()?;
-    if header[2] & 0x80 != 0 {
-        return None;
+    let mut request = Request::default();
+    request.read(message).then_some(request)
+}
+
+impl<'m> Request<'m> {
+    /// Reads a message into a request that has read nothing yet, where it is. False: it must not be answered, as above.
+    pub(crate) fn read(&mut self, message: &'m [u8]) -> bool {
+        let Some((header, body)) = message.split_first_chunk::<HEADER_BYTES>() else { return false };
+        if header[2] & 0x80 != 0 {
+            return false;
+        }
+        let count = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+        self.id = count(0);
+        self.opcode = header[2] >> 3 & 0x0f;
+        self.recursion_desired = header[2] & 0x01 != 0;
+        if self.opcode != OPCODE_QUERY {
+            // What follows the header may have any meaning, so nothing of it is echoed.
+            self.fault = Some(Rcode::NOTIMP);
+            return true;
+        }
+        let mut reader = Reader { message, rest: body };
+        let records = [count(6), count(8), count(10)];
+        if let Err(Fault(rcode)) = reader.body(count(4), records, self) {
+            self.fault = Some(rcode);
+        }
+        true
     }
-    let count = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    let mut request = Request {
-        id: count(0),
-        opcode: header[2] >> 3 & 0x0f,
-        recursion_desired: header[2] & 0x01 != 0,
-        question: None,
-        edns: None,
-        fault: None,
-    };
-    if request.opcode != OPCODE_QUERY {
-        // What follows the header may have any meaning, so nothing of it is echoed.
-        request.fault = Some(Rcode::NOTIMP);
-        return Some(request);
-    }
-    let mut reader = Reader { message, at: HEADER_BYTES };
-    let records = [count(6), count(8), count(10)];
-    if let Err(Fault(rcode)) = reader.body(count(4), records, &mut request) {
-        request.fault = Some(rcode);
-    }
-    Some(request)
 }
 
 struct Fault(Rcode);
 
 const FORMERR: Fault = Fault(Rcode::FORMERR);
 
-/// Where reading has come to. What it returns lies within the message.
+/// A message, and what is left to read of it. What is returned lies within the message.
 struct Reader<'m> {
     message: &'m [u8],
-    at: usize,
+    rest: &'m [u8],
 }
 
 impl<'m> Reader<'m> {
@@ -139,102 +142,106 @@ impl<'m> Reader<'m> {
             1 => request.question = Some(self.question()?),
             _ => return Err(FORMERR),
         }
+        let [answers, authorities, additional] = records.map(u32::from);
         let mut fault = None;
-        for (section, count) in records.into_iter().enumerate() {
-            for _ in 0..count {
-                let record = self.record()?;
-                if record.kind != Kind::OPT {
-                    continue;
-                }
-                // RFC 6891 §6.1.1: one OPT, in the additional section, owned by the root.
-                if section != 2 || request.edns.is_some() || !record.owner_is_root {
-                    return Err(FORMERR);
-                }
-                let mut edns = Edns {
-                    payload: record.class.max(512),
-                    dnssec_ok: record.ttl & 0x8000 != 0,
-                    compact_ok: record.ttl & 0xc000 == 0xc000,
-                    subnet: None,
-                    cookie: None,
-                    nsid: false,
-                };
-                // Options of another version may look like anything (RFC 6891 §6.1.3).
-                if record.ttl >> 16 & 0xff != 0 {
-                    fault = Some(Fault(Rcode::BADVERS));
-                } else if let Err(wrong) = read_options(record.data, &mut edns) {
-                    fault = Some(wrong);
-                }
-                request.edns = Some(edns);
+        for number in 0..answers + authorities + additional {
+            let start = self.rest;
+            let record = self.record()?;
+            if record.kind != Kind::OPT {
+                continue;
+            }
+            // RFC 6891 §6.1.1: one OPT, in the additional section, owned by the root.
+            if number < answers + authorities || request.edns.is_some() || start.first() != Some(&0) {
+                return Err(FORMERR);
+            }
+            let edns = request.edns.insert(Edns {
+                payload: record.class.max(512),
+                dnssec_ok: record.ttl & 0x8000 != 0,
+                compact_ok: record.ttl & 0xc000 == 0xc000,
+                subnet: None,
+                cookie: None,
+                nsid: false,
+            });
+            // Options of another version may look like anything (RFC 6891 §6.1.3).
+            if record.ttl >> 16 & 0xff != 0 {
+                fault = Some(Fault(Rcode::BADVERS));
+            } else if let Err(wrong) = read_options(record.data, edns) {
+                fault = Some(wrong);
             }
         }
-        let cookie = request.edns.as_ref().and_then(|edns| edns.cookie);
-        if self.at != self.message.len() || questions == 0 && cookie.is_none() {
+        let asks = questions > 0 || request.edns.as_ref().is_some_and(|edns| edns.cookie.is_some());
+        if !self.rest.is_empty() || !asks {
             return Err(FORMERR);
         }
         fault.map_or(Ok(()), Err)
     }
 
     fn take(&mut self, bytes: usize) -> Result<&'m [u8], Fault> {
-        let end = self.at.checked_add(bytes).ok_or(FORMERR)?;
-        let taken = self.message.get(self.at..end).ok_or(FORMERR)?;
-        self.at = end;
+        let (taken, rest) = self.rest.split_at_checked(bytes).ok_or(FORMERR)?;
+        self.rest = rest;
         Ok(taken)
     }
 
-    fn number(&mut self) -> Result<u16, Fault> {
-        let bytes = self.take(2)?.first_chunk::<2>().ok_or(FORMERR)?;
-        Ok(u16::from_be_bytes(*bytes))
+    fn chunk<const N: usize>(&mut self) -> Result<&'m [u8; N], Fault> {
+        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(FORMERR)?;
+        self.rest = rest;
+        Ok(taken)
     }
 
     /// The one question. Nothing stands before it that a compressed name could point to.
     fn question(&mut self) -> Result<Question<'m>, Fault> {
-        let start = self.at;
+        let start = self.rest;
+        let mut bytes = 0;
         loop {
-            let length = usize::from(self.take(1)?[0]);
+            let length = usize::from(*start.get(bytes).ok_or(FORMERR)?);
+            bytes += 1 + length;
             if length == 0 {
                 break;
             }
-            self.take(length)?;
-            if length > MAX_LABEL_BYTES || self.at - start >= MAX_NAME_BYTES {
+            if length > MAX_LABEL_BYTES || bytes >= MAX_NAME_BYTES {
                 return Err(FORMERR);
             }
         }
-        let name = &self.message[start..self.at];
-        let (kind, class) = (Kind(self.number()?), self.number()?);
-        Ok(Question { name, kind, class, wire: &self.message[start..self.at] })
+        let wire = self.take(bytes + 4)?;
+        let (name, kind_and_class) = wire.split_at(bytes);
+        let number = |at: usize| u16::from_be_bytes([kind_and_class[at], kind_and_class[at + 1]]);
+        Ok(Question { name, kind: Kind(number(0)), class: number(2), wire })
     }
 
     fn record(&mut self) -> Result<RawRecord<'m>, Fault> {
-        let owner_is_root = self.pass_name()?;
-        let (kind, class) = (Kind(self.number()?), self.number()?);
-        let ttl = u32::from(self.number()?) << 16 | u32::from(self.number()?);
-        let length = self.number()?;
-        Ok(RawRecord { owner_is_root, kind, class, ttl, data: self.take(usize::from(length))? })
+        self.pass_name()?;
+        let head = self.chunk::<10>()?;
+        let number = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+        Ok(RawRecord {
+            kind: Kind(number(0)),
+            class: number(2),
+            ttl: u32::from(number(4)) << 16 | u32::from(number(6)),
+            data: self.take(usize::from(number(8)))?,
+        })
     }
 
-    /// Steps over a name; true when it is the root's. Where a pointer leads does not matter, but it leads back.
-    fn pass_name(&mut self) -> Result<bool, Fault> {
-        let start = self.at;
+    /// Steps over a name. Where a pointer leads does not matter, but it leads back.
+    fn pass_name(&mut self) -> Result<(), Fault> {
+        let start = self.message.len() - self.rest.len();
+        let mut left = MAX_NAME_BYTES;
         loop {
-            let length = self.take(1)?[0];
+            let [length] = *self.chunk()?;
             match length {
-                0 => return Ok(self.at == start + 1),
+                0 => return Ok(()),
                 0xc0.. => {
-                    let target = usize::from(length & 0x3f) << 8 | usize::from(self.take(1)?[0]);
-                    return if target < start { Ok(false) } else { Err(FORMERR) };
+                    let [low] = *self.chunk()?;
+                    let target = usize::from(length & 0x3f) << 8 | usize::from(low);
+                    return if target < start { Ok(()) } else { Err(FORMERR) };
                 }
                 1..=0x3f => self.take(usize::from(length))?,
                 _ => return Err(FORMERR),
             };
-            if self.at - start >= MAX_NAME_BYTES {
-                return Err(FORMERR);
-            }
+            left = left.checked_sub(1 + usize::from(length)).filter(|left| *left > 0).ok_or(FORMERR)?;
         }
     }
 }
 
 struct RawRecord<'m> {
-    owner_is_root: bool,
     kind: Kind,
     class: u16,
     ttl: u32,

@@ -204,17 +204,13 @@ impl<'o, 'm> Reply<'o, 'm> {
             return false;
         }
         let origin = POINTER | self.origin;
-        let mut head = [0; 10];
-        head[..2].copy_from_slice(&kind.0.to_be_bytes());
-        head[2..4].copy_from_slice(&CLASS_IN.to_be_bytes());
-        head[4..8].copy_from_slice(&ttl.to_be_bytes());
-        head[9] = bytes as u8;
+        let head = RecordHead { kind, ttl, bytes: bytes as u16 }.bytes();
         let mut next = owner;
         for address in addresses {
             push_owner(self.out, next, origin);
             next = again;
             self.out.extend_from_slice(&head);
-            push_address(self.out, address, bytes);
+            push_address(self.out, address);
         }
         self.counts[Section::Answer as usize] += count as u16;
         true
@@ -234,11 +230,8 @@ impl<'o, 'm> Reply<'o, 'm> {
         for record in &set.records {
             push_owner(self.out, next, origin);
             next = owner.again(start);
-            self.out.extend_from_slice(&set.kind.0.to_be_bytes());
-            self.out.extend_from_slice(&CLASS_IN.to_be_bytes());
-            self.out.extend_from_slice(&ttl.to_be_bytes());
-            let length_at = self.out.len();
-            self.out.extend_from_slice(&[0, 0]);
+            self.out.extend_from_slice(&RecordHead { kind: set.kind, ttl, bytes: 0 }.bytes());
+            let length_at = self.out.len() - 2;
             for (part, (key, bytes, addresses)) in [&record.before_ipv4, &record.before_ipv6]
                 .into_iter()
                 .zip([(4, 4, &hints[0]), (6, 16, &hints[1])])
@@ -246,7 +239,7 @@ impl<'o, 'm> Reply<'o, 'm> {
                 self.out.extend_from_slice(part);
                 if record.hints && addresses.len() > 0 {
                     push_option(self.out, key, bytes * addresses.len());
-                    addresses.clone().for_each(|address| push_address(self.out, address, bytes));
+                    addresses.clone().for_each(|address| push_address(self.out, address));
                 }
             }
             self.out.extend_from_slice(&record.rest);
@@ -275,10 +268,7 @@ impl<'o, 'm> Reply<'o, 'm> {
             return false;
         }
         push_owner(self.out, owner, POINTER | self.origin);
-        self.out.extend_from_slice(&kind.0.to_be_bytes());
-        self.out.extend_from_slice(&CLASS_IN.to_be_bytes());
-        self.out.extend_from_slice(&ttl.to_be_bytes());
-        self.out.extend_from_slice(&(length as u16).to_be_bytes());
+        self.out.extend_from_slice(&RecordHead { kind, ttl, bytes: length as u16 }.bytes());
         data.into_iter().for_each(|part| self.out.extend_from_slice(part));
         self.counts[section as usize] += 1;
         true
@@ -328,26 +318,37 @@ impl<'o, 'm> Reply<'o, 'm> {
 
     /// Ends it: the OPT record, then the header. `scope` is how many bits of the client's address the answer depends on.
     pub(crate) fn finish(mut self, rcode: Rcode, scope: u8) {
-        self.push_opt(rcode, scope);
-        let mut flags = FLAG_ANSWER | self.request.opcode << 3;
-        for (flag, set) in [
-            (FLAG_AUTHORITATIVE, self.authoritative),
-            (FLAG_TRUNCATED, self.truncated),
-            (FLAG_RECURSION_DESIRED, self.request.recursion_desired),
-        ] {
-            flags |= if set { flag } else { 0 };
+        // When the sender speaks EDNS, so does the answer (RFC 6891 §7).
+        if let Some(edns) = &self.request.edns {
+            self.push_opt(edns, rcode, scope);
         }
-        self.out[..2].copy_from_slice(&self.request.id.to_be_bytes());
-        self.out[2] = flags;
-        self.out[3] = (rcode.0 & 0x0f) as u8;
-        for (at, count) in self.counts.into_iter().enumerate() {
-            self.out[4 + 2 * at..6 + 2 * at].copy_from_slice(&count.to_be_bytes());
+        let flag = |flag: u8, set: bool| if set { flag } else { 0 };
+        let flags = FLAG_ANSWER
+            | self.request.opcode << 3
+            | flag(FLAG_AUTHORITATIVE, self.authoritative)
+            | flag(FLAG_TRUNCATED, self.truncated)
+            | flag(FLAG_RECURSION_DESIRED, self.request.recursion_desired);
+        let [id_high, id_low] = self.request.id.to_be_bytes();
+        let [questions, answers, authorities, additional] = self.counts.map(u16::to_be_bytes);
+        if let Some(header) = self.out.first_chunk_mut::<HEADER_BYTES>() {
+            *header = [
+                id_high,
+                id_low,
+                flags,
+                (rcode.0 & 0x0f) as u8,
+                questions[0],
+                questions[1],
+                answers[0],
+                answers[1],
+                authorities[0],
+                authorities[1],
+                additional[0],
+                additional[1],
+            ];
         }
     }
 
-    /// When the sender speaks EDNS, so does the answer (RFC 6891 §7).
-    fn push_opt(&mut self, rcode: Rcode, scope: u8) {
-        let Some(edns) = &self.request.edns else { return };
+    fn push_opt(&mut self, edns: &Edns<'_>, rcode: Rcode, scope: u8) {
         let mut head = [0; 11];
         head[1..3].copy_from_slice(&Kind::OPT.0.to_be_bytes());
         head[3..5].copy_from_slice(&UDP_PAYLOAD_BYTES.to_be_bytes());
@@ -363,7 +364,10 @@ impl<'o, 'm> Reply<'o, 'm> {
             push_option(self.out, OPTION_CLIENT_SUBNET, 4 + bytes);
             self.out.extend_from_slice(&subnet.family.to_be_bytes());
             self.out.extend_from_slice(&[subnet.source, scope]);
-            push_address(self.out, subnet.address, bytes);
+            match subnet.address {
+                IpAddr::V4(address) => self.out.extend_from_slice(&address.octets()[..bytes]),
+                IpAddr::V6(address) => self.out.extend_from_slice(&address.octets()[..bytes]),
+            }
         }
         if let Some(cookie) = self.extras.cookie {
             push_option(self.out, OPTION_COOKIE, COOKIE_BYTES);
@@ -379,6 +383,26 @@ impl<'o, 'm> Reply<'o, 'm> {
             self.out.extend_from_slice(why.text.as_bytes());
         }
         self.counts[Section::Additional as usize] += 1;
+    }
+}
+
+/// What stands between a record's owner and its data.
+struct RecordHead {
+    kind: Kind,
+    /// In seconds.
+    ttl: u32,
+    /// Of the data.
+    bytes: u16,
+}
+
+impl RecordHead {
+    fn bytes(&self) -> [u8; 10] {
+        let mut head = [0; 10];
+        head[..2].copy_from_slice(&self.kind.0.to_be_bytes());
+        head[2..4].copy_from_slice(&CLASS_IN.to_be_bytes());
+        head[4..8].copy_from_slice(&self.ttl.to_be_bytes());
+        head[8..].copy_from_slice(&self.bytes.to_be_bytes());
+        head
     }
 }
 
@@ -399,10 +423,10 @@ fn push_option(out: &mut Vec<u8>, code: u16, length: usize) {
     out.extend_from_slice(&(length as u16).to_be_bytes());
 }
 
-fn push_address(out: &mut Vec<u8>, address: IpAddr, bytes: usize) {
+fn push_address(out: &mut Vec<u8>, address: IpAddr) {
     match address {
-        IpAddr::V4(address) => out.extend_from_slice(&address.octets()[..bytes]),
-        IpAddr::V6(address) => out.extend_from_slice(&address.octets()[..bytes]),
+        IpAddr::V4(address) => out.extend_from_slice(&address.octets()),
+        IpAddr::V6(address) => out.extend_from_slice(&address.octets()),
     }
 }
 
