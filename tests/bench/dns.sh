@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The cost of a DNS query beside gdnsd's, Knot's, NSD's and PowerDNS's, and beside a loop that only sends back what it receives.
 #
-#   bash tests/bench/dns.sh [--rounds N] [--seconds N] [--case NAME]... [--rows FILE]
+#   bash tests/bench/dns.sh [--rounds N] [--seconds N] [--case NAME]... [--server NAME]... [--rows FILE]
 #
 #   --rounds N     the servers take turns, N rounds; medians are shown (default 5)
 #   --seconds N    of load in each measurement (default 4)
@@ -13,6 +13,7 @@
 #                    names     10,000 steered names, asked at random
 #                    signed    steered as above, in a zone that Meridian signs; asked with DO, Meridian alone
 #                    unsigned  the same in the zone that is not signed, to compare with
+#   --server NAME  this server only (echo, meridian, gdnsd, knot, nsd, pdns); may be given several times. All of them run
 #   --rows FILE    append the raw figures there, a line of JSON each
 #
 # MERIDIAN=/path/to/meridian measures that binary; else `cargo build --release` makes one. Needs Linux with two cores, gdnsd, knotd with
@@ -27,7 +28,8 @@ source tests/bench/common.sh
 export PATH="$PATH:/usr/sbin"
 
 all_cases=(steered ecs static missing names signed unsigned)
-rounds=5 seconds=4 keep=/dev/null cases=()
+all_servers=(echo meridian gdnsd knot nsd pdns)
+rounds=5 seconds=4 keep=/dev/null cases=() servers=()
 while [ $# -gt 0 ]; do
   case $1 in
     --help | -h) usage_of tests/bench/dns.sh; exit ;;
@@ -35,12 +37,14 @@ while [ $# -gt 0 ]; do
     --rounds) rounds=$2 ;;
     --seconds) seconds=$2 ;;
     --case) [[ " ${all_cases[*]} " == *" ${2:-} "* ]] || { echo "no case \"${2:-}\"; see --help" >&2; exit 2; }; cases+=("$2") ;;
+    --server) [[ " ${all_servers[*]} " == *" ${2:-} "* ]] || { echo "no server \"${2:-}\"; see --help" >&2; exit 2; }; servers+=("$2") ;;
     --rows) keep=$(named_file "${2:?--rows takes a file}") ;;
     *) echo "unknown option $1; see --help" >&2; exit 2 ;;
   esac
   shift 2
 done
 [ ${#cases[@]} -gt 0 ] || cases=("${all_cases[@]}")
+[ ${#servers[@]} -gt 0 ] || servers=("${all_servers[@]}")
 need "gdnsd knot knot-module-geoip nsd pdns-server pdns-backend-geoip dnsperf gcc python3 util-linux" \
   gdnsd knotd nsd pdns_server dnsperf cc python3 taskset flock
 alone
@@ -56,7 +60,6 @@ stop() {
 trap stop EXIT
 
 declare -A port=([echo]=5391 [meridian]=5392 [gdnsd]=5393 [knot]=5394 [nsd]=5395 [pdns]=5396)
-servers=(echo meridian gdnsd knot nsd pdns)
 names=$(seq 1 10000)
 mkdir -p "$work"/{gdnsd/zones,gdnsd/run,gdnsd/state,knot,nsd,pdns,meridian}
 
