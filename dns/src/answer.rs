@@ -159,9 +159,9 @@ impl<'a> Walk<'a, '_, '_, '_, '_, '_> {
     {
         let spot = Spot { owner: Owner::Question, name };
         let Some(node) = self.find(spot, kind, true) else { return };
-        match node.alias() {
+        match &node.alias {
             None => self.at(node, spot, kind, rng),
-            Some(target) => self.follow((node, target), spot, kind, rng),
+            Some(target) => self.follow((node, target.wire()), spot, kind, rng),
         }
     }
 
@@ -200,7 +200,8 @@ impl<'a> Walk<'a, '_, '_, '_, '_, '_> {
             // The alias alone answers ANY; a target elsewhere is for the resolver to ask.
             let Some(written) = self.put(Section::Answer, spot, set) else { return };
             let here = self.scene.table.zone_of(target, kind);
-            if kind == Kind::ANY || here.is_none_or(|zone| !std::ptr::eq(zone, self.zone)) {
+            let elsewhere = here.is_none_or(|zone| !std::ptr::eq(zone, self.zone));
+            if kind == Kind::ANY || elsewhere || step == MAX_CHAIN {
                 return;
             }
             // A circle is refused where the zone is built; whatever it is made of, none is walked twice.
@@ -212,8 +213,8 @@ impl<'a> Walk<'a, '_, '_, '_, '_, '_> {
             let labels = &target[..target.len() - self.zone.origin.wire().len()];
             spot = Spot { owner: written.target().unwrap_or(Owner::Below(labels)), name: target };
             let Some(next) = self.find(spot, kind, false) else { return };
-            let Some(further) = next.alias() else { return self.at(next, spot, kind, rng) };
-            (node, target) = (next, further);
+            let Some(further) = &next.alias else { return self.at(next, spot, kind, rng) };
+            (node, target) = (next, further.wire());
         }
     }
 
@@ -515,5 +516,18 @@ mod tests {
         let ring: Vec<_> =
             (0..12).map(|link| (names[link].as_str(), names[(link + 1) % 12].as_str())).collect();
         assert_eq!(asked(&ring, "c0").answers().len(), MAX_CHAIN + 1);
+    }
+
+    #[test]
+    fn behind_the_longest_chain_nothing_is_looked_up() {
+        let names: Vec<String> = (0..MAX_CHAIN + 2).map(|link| format!("c{link}")).collect();
+        let chain = |links: usize| {
+            let aliases: Vec<_> =
+                (0..links).map(|link| (names[link].as_str(), names[link + 1].as_str())).collect();
+            let read = asked(&aliases, "c0");
+            (read.answers().len(), read.rcode())
+        };
+        assert_eq!(chain(MAX_CHAIN), (MAX_CHAIN, Rcode::NXDOMAIN));
+        assert_eq!(chain(MAX_CHAIN + 1), (MAX_CHAIN + 1, Rcode::NOERROR));
     }
 }

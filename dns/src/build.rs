@@ -292,6 +292,10 @@ impl Builder<'_> {
         let file = self.spec.file.clone();
         for FileRecord { owner, ttl, record, span } in file.iter().flat_map(|file| &file.records) {
             let place = self.file_place(span);
+            if !owner.is_within(&self.origin) {
+                self.wrong(place, format!("belongs to {owner}, which lies outside the zone"));
+                continue;
+            }
             if record.kind == Kind::NS && owner.labels().next() == Some(b"*") {
                 self.wrong(place, "is a wildcard, which cannot be delegated (RFC 4592 §4.2)");
                 continue;

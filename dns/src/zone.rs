@@ -2,8 +2,9 @@
 //!
 //! A zone is built once and only read. What a look-up would have to find out on its way (which delegation a name lies
 //! under, whether a wildcard stands below it) is written at the names, so that a name that is there costs one look
-//! into a map, and one that is not costs one for each of its ancestors.
+//! into an index, and one that is not costs one for each of its ancestors.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
@@ -117,25 +118,24 @@ pub(crate) struct Zone {
 pub(crate) struct Node {
     /// How its addresses are steered; names that are steered alike share it.
     pub(crate) steer: Option<Arc<Steer>>,
-    /// The highest delegation at or above it.
-    cut: Option<u32>,
+    /// When it is an alias: the name it stands for, folded.
+    pub(crate) alias: Option<Box<Name>>,
+    /// The highest delegation at or above it, which is never the apex.
+    cut: Option<NonZeroU32>,
     /// The wildcard right below it.
-    wildcard: Option<u32>,
+    wildcard: Option<NonZeroU32>,
     /// Static records, one set a type.
     pub(crate) sets: Box<[Set]>,
     /// The labels before the origin.
     pub(crate) labels: Box<[u8]>,
-    rare: Option<Box<Rare>>,
+    types: Option<Box<Types>>,
 }
 
-/// What most names do not have.
-#[derive(Debug, Default)]
-struct Rare {
-    /// See [`Node::alias`].
-    alias: Option<Box<[u8]>>,
-    /// See [`Node::types`].
-    types: Box<[Kind]>,
-}
+const _: () = assert!(size_of::<Node>() == 64, "a name has outgrown its line");
+
+/// In a signed zone: the types that are at a name, in order.
+#[derive(Debug)]
+struct Types(Box<[Kind]>);
 
 /// Static records of one type.
 #[derive(Debug)]
@@ -214,9 +214,9 @@ impl Zone {
                 None => None,
                 Some(parent) => {
                     if key.starts_with(b"\x01*") {
-                        parent.wildcard = Some(at);
+                        parent.wildcard = NonZeroU32::new(at);
                     }
-                    parent.cut.or_else(|| draft.set(Kind::NS).map(|_| at))
+                    parent.cut.or_else(|| draft.set(Kind::NS).and_then(|_| NonZeroU32::new(at)))
                 }
             };
             let sets: Box<[Set]> = draft
@@ -229,20 +229,19 @@ impl Zone {
                 })
                 .collect();
             let kinds = sets.iter().map(|set| set.fragment.kind());
-            let types = signed.then(|| types_at(kinds, draft.steer.is_some(), cut == Some(at)));
+            let is_cut = cut.is_some_and(|cut| cut.get() == at);
+            let types = signed.then(|| Box::new(Types(types_at(kinds, draft.steer.is_some(), is_cut))));
             let target = draft.set(Kind::CNAME).and_then(|set| set.data.first());
-            let rare = Rare {
-                alias: target.map(|target| target.to_ascii_lowercase().into()),
-                types: types.unwrap_or_default(),
-            };
+            let alias = target.and_then(|target| Name::from_wire(&target.to_ascii_lowercase()));
             let steer = draft.steer.clone().map(|steer| Steer { ttl: steer.ttl.min(at_most), ..steer });
             nodes.push(Node {
                 steer: steer.map(|steer| shared(&mut steers, steer)),
+                alias: alias.map(Box::new),
                 cut,
                 wildcard: None,
                 sets,
                 labels: within(draft.name.wire(), &origin).unwrap_or_default().into(),
-                rare: (rare.alias.is_some() || !rare.types.is_empty()).then(|| Box::new(rare)),
+                types,
             });
         }
         let denial = Fragment::new(Kind::SOA, negative_ttl, &[soa], &origin);
@@ -255,12 +254,14 @@ impl Zone {
         let exact = self.index.find(labels);
         let Some(at) = exact.or_else(|| self.encloser(labels)) else { return Found::Missing };
         let Some(node) = self.node(at) else { return Found::Missing };
+        let at_cut = node.cut.is_some_and(|cut| exact == Some(cut.get()));
+        let by_number = |number: NonZeroU32| self.node(number.get());
         match (node.cut, exact) {
-            (Some(cut), _) if !(exact == Some(cut) && kind == Kind::DS) => {
-                self.node(cut).map_or(Found::Missing, Found::Delegated)
+            (Some(cut), _) if !(at_cut && kind == Kind::DS) => {
+                by_number(cut).map_or(Found::Missing, Found::Delegated)
             }
             (_, Some(_)) => Found::Here(node),
-            _ => node.wildcard.and_then(|wildcard| self.node(wildcard)).map_or(Found::Missing, Found::Here),
+            _ => node.wildcard.and_then(by_number).map_or(Found::Missing, Found::Here),
         }
     }
 
@@ -300,14 +301,9 @@ impl Node {
         self.sets.iter().find(|set| set.fragment.kind() == kind)
     }
 
-    /// When it is an alias: the folded name it stands for.
-    pub(crate) fn alias(&self) -> Option<&[u8]> {
-        self.rare.as_ref()?.alias.as_deref()
-    }
-
     /// In a signed zone: the types that are there, in order.
     pub(crate) fn types(&self) -> &[Kind] {
-        self.rare.as_ref().map_or(&[], |rare| &rare.types)
+        self.types.as_ref().map_or(&[], |types| &types.0)
     }
 
     /// True when it lies in this zone, not in one that is delegated.

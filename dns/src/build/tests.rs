@@ -6,6 +6,8 @@ use crate::spec::{
     check_zone_name, parse_record,
 };
 use crate::table::Table;
+use crate::zonefile::ZoneFile;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// All errors of the sample zone after a change.
@@ -219,6 +221,24 @@ fn all_errors_come_at_once_and_in_order() {
             "dns.zone.\"LB.example.com.\": is declared twice",
         ]
     );
+}
+
+/// Read for another zone: above this one, and beside it with the same labels before the origin.
+#[test]
+fn a_file_of_another_zone_is_not_served() {
+    for (origin, owner, text) in
+        [("com", "com.", "@ TXT x\n"), ("lb.example.net", "www.lb.example.net.", "www A 192.0.2.1\n")]
+    {
+        let file = ZoneFile::parse(origin, text, Duration::from_secs(30)).file;
+        assert_eq!(file.records.len(), 1);
+        let found = errors(|zone| zone.file = Some(Arc::new(file)));
+        assert!(
+            found
+                .iter()
+                .any(|error| error.ends_with(&format!("belongs to {owner}, which lies outside the zone"))),
+            "{found:?}"
+        );
+    }
 }
 
 #[test]
