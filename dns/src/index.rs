@@ -5,8 +5,8 @@
 //!               └──────┴──────────────────────────────▶ └─┘
 //! ```
 //!
-//! A name that is there costs one look into the table and one at the bytes. Ten thousand names take little more than a third of
-//! what a map of boxed keys does, and so stay where the processor finds them while the kernel works in between.
+//! A name that is there costs one look into the table and one at the bytes. Thousands of names take far less than a map of boxed
+//! keys does, and so stay where the processor finds them while the kernel works in between.
 
 use std::hash::Hasher;
 
