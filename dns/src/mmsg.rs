@@ -7,18 +7,16 @@
 #![allow(unsafe_code, reason = "recvmmsg, sendmmsg and their control messages")]
 
 use std::io;
-use std::mem::{MaybeUninit, offset_of, size_of, zeroed};
+use std::mem::{offset_of, size_of};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::time::Duration;
 
-use libc::{c_int, c_uint, c_void};
+use libc::{c_int, c_uint, c_void, iovec, mmsghdr};
 
 /// Datagrams a system call. More gain nothing measurable, and each waits for those before it.
 pub(crate) const BATCH: usize = 32;
-/// Datagrams that there is always room for, however few came last.
-const BATCH_LEAST: usize = 4;
 /// The longest query that is read; a longer one is cut and so a form error. Not a whole number of pages: the buffers stand behind each
 /// other, and the first lines of all of them would share one set of the cache.
 const QUERY_BYTES: usize = 4096 + 192;
@@ -30,13 +28,11 @@ type Control = [u64; 6];
 
 /// Datagrams that came together, and the answers to them.
 pub(crate) struct Batch {
-    queries: Box<[[u8; QUERY_BYTES]; BATCH]>,
-    slots: Box<[Slot; BATCH]>,
+    /// Reached by this pointer alone, for its headers point into it.
+    places: NonNull<Places>,
     replies: Box<[Vec<u8>; BATCH]>,
-    /// How many slots hold a query.
+    /// How many places hold a query.
     count: usize,
-    /// How many datagrams the next call may bring: twice what the last one did, for each slot costs its making.
-    room: usize,
 }
 
 /// What to do while no datagram is there.
@@ -48,17 +44,6 @@ pub(crate) enum Patience {
     ForOne,
 }
 
-/// What belongs to one datagram.
-#[derive(Clone, Copy)]
-struct Slot {
-    /// The sender, as the kernel wrote it and reads it again.
-    peer: libc::sockaddr_storage,
-    peer_bytes: libc::socklen_t,
-    control: Control,
-    control_bytes: usize,
-    query_bytes: usize,
-}
-
 /// One query of a batch.
 pub(crate) struct Datagram<'b> {
     pub(crate) query: &'b [u8],
@@ -67,89 +52,132 @@ pub(crate) struct Datagram<'b> {
     pub(crate) reply: &'b mut Vec<u8>,
 }
 
+/// What the kernel reads and writes, one place a datagram. Made ready once: a call costs what it brings, not what it might
+/// have brought.
+#[repr(C, align(64))]
+struct Places {
+    /// Each points to its vector, sender and control message. Of the header the kernel changes the lengths of the last two, its flags
+    /// and how long the datagram is.
+    incoming: [mmsghdr; BATCH],
+    /// The first ones stand for the answers that go, and point to the senders and control messages of their queries.
+    outgoing: [mmsghdr; BATCH],
+    /// Each points to its query.
+    reads: [iovec; BATCH],
+    writes: [iovec; BATCH],
+    peers: [Peer; BATCH],
+    controls: [Control; BATCH],
+    queries: [[u8; QUERY_BYTES]; BATCH],
+}
+
+/// A sender as the kernel writes it, and reads it again.
+#[repr(C)]
+union Peer {
+    family: libc::sa_family_t,
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+}
+
 impl Batch {
     pub(crate) fn new() -> Self {
-        // SAFETY: all zeroes are a valid sockaddr_storage (of no family), and numbers otherwise.
-        let slot: Slot = unsafe { zeroed() };
-        Self {
-            queries: Box::new([[0; QUERY_BYTES]; BATCH]),
-            slots: Box::new([slot; BATCH]),
-            replies: Box::new(std::array::from_fn(|_| Vec::with_capacity(REPLY_BYTES))),
-            count: 0,
-            room: BATCH,
+        // SAFETY: all zeroes are valid: null pointers, numbers, and an address of no family.
+        let places = unsafe { Box::<Places>::new_zeroed().assume_init() };
+        let places = NonNull::from(Box::leak(places));
+        let at = places.as_ptr();
+        for place in 0..BATCH {
+            // SAFETY: the places live as long as the batch, and nothing else points to them yet.
+            unsafe {
+                let read = &raw mut (*at).reads[place];
+                (*read).iov_base = (&raw mut (*at).queries[place]).cast();
+                (*read).iov_len = QUERY_BYTES;
+                let header = &raw mut (*at).incoming[place].msg_hdr;
+                (*header).msg_name = (&raw mut (*at).peers[place]).cast();
+                (*header).msg_control = (&raw mut (*at).controls[place]).cast();
+                (*header).msg_iov = read;
+                (*header).msg_iovlen = 1;
+                let header = &raw mut (*at).outgoing[place].msg_hdr;
+                (*header).msg_iov = &raw mut (*at).writes[place];
+                (*header).msg_iovlen = 1;
+            }
         }
+        let replies = Box::new(std::array::from_fn(|_| Vec::with_capacity(REPLY_BYTES)));
+        // All of them are to be offered.
+        let mut batch = Self { places, replies, count: BATCH };
+        batch.offer();
+        batch
+    }
+
+    /// Empties the places of the last call.
+    fn offer(&mut self) {
+        let at = self.places.as_ptr();
+        for place in 0..self.count {
+            // SAFETY: the places are this batch's own, and no datagram of them is borrowed.
+            let header = unsafe { &mut (*at).incoming[place].msg_hdr };
+            header.msg_namelen = size_of::<Peer>() as libc::socklen_t;
+            header.msg_controllen = size_of::<Control>() as _;
+        }
+        self.count = 0;
     }
 
     /// Reads what has come. Returns how many datagrams there are; an error tells of none (`WouldBlock`) or of the
     /// socket.
     pub(crate) fn receive(&mut self, socket: &UdpSocket, patience: Patience) -> io::Result<usize> {
-        self.count = 0;
+        self.offer();
         let flags = match patience {
             Patience::None => libc::MSG_DONTWAIT,
             Patience::ForOne => libc::MSG_WAITFORONE,
         };
-        let mut vectors: [MaybeUninit<libc::iovec>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
-        let mut headers: [MaybeUninit<libc::mmsghdr>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
-        let places = self.queries.iter_mut().zip(self.slots.iter_mut()).take(self.room);
-        let mut offered = 0;
-        for ((query, slot), (vector, header)) in places.zip(vectors.iter_mut().zip(&mut headers)) {
-            let vector =
-                vector.write(libc::iovec { iov_base: query.as_mut_ptr().cast(), iov_len: QUERY_BYTES });
-            slot.peer_bytes = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-            slot.control_bytes = size_of::<Control>();
-            header.write(message(vector, slot));
-            offered += 1;
-        }
-        // SAFETY: the first `offered` headers were written above and point to vectors, buffers and slots that outlive the
-        // call, with their lengths.
+        // SAFETY: each header points to a vector, a query, a sender and a control message of these places, with their
+        // lengths; they outlive the call.
         let received = unsafe {
-            let headers = headers.as_mut_ptr().cast::<libc::mmsghdr>();
-            libc::recvmmsg(socket.as_raw_fd(), headers, offered as c_uint, flags, ptr::null_mut())
+            let headers = (&raw mut (*self.places.as_ptr()).incoming).cast();
+            libc::recvmmsg(socket.as_raw_fd(), headers, BATCH as c_uint, flags, ptr::null_mut())
         };
-        let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
-        for (header, slot) in headers.iter().zip(self.slots.iter_mut()).take(received) {
-            // SAFETY: written above; the kernel only changed its numbers.
-            let header = unsafe { header.assume_init_ref() };
-            slot.query_bytes = (header.msg_len as usize).min(QUERY_BYTES);
-            slot.peer_bytes = header.msg_hdr.msg_namelen;
-            slot.control_bytes = leave_from(&header.msg_hdr);
-        }
-        self.count = received;
-        self.room = (2 * received).clamp(BATCH_LEAST, BATCH);
-        Ok(received)
+        self.count = usize::try_from(received).map_err(|_| io::Error::last_os_error())?.min(BATCH);
+        Ok(self.count)
     }
 
     /// The datagrams read last. Those whose sender cannot be read or reached are left out.
     pub(crate) fn datagrams(&mut self) -> impl Iterator<Item = Datagram<'_>> {
-        let places = self.queries.iter().zip(self.slots.iter()).zip(self.replies.iter_mut()).take(self.count);
-        places.filter_map(|((query, slot), reply)| {
+        let places = self.places.as_ptr();
+        let replies = self.replies.iter_mut().take(self.count).enumerate();
+        replies.filter_map(move |(place, reply)| {
             reply.clear();
-            let from = slot.address().filter(|from| from.port() != 0)?;
-            Some(Datagram { query: query.get(..slot.query_bytes)?, from, reply })
+            // SAFETY: the kernel is done with the places, and `self` is borrowed for as long as the datagrams are.
+            let (header, peer, query) =
+                unsafe { (&(*places).incoming[place], &(*places).peers[place], &(*places).queries[place]) };
+            let from = peer.address(header.msg_hdr.msg_namelen).filter(|from| from.port() != 0)?;
+            let query = query.get(..header.msg_len as usize)?;
+            Some(Datagram { query, from, reply })
         })
     }
 
     /// Sends all answers that are not empty, without waiting. Returns how many could not be sent: the network might have
     /// lost them too, and who asked will ask again.
     pub(crate) fn send(&mut self, socket: &UdpSocket) -> usize {
-        let mut vectors: [MaybeUninit<libc::iovec>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
-        let mut headers: [MaybeUninit<libc::mmsghdr>; BATCH] = [const { MaybeUninit::uninit() }; BATCH];
-        let answered = self.replies.iter_mut().zip(self.slots.iter_mut()).take(self.count);
-        let answered = answered.filter(|(reply, _)| !reply.is_empty());
+        let places = self.places.as_ptr();
+        let answered = self.replies.iter_mut().take(self.count).enumerate();
         let mut count = 0;
-        for ((reply, slot), (vector, header)) in answered.zip(vectors.iter_mut().zip(&mut headers)) {
-            let vector =
-                vector.write(libc::iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: reply.len() });
-            header.write(message(vector, slot));
+        for (place, reply) in answered.filter(|(_, reply)| !reply.is_empty()) {
+            // SAFETY: the places are this batch's own, and no datagram of them is borrowed; `incoming`, `outgoing` and
+            // `writes` lie apart.
+            let (asked, header, write) = unsafe {
+                let Places { incoming, outgoing, writes, .. } = &mut *places;
+                (&incoming[place].msg_hdr, &mut outgoing[count].msg_hdr, &mut writes[count])
+            };
+            *write = iovec { iov_base: reply.as_mut_ptr().cast(), iov_len: reply.len() };
+            header.msg_name = asked.msg_name;
+            header.msg_namelen = asked.msg_namelen;
+            header.msg_control = asked.msg_control;
+            header.msg_controllen = leave_from(asked) as _;
             count += 1;
         }
         let (mut sent, mut lost) = (0, 0);
         while sent + lost < count {
             let from = sent + lost;
-            // SAFETY: the first `count` headers were written above and point to vectors, answers and slots that outlive
-            // the call; the kernel reads them only, but for the lengths it notes in the headers.
+            // SAFETY: the first `count` headers were written above and point to vectors, answers, addresses and control messages
+            // that outlive the call; the kernel reads them only, but for the lengths it notes in the headers.
             let now = unsafe {
-                let first = headers.as_mut_ptr().cast::<libc::mmsghdr>().add(from);
+                let first = (&raw mut (*places).outgoing).cast::<mmsghdr>().add(from);
                 libc::sendmmsg(socket.as_raw_fd(), first, (count - from) as c_uint, libc::MSG_DONTWAIT)
             };
             match usize::try_from(now) {
@@ -162,23 +190,16 @@ impl Batch {
     }
 }
 
-fn message(vector: &mut libc::iovec, slot: &mut Slot) -> libc::mmsghdr {
-    // SAFETY: all zeroes are a valid mmsghdr: null pointers of length zero.
-    let mut header: libc::mmsghdr = unsafe { zeroed() };
-    header.msg_hdr.msg_name = ptr::from_mut(&mut slot.peer).cast();
-    header.msg_hdr.msg_namelen = slot.peer_bytes;
-    header.msg_hdr.msg_iov = vector;
-    header.msg_hdr.msg_iovlen = 1;
-    if slot.control_bytes > 0 {
-        header.msg_hdr.msg_control = slot.control.as_mut_ptr().cast();
-        header.msg_hdr.msg_controllen = slot.control_bytes as _;
+impl Drop for Batch {
+    fn drop(&mut self) {
+        // SAFETY: they come from a box, and nothing points to them any more.
+        drop(unsafe { Box::from_raw(self.places.as_ptr()) });
     }
-    header
 }
 
 /// Turns "was sent to" into "leaves from", in place, and returns how long the message is; zero when there is none.
 fn leave_from(header: &libc::msghdr) -> usize {
-    // SAFETY: the kernel filled the control buffer of `header`, which the slot still owns, and CMSG_FIRSTHDR checks
+    // SAFETY: the kernel filled the control buffer of `header`, which its batch still owns, and CMSG_FIRSTHDR checks
     // that a whole header is in it. The data of each kind lies within the length that is checked before.
     unsafe {
         let first = libc::CMSG_FIRSTHDR(header);
@@ -202,23 +223,24 @@ fn leave_from(header: &libc::msghdr) -> usize {
     }
 }
 
-impl Slot {
-    fn address(&self) -> Option<SocketAddr> {
-        let peer = ptr::from_ref(&self.peer);
-        match c_int::from(self.peer.ss_family) {
-            libc::AF_INET if self.peer_bytes as usize >= size_of::<libc::sockaddr_in>() => {
-                // SAFETY: the storage is as large and aligned as any address, and its family says which it holds.
-                let peer = unsafe { &*peer.cast::<libc::sockaddr_in>() };
-                let address = u32::from_be(peer.sin_addr.s_addr);
-                Some(SocketAddrV4::new(address.into(), u16::from_be(peer.sin_port)).into())
+impl Peer {
+    /// The address, of which so many bytes were written.
+    fn address(&self, bytes: libc::socklen_t) -> Option<SocketAddr> {
+        // SAFETY: any address begins with its family, which says which of them it is; the others' bytes are numbers too.
+        unsafe {
+            match c_int::from(self.family) {
+                libc::AF_INET if bytes as usize >= size_of::<libc::sockaddr_in>() => {
+                    let address = u32::from_be(self.v4.sin_addr.s_addr);
+                    Some(SocketAddrV4::new(address.into(), u16::from_be(self.v4.sin_port)).into())
+                }
+                libc::AF_INET6 if bytes as usize >= size_of::<libc::sockaddr_in6>() => {
+                    let libc::sockaddr_in6 { sin6_addr, sin6_port, sin6_flowinfo, sin6_scope_id, .. } =
+                        self.v6;
+                    let (address, port) = (sin6_addr.s6_addr.into(), u16::from_be(sin6_port));
+                    Some(SocketAddrV6::new(address, port, sin6_flowinfo, sin6_scope_id).into())
+                }
+                _ => None,
             }
-            libc::AF_INET6 if self.peer_bytes as usize >= size_of::<libc::sockaddr_in6>() => {
-                // SAFETY: as above.
-                let peer = unsafe { &*peer.cast::<libc::sockaddr_in6>() };
-                let (address, port) = (peer.sin6_addr.s6_addr.into(), u16::from_be(peer.sin6_port));
-                Some(SocketAddrV6::new(address, port, peer.sin6_flowinfo, peer.sin6_scope_id).into())
-            }
-            _ => None,
         }
     }
 }
