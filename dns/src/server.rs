@@ -172,7 +172,7 @@ impl DnsServer {
         let mut plain = Vec::new();
         for bound in bound {
             for socket in bound.udp {
-                let (clock, stop) = (Arc::clone(&config.clock), Arc::clone(&server.stop));
+                let (clock, stop) = (config.clock.clone(), Arc::clone(&server.stop));
                 let worker =
                     udp::Worker::new(socket, responder.clerk(), clock, stop).map_err(BindError::Threads)?;
                 let thread = std::thread::Builder::new()
@@ -205,7 +205,7 @@ impl DnsServer {
             responder: Arc::clone(responder),
             tally: responder.counters().tally(),
             desk: SharedDesk::default(),
-            clock: Arc::clone(&config.clock),
+            clock: config.clock.clone(),
             limits: config.tcp,
             tls,
         };

@@ -128,7 +128,7 @@ impl Listener {
 
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let number = self.next;
-        let now = (self.serving.clock)().monotonic;
+        let now = self.serving.clock.monotonic();
         let admission = self.connections.borrow_mut().arrive(number, peer.ip(), now);
         match admission {
             Admission::Refused => return self.serving.tally.tcp_refuse(),
@@ -203,14 +203,14 @@ struct Seat {
 impl Seat {
     /// A message is on its way.
     fn work(&self) -> Moment {
-        let now = (self.clock)();
+        let now = self.clock.now();
         self.connections.borrow_mut().work(self.number, now.monotonic);
         now
     }
 
     /// The answer is sent.
     fn rest(&self) {
-        self.connections.borrow_mut().rest(self.number, (self.clock)().monotonic);
+        self.connections.borrow_mut().rest(self.number, self.clock.monotonic());
     }
 
     /// How long it may ask nothing.
@@ -407,7 +407,12 @@ mod tests {
             stream: Greedy { query, read: 0, answers: Rc::clone(&answers) },
             peer,
             clerk: responder().clerk(),
-            seat: Seat { connections, number: 0, clock: Arc::new(start), stage },
+            seat: Seat {
+                connections,
+                number: 0,
+                clock: Clock::new(|| start().monotonic, || start().unix),
+                stage,
+            },
             limits,
             encrypted: false,
         };

@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::mmsg::{self, Batch, Patience};
-use crate::moment::Clock;
+use crate::moment::{Clock, Watch};
 use crate::responder::{Clerk, Transport, Verdict};
 
 /// The longest pause that is slept through in the reading call, which does not see the stop descriptor; and the time between two
@@ -26,14 +26,14 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Worker {
     socket: UdpSocket,
     clerk: Clerk,
-    clock: Clock,
+    watch: Watch,
     stop: Arc<OwnedFd>,
 }
 
 impl Worker {
     pub(crate) fn new(socket: UdpSocket, clerk: Clerk, clock: Clock, stop: Arc<OwnedFd>) -> io::Result<Self> {
         mmsg::prepare(&socket, PAUSE)?;
-        Ok(Self { socket, clerk, clock, stop })
+        Ok(Self { socket, clerk, watch: Watch::new(clock), stop })
     }
 
     /// Answers until the stop descriptor is readable. A panic, which is a bug, costs one batch and not the thread; of
@@ -66,7 +66,7 @@ impl Worker {
                 }
                 continue;
             }
-            let now = (self.clock)();
+            let now = self.watch.now();
             let since = *looked.get_or_insert(now.monotonic);
             if now.monotonic.saturating_duration_since(since) >= PAUSE {
                 looked = None;

@@ -17,8 +17,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use dns::{
-    Clock, DnsServer, Moment, RecordSpec, Responder, ServerConfig, Table, TableSpec, TcpLimits, ZoneFile,
-    ZoneSpec,
+    Clock, DnsServer, RecordSpec, Responder, ServerConfig, Table, TableSpec, TcpLimits, ZoneFile, ZoneSpec,
 };
 use hickory_proto::op::Message;
 use hickory_proto::rr::Record;
@@ -147,8 +146,8 @@ many	0	TXT	two	; there twice
     clippy::disallowed_methods,
     reason = "an Instant has no other source, and this program has no clock of its own"
 )]
-fn moment() -> Moment {
-    Moment { monotonic: std::time::Instant::now(), unix: 1_800_000_000 }
+fn moment() -> std::time::Instant {
+    std::time::Instant::now()
 }
 
 fn zone_of_records() -> ZoneSpec {
@@ -183,14 +182,13 @@ fn zone_of_file() -> ZoneSpec {
 
 fn meridian(zone: ZoneSpec) -> DnsServer {
     let table = Table::build(&TableSpec { serial: 7, zones: vec![zone], regions: Vec::new() }).unwrap();
-    let clock: Clock = Arc::new(moment);
     let config = ServerConfig {
         inherited: Vec::new(),
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         udp_threads: 1,
         tcp: TcpLimits::default(),
         tls: None,
-        clock,
+        clock: Clock::new(moment, || 1_800_000_000),
     };
     DnsServer::bind(config, Arc::new(Responder::new(table, 1))).unwrap()
 }

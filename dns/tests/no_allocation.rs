@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dns::{
-    DnsServer, Moment, NodeState, Policy, Rcode, RecordSpec, RegionSpec, RegionState, Responder,
+    Clock, DnsServer, Moment, NodeState, Policy, Rcode, RecordSpec, RegionSpec, RegionState, Responder,
     ServerConfig, ServiceState, Signing, SigningKey, State, SteerSpec, Table, TableSpec, TcpLimits,
     Transport, Verdict, ZoneSpec,
 };
@@ -179,7 +179,7 @@ fn queries_allocate_nothing() {
         udp_threads: 1,
         tcp: TcpLimits::default(),
         tls: None,
-        clock: Arc::new(moment),
+        clock: Clock::new(|| moment().monotonic, || moment().unix),
     };
     let server = DnsServer::bind(config, Arc::new(responder)).unwrap();
     for address in server.local_addrs() {

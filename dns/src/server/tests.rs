@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::fixtures::{QueryBytes, Read, responder, start};
-use crate::moment::Moment;
+use crate::moment::Clock;
 use crate::wire::Rcode;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,7 +22,7 @@ fn config(listen: &[&str]) -> ServerConfig {
         udp_threads: 2,
         tcp: TcpLimits::default(),
         tls: None,
-        clock: Arc::new(start),
+        clock: Clock::new(|| start().monotonic, || start().unix),
         inherited: Vec::new(),
     }
 }
@@ -190,10 +190,8 @@ fn who_holds_all_connections_keeps_nobody_out() {
         config.tcp.connections = 4;
         // Each look at the clock takes a millisecond, so that nobody stalls however slow the machine is.
         let (begin, looks) = (start(), AtomicU64::new(0));
-        config.clock = Arc::new(move || {
-            let passed = Duration::from_millis(looks.fetch_add(1, Ordering::Relaxed));
-            Moment { monotonic: begin.monotonic + passed, ..begin }
-        });
+        let look = move || begin.monotonic + Duration::from_millis(looks.fetch_add(1, Ordering::Relaxed));
+        config.clock = Clock::new(look, move || begin.unix);
     });
     let server = running.server.local_addrs()[0];
     let mut held: Vec<TcpStream> =

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use dns::{
-    BindError, CookieSecret, DnsServer, Moment, Responder, ServerConfig, Table, TcpLimits, Terms, TlsListen,
-};
+use dns::{BindError, CookieSecret, DnsServer, Responder, ServerConfig, Table, TcpLimits, Terms, TlsListen};
 use gossip::clock::Clock;
 use gossip::keyring::Keyring;
 
@@ -52,7 +50,7 @@ pub(super) fn start(
         TlsListen { listen: certificates.listen.clone(), config: Arc::new(move || shown.config()) }
     });
     prime(&responder);
-    let time = clock.clone();
+    let (time, wall) = (clock.clone(), clock.clone());
     let server = DnsServer::bind(
         ServerConfig {
             listen: config.dns_listen.clone(),
@@ -60,7 +58,7 @@ pub(super) fn start(
             tcp: TcpLimits::default(),
             tls,
             inherited,
-            clock: Arc::new(move || Moment { monotonic: time.now(), unix: time.mesh_wall().seconds() }),
+            clock: dns::Clock::new(move || time.now(), move || wall.mesh_wall().seconds()),
         },
         responder.clone(),
     )?;
