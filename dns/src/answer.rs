@@ -11,6 +11,7 @@ use rand::Rng;
 
 use crate::build::MAX_CHAIN;
 use crate::counters::Tally;
+use crate::deck::Drawn;
 use crate::fragment::Fragment;
 use crate::hinted::Hinted;
 use crate::moment::Moment;
@@ -280,7 +281,8 @@ impl<'a> Walk<'a, '_, '_, '_, '_, '_> {
         rng: &mut impl Rng,
     ) {
         let (client, now) = (self.asker.client(), self.asker.now.monotonic);
-        let decision = self.outcome.decision.insert(decide(self.scene, steer, family, client, now, rng));
+        let decided = &mut self.outcome.decision;
+        let decision = decide(decided, self.scene, steer, family, client, now, rng);
         if decision.choice.step == Step::NoFamily {
             // Wherever the client is, so the scope stays 0.
             self.deny_data(node, spot, family.kind());
@@ -305,15 +307,18 @@ impl<'a> Walk<'a, '_, '_, '_, '_, '_> {
         let (client, now) = (self.asker.client(), self.asker.now.monotonic);
         let absent = self.scene.board.absent();
         let family = if absent == Some(Family::V4) { Family::V6 } else { Family::V4 };
-        let decision = decide(self.scene, steer, family, client, now, rng);
+        let decision = *decide(&mut self.outcome.decision, self.scene, steer, family, client, now, rng);
         self.outcome.scope = decision.place.scope;
         // Of the same region, so that one record does not name two.
         let [v4, v6] =
             [Family::V4, Family::V6].map(|family| Decision { family, ..decision }.deck(self.scene));
-        let drawn = match decision.family {
-            Family::V4 => [decision.drawn, v6.draw(steer.answers, rng)],
-            Family::V6 => [v4.draw(steer.answers, rng), decision.drawn],
+        let mut drawn = [decision.drawn; 2];
+        let (other, deck) = match decision.family {
+            Family::V4 => (&mut drawn[1], v6),
+            Family::V6 => (&mut drawn[0], v4),
         };
+        *other = Drawn::default();
+        deck.draw(other, steer.answers, rng);
         let hints = [v4.addresses(&drawn[0]), v6.addresses(&drawn[1])];
         let (start, ttl) = (self.reply.length(), set.ttl.min(decision.ttl));
         if self.reply.hinted(spot.owner, set, ttl, hints) {
@@ -321,7 +326,6 @@ impl<'a> Walk<'a, '_, '_, '_, '_, '_> {
         } else {
             self.reply.truncate();
         }
-        self.outcome.decision = Some(decision);
     }
 
     /// What is said of a name in a signed zone, when just that is asked for. Of the signatures one is enough (RFC 8482 §4.1).

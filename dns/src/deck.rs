@@ -30,14 +30,9 @@ struct Card {
 /// Up to [`MAX_ANSWERS`] nodes in the order in which they were drawn.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Drawn {
-    count: u8,
-    picks: [Pick; MAX_ANSWERS],
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Pick {
-    card: u32,
-    address: u32,
+    count: u32,
+    /// One of each node's, by its place in the deck's: which belongs to one card alone.
+    addresses: [u32; MAX_ANSWERS],
 }
 
 /// No nodes at all.
@@ -65,46 +60,37 @@ impl Deck {
     }
 
     /// Draws up to `count` nodes, each by its share of the weight that is left, and one address of each. Those of weight
-    /// zero come when no other is left. Costs one look at each node a draw.
-    pub(crate) fn draw(&self, count: usize, rng: &mut impl Rng) -> Drawn {
+    /// zero come when no other is left. Costs one look at each node a draw. `drawn` holds nothing yet.
+    pub(crate) fn draw(&self, drawn: &mut Drawn, count: usize, rng: &mut impl Rng) {
         match self.cards.as_slice() {
             // Who is alone is drawn.
-            [Card { first, count: 1, .. }] if count > 0 => {
-                let mut drawn = Drawn { count: 1, ..Drawn::default() };
-                drawn.picks[0] = Pick { card: 0, address: *first };
-                drawn
-            }
-            _ => self.draw_some(count, rng),
+            [Card { first, count: 1, .. }] if count > 0 => (drawn.count, drawn.addresses[0]) = (1, *first),
+            _ => self.draw_some(drawn, count, rng),
         }
     }
 
     #[inline(never)]
-    fn draw_some(&self, count: usize, rng: &mut impl Rng) -> Drawn {
-        let mut drawn = Drawn::default();
+    fn draw_some(&self, drawn: &mut Drawn, count: usize, rng: &mut impl Rng) {
         let mut left = self.weight;
-        for _ in 0..count.min(MAX_ANSWERS).min(self.cards.len()) {
-            let Some(card) = self.next(&drawn, left, rng) else { break };
-            let Card { weight, first, count, .. } = self.cards[card];
-            left -= u64::from(weight);
-            let address = if count > 1 { first + rng.random_range(0..count) } else { first };
-            drawn.picks[usize::from(drawn.count)] = Pick { card: card as u32, address };
+        for number in 0..count.min(MAX_ANSWERS).min(self.cards.len()) {
+            let Some(Card { weight, first, count, .. }) = self.next(drawn, left, rng) else { break };
+            left -= u64::from(*weight);
+            drawn.addresses[number] = if *count > 1 { first + rng.random_range(0..*count) } else { *first };
             drawn.count += 1;
         }
-        drawn
     }
 
     /// The next card; `left` is the weight of those that `drawn` does not hold.
-    fn next(&self, drawn: &Drawn, left: u64, rng: &mut impl Rng) -> Option<usize> {
-        let held = &drawn.picks[..usize::from(drawn.count)];
-        let mut rest = (0..self.cards.len()).filter(|card| held.iter().all(|pick| pick.card != *card as u32));
-        let remaining = self.cards.len() - held.len();
+    fn next(&self, drawn: &Drawn, left: u64, rng: &mut impl Rng) -> Option<&Card> {
+        let mut rest = self.cards.iter().filter(|card| !drawn.addresses().iter().any(|at| card.holds(*at)));
+        let remaining = self.cards.len() - drawn.addresses().len();
         if left == 0 {
             let skip = if remaining > 1 { rng.random_range(0..remaining) } else { 0 };
             return rest.nth(skip);
         }
         let mut at = if remaining > 1 { rng.random_range(0..left) } else { 0 };
         rest.find(|card| {
-            let weight = u64::from(self.cards[*card].weight);
+            let weight = u64::from(card.weight);
             let here = at < weight;
             at = at.saturating_sub(weight);
             here
@@ -113,13 +99,24 @@ impl Deck {
 
     /// The addresses drawn.
     pub(crate) fn addresses(&self, drawn: &Drawn) -> impl ExactSizeIterator<Item = IpAddr> + Clone {
-        drawn.picks[..usize::from(drawn.count)].iter().map(|pick| self.addresses[pick.address as usize])
+        drawn.addresses().iter().map(|at| self.addresses[*at as usize])
     }
 
     /// The nodes drawn, by their places among the region's.
     pub(crate) fn nodes(&self, drawn: &Drawn) -> impl Iterator<Item = usize> {
-        drawn.picks[..usize::from(drawn.count)]
-            .iter()
-            .map(|pick| self.cards[pick.card as usize].node as usize)
+        let card = |at: &u32| self.cards.iter().find(|card| card.holds(*at));
+        drawn.addresses().iter().filter_map(card).map(|card| card.node as usize)
+    }
+}
+
+impl Card {
+    fn holds(&self, address: u32) -> bool {
+        (self.first..self.first + self.count).contains(&address)
+    }
+}
+
+impl Drawn {
+    fn addresses(&self) -> &[u32] {
+        self.addresses.get(..self.count as usize).unwrap_or_default()
     }
 }

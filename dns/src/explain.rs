@@ -202,7 +202,7 @@ impl Steering {
             service: scene.table.service_name(steer.service).to_owned(),
             looked_up: client.network(),
             source: place.source,
-            location: place.location,
+            location: place.location(scene),
             scope: place.scope,
             scope_prefix: IpNet::new(client.network(), place.scope).map_or(client, |prefix| prefix.trunc()),
             shares: shares(scene, steer, choice.step, decision.family),

@@ -183,16 +183,43 @@ impl Folded {
     pub(crate) fn take(&mut self, wire: &[u8]) {
         let wire = &wire[..wire.len().min(MAX_NAME_BYTES)];
         self.length = wire.len() as u8;
-        self.bytes[..wire.len()].copy_from_slice(wire);
-        // Whole blocks, for the processor folds each at once; a name has few.
+        // Whole blocks, each folded at once and written once: what is written in pieces and read as a whole is waited for.
+        let (whole, rest) = wire.as_chunks::<FOLDED_AT_ONCE>();
         let (blocks, _) = self.bytes.as_chunks_mut::<FOLDED_AT_ONCE>();
-        let used = blocks.iter_mut().take(wire.len().div_ceil(FOLDED_AT_ONCE));
-        used.for_each(|block| block.make_ascii_lowercase());
+        for (into, block) in blocks.iter_mut().zip(whole) {
+            *into = fold(u128::from_le_bytes(*block)).to_le_bytes();
+        }
+        if let Some(into) = blocks.get_mut(whole.len()).filter(|_| !rest.is_empty()) {
+            *into = fold(last_block(wire, rest)).to_le_bytes();
+        }
     }
 
     /// The bytes, with the final zero.
     pub(crate) fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
+    }
+}
+
+/// Sixteen bytes in lower case.
+fn fold(block: u128) -> u128 {
+    const EACH: u128 = u128::MAX / 0xff;
+    // The upper bit of each byte tells, and no sum reaches the next byte.
+    let low = block & (EACH * 0x7f);
+    let (from_a, beyond_z) = (low + EACH * (0x80 - b'A' as u128), low + EACH * (0x7f - b'Z' as u128));
+    let upper = (from_a ^ beyond_z) & !block & (EACH * 0x80);
+    block | upper >> 2
+}
+
+/// The bytes behind a name's whole blocks, and zeroes.
+fn last_block(name: &[u8], rest: &[u8]) -> u128 {
+    let beyond = 8 * (FOLDED_AT_ONCE - rest.len()) as u32;
+    match (name.last_chunk(), rest.first_chunk(), rest.last_chunk()) {
+        (Some(end), _, _) => u128::from_le_bytes(*end) >> beyond,
+        (None, Some(begin), Some(end)) => {
+            let (begin, end) = (u64::from_le_bytes(*begin), u64::from_le_bytes(*end));
+            u128::from(begin) | u128::from(end.checked_shr(beyond).unwrap_or(0)) << 64
+        }
+        _ => rest.iter().rev().fold(0, |padded, byte| padded << 8 | u128::from(*byte)),
     }
 }
 

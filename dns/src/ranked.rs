@@ -24,7 +24,7 @@ type Rank = (u32, bool, u64, usize);
 impl<'a> Ranked<'a> {
     /// The client's own region, then by distance, then those without a location in the configured order.
     pub(crate) fn by_distance(scene: &'a Scene, place: &Place) -> Self {
-        let point = place.location.map(|location| location.point());
+        let point = place.location(scene).map(|location| location.point());
         Self { scene, home: place.home, point, closest: None, rtt: None }
     }
 

@@ -136,7 +136,8 @@ pub(crate) struct Place {
     pub(crate) source: Source,
     /// The region it belongs to, when that is known without distances.
     pub(crate) home: Option<RegionId>,
-    pub(crate) location: Option<Location>,
+    /// Where the GeoIP file says it is, when that decides; see [`Place::location`].
+    file: Option<Location>,
     /// The shortest prefix length around the client for which the same holds; never 0.
     pub(crate) scope: u8,
 }
@@ -160,21 +161,29 @@ pub(crate) struct Decision<'a> {
     pub(crate) ttl: u32,
 }
 
-/// Decides for one client; an IPv4 address comes as one, not mapped into IPv6.
-pub(crate) fn decide<'a>(
+/// Decides for one client, where the decision stays; an IPv4 address comes as one, not mapped into IPv6.
+pub(crate) fn decide<'d, 'a>(
+    decided: &'d mut Option<Decision<'a>>,
     scene: &Scene,
     steer: &'a Steer,
     family: Family,
     client: IpAddr,
     now: Instant,
     rng: &mut impl Rng,
-) -> Decision<'a> {
+) -> &'d Decision<'a> {
     let place = locate(scene, client);
     let choice = choose(scene, steer, family, &place, rng);
     let ttl = scene.board.ttl(steer.service, steer.ttl, now);
-    let mut decision = Decision { steer, family, place, choice, drawn: Drawn::default(), ttl };
-    decision.drawn = decision.deck(scene).draw(steer.answers, rng);
+    let decision = decided.insert(Decision { steer, family, place, choice, drawn: Drawn::default(), ttl });
+    decision.deck(scene).draw(&mut decision.drawn, steer.answers, rng);
     decision
+}
+
+impl Place {
+    /// Where it is, as far as known; a region's client is where the region is.
+    pub(crate) fn location(&self, scene: &Scene) -> Option<Location> {
+        self.home.map_or(self.file, |home| scene.table.location(home))
+    }
 }
 
 impl Choice {
@@ -197,17 +206,19 @@ impl Decision<'_> {
 pub(crate) fn locate(scene: &Scene, client: IpAddr) -> Place {
     let by_prefix = scene.table.prefixes.find(client);
     if let Some(home) = by_prefix.region {
-        let location = scene.table.location(home);
-        return Place { source: Source::Prefixes, home: Some(home), location, scope: by_prefix.scope.max(1) };
+        return Place {
+            source: Source::Prefixes,
+            home: Some(home),
+            file: None,
+            scope: by_prefix.scope.max(1),
+        };
     }
     let by_file = scene.geo.as_deref().map(|geo| geo.locate(client));
     let scope = by_prefix.scope.max(by_file.map_or(0, |found| found.prefix_len)).max(1);
     if let Some(location) = by_file.and_then(|found| found.location) {
-        return Place { source: Source::GeoIp, home: None, location: Some(location), scope };
+        return Place { source: Source::GeoIp, home: None, file: Some(location), scope };
     }
-    let home = scene.board.own();
-    let location = home.and_then(|home| scene.table.location(home));
-    Place { source: Source::OwnRegion, home, location, scope }
+    Place { source: Source::OwnRegion, home: scene.board.own(), file: None, scope }
 }
 
 fn choose(scene: &Scene, steer: &Steer, family: Family, place: &Place, rng: &mut impl Rng) -> Choice {

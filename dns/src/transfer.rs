@@ -135,7 +135,8 @@ impl Transfer {
         }
         let family = FAMILIES.get(self.part - node.sets.len());
         let Some((steer, family)) = node.steer.as_deref().zip(family) else { return true };
-        let decision = decide(scene, steer, *family, self.client, self.now.monotonic, &mut self.rng);
+        let (mut decided, now) = (None, self.now.monotonic);
+        let decision = decide(&mut decided, scene, steer, *family, self.client, now, &mut self.rng);
         let addresses = decision.deck(scene).addresses(&decision.drawn);
         reply.addresses(owner, *family, decision.ttl, addresses)
     }

@@ -40,7 +40,8 @@ fn scene(spec: &TableSpec, state: &State, policy: Policy, answers: usize) -> Sce
 /// What is decided there, with names.
 fn told(scene: &Scene, family: Family, client: &str, rng: &mut SmallRng) -> Steering {
     let client: IpNet = client.parse().unwrap();
-    Steering::of(scene, client, &decide(scene, steer(scene), family, client.addr(), start().monotonic, rng))
+    let (mut decided, now) = (None, start().monotonic);
+    Steering::of(scene, client, decide(&mut decided, scene, steer(scene), family, client.addr(), now, rng))
 }
 
 fn steer(scene: &Scene) -> &Steer {

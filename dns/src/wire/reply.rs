@@ -41,12 +41,26 @@ pub(crate) enum Owner<'a> {
     Below(&'a [u8]),
 }
 
-impl Owner<'_> {
-    fn length(self) -> usize {
+impl<'a> Owner<'a> {
+    /// What stands before its pointer.
+    fn labels(self) -> &'a [u8] {
         match self {
-            Self::Question | Self::At(_) => 2,
-            Self::Below(labels) => labels.len() + 2,
+            Self::Question | Self::At(_) => &[],
+            Self::Below(labels) => labels,
         }
+    }
+
+    /// The pointer that it ends in; `origin` is the one to the zone's.
+    fn pointer(self, origin: u16) -> u16 {
+        match self {
+            Self::Question => QUESTION,
+            Self::At(place) => POINTER | place,
+            Self::Below(_) => origin,
+        }
+    }
+
+    fn length(self) -> usize {
+        self.labels().len() + 2
     }
 
     /// The same owner of the next record, when the first one is written at `start`: a name that stands there once is pointed
@@ -204,13 +218,26 @@ impl<'o, 'm> Reply<'o, 'm> {
             return false;
         }
         let origin = POINTER | self.origin;
-        let head = RecordHead { kind, ttl, bytes: bytes as u16 }.bytes();
+        // The pointer that ends the owner, and all of the record behind it: written at once.
+        let mut record = [0; 12 + 16];
+        record[2..12].copy_from_slice(&RecordHead { kind, ttl, bytes: bytes as u16 }.bytes());
         let mut next = owner;
+        if count > 0 {
+            self.out.extend_from_slice(owner.labels());
+        }
         for address in addresses {
-            push_owner(self.out, next, origin);
+            record[..2].copy_from_slice(&next.pointer(origin).to_be_bytes());
             next = again;
-            self.out.extend_from_slice(&head);
-            push_address(self.out, address);
+            match address {
+                IpAddr::V4(address) => {
+                    record[12..16].copy_from_slice(&address.octets());
+                    self.out.extend_from_slice(&record[..16]);
+                }
+                IpAddr::V6(address) => {
+                    record[12..].copy_from_slice(&address.octets());
+                    self.out.extend_from_slice(&record);
+                }
+            }
         }
         self.counts[Section::Answer as usize] += count as u16;
         true
@@ -317,7 +344,7 @@ impl<'o, 'm> Reply<'o, 'm> {
     }
 
     /// Ends it: the OPT record, then the header. `scope` is how many bits of the client's address the answer depends on.
-    pub(crate) fn finish(mut self, rcode: Rcode, scope: u8) {
+    pub(crate) fn finish(&mut self, rcode: Rcode, scope: u8) {
         // When the sender speaks EDNS, so does the answer (RFC 6891 §7).
         if let Some(edns) = &self.request.edns {
             self.push_opt(edns, rcode, scope);
@@ -407,15 +434,8 @@ impl RecordHead {
 }
 
 fn push_owner(out: &mut Vec<u8>, owner: Owner<'_>, origin: u16) {
-    let pointer = match owner {
-        Owner::Question => QUESTION,
-        Owner::At(place) => POINTER | place,
-        Owner::Below(labels) => {
-            out.extend_from_slice(labels);
-            origin
-        }
-    };
-    out.extend_from_slice(&pointer.to_be_bytes());
+    out.extend_from_slice(owner.labels());
+    out.extend_from_slice(&owner.pointer(origin).to_be_bytes());
 }
 
 fn push_option(out: &mut Vec<u8>, code: u16, length: usize) {
