@@ -222,10 +222,8 @@ impl<'o, 'm> Reply<'o, 'm> {
         let mut record = [0; 12 + 16];
         record[2..12].copy_from_slice(&RecordHead { kind, ttl, bytes: bytes as u16 }.bytes());
         let mut next = owner;
-        if count > 0 {
-            self.out.extend_from_slice(owner.labels());
-        }
         for address in addresses {
+            self.out.extend_from_slice(next.labels());
             record[..2].copy_from_slice(&next.pointer(origin).to_be_bytes());
             next = again;
             match address {
@@ -460,4 +458,32 @@ fn opt_length(request: &Request<'_>, extras: Extras<'_>) -> usize {
     11 + edns.subnet.as_ref().map_or(0, |subnet| 8 + subnet.address_bytes())
         + extras.cookie.map_or(0, |cookie| 4 + cookie.len())
         + if tells_nsid(edns, extras) { 4 + extras.nsid.len() } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{QueryBytes, Read};
+    use crate::wire::decode;
+
+    /// No pointer leads so far, so the owner is written out again for each.
+    #[test]
+    fn addresses_of_one_name_keep_it_behind_the_reach_of_pointers() {
+        let query = QueryBytes::new("www.example.com", "A").bytes();
+        let (request, mut out) = (decode(&query).unwrap(), Vec::new());
+        for begun in [0, POINTER_REACH - 1, POINTER_REACH, POINTER_REACH + 1] {
+            let mut reply = Reply::begin(&request, Extras::default(), u16::MAX, &mut out);
+            reply.answer_from(b"\x07example\x03com\x00".len());
+            // Two bytes of owner and ten of head stand before the data.
+            let filled = begun.saturating_sub(reply.length() + 12).max(1);
+            assert!(reply.record(Section::Answer, Owner::Question, Kind(65280), 30, [&vec![0; filled], &[]]));
+            let addresses = [[192, 0, 2, 1], [192, 0, 2, 2], [192, 0, 2, 3]].map(IpAddr::from);
+            assert!(reply.addresses(Owner::Below(b"\x03end"), Family::V4, 30, addresses.into_iter()));
+            reply.finish(Rcode::NOERROR, 0);
+            let mut answers = Read::new(out.clone()).answers();
+            answers.retain(|answer| answer.contains(" A "));
+            let expected = addresses.map(|address| format!("end.example.com. A 30 {address}"));
+            assert_eq!(answers, expected, "behind {begun} bytes");
+        }
+    }
 }
